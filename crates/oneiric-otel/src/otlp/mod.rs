@@ -1,0 +1,87 @@
+//! OTLP on the wire: bytes to records and back.
+//!
+//! Everything here is a pure function of its input: no clock, no randomness, no I/O. Decoding isolates records: a
+//! record that cannot be read is reported by its path and its neighbours are kept. Only a request whose envelope cannot
+//! be read is refused whole.
+
+use std::sync::Arc;
+
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+
+/// The three kinds of telemetry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Signal {
+    /// Spans.
+    Traces,
+    /// Metric data points.
+    Metrics,
+    /// Log records.
+    Logs,
+}
+
+/// How an OTLP message is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    /// Binary protobuf.
+    Protobuf,
+    /// OTLP/JSON: the protobuf JSON mapping with hex ids and integer enums.
+    Json,
+}
+
+/// The records of one request that share a resource and a scope. `R` is `Span`, `Metric` or `LogRecord`.
+#[derive(Debug, Clone)]
+pub struct Group<R> {
+    /// The resource and its schema URL, shared by the scopes under it.
+    pub resource: Arc<ResourceEnvelope>,
+    /// The instrumentation scope and its schema URL.
+    pub scope: Arc<ScopeEnvelope>,
+    /// The records, in the order of the request.
+    pub records: Vec<R>,
+}
+
+/// A resource as it came: an absent resource stays distinct from an empty one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ResourceEnvelope {
+    /// The resource, if the request had one.
+    pub resource: Option<Resource>,
+    /// `ResourceSpans.schema_url` and its like.
+    pub schema_url: String,
+}
+
+/// A scope as it came: an absent scope stays distinct from an empty one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ScopeEnvelope {
+    /// The scope, if the request had one.
+    pub scope: Option<InstrumentationScope>,
+    /// `ScopeSpans.schema_url` and its like.
+    pub schema_url: String,
+}
+
+/// What was read from a request.
+#[derive(Debug, Clone)]
+pub struct Decoded<R> {
+    /// Records that could be read. Groups without records are left out.
+    pub groups: Vec<Group<R>>,
+    /// Records that could not be read.
+    pub undecodable: Vec<Undecodable>,
+}
+
+/// Records of a request that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undecodable {
+    /// Where, such as `resourceSpans[0].scopeSpans[0].spans[3].traceId`.
+    pub path: String,
+    /// How many records are lost by it: one span, one log record, or all data points of one metric.
+    pub records: u64,
+    /// What is wrong and what is accepted.
+    pub reason: String,
+}
+
+/// A request that cannot be read at all.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed OTLP request: {reason}")]
+pub struct Malformed {
+    /// What is wrong, where, and what is accepted.
+    pub reason: String,
+}

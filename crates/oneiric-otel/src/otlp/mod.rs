@@ -4,6 +4,9 @@
 //! record that cannot be read is reported by its path and its neighbours are kept. Only a request whose envelope cannot
 //! be read is refused whole.
 
+pub mod protobuf;
+pub mod record;
+
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;

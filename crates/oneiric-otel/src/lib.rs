@@ -15,3 +15,4 @@
 pub mod embed;
 pub mod otlp;
 pub mod pipeline;
+pub mod store;

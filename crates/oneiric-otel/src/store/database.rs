@@ -1,0 +1,149 @@
+//! A pool of connections to one database.
+
+use std::fmt;
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod};
+use tokio_postgres::{Config, NoTls};
+
+use super::error::StoreError;
+
+/// A pooled connection. Its search path is `otel, public`.
+pub type Client = deadpool_postgres::Object;
+
+/// Connections held open to the server at most.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long to wait for a connection before calling the database busy.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A database, reached through a pool. Cheap to clone.
+#[derive(Clone)]
+pub struct Database {
+    pool: Pool,
+    target: String,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never the URL: it holds the password.
+        f.debug_struct("Database").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// What `db status` reports.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct DatabaseStatus {
+    /// Host, port and database, without credentials.
+    pub target: String,
+    /// Version of PostgreSQL, such as `16.14`.
+    pub server_version: String,
+    /// Version of pgvector, when the extension is installed in this database.
+    pub pgvector_version: Option<String>,
+    /// Whether the server could install pgvector.
+    pub pgvector_available: bool,
+    /// The state of the schema.
+    pub schema: super::MigrationState,
+    /// Size of the database.
+    pub size_bytes: i64,
+}
+
+impl Database {
+    /// Prepares a pool for `url` (`postgresql://` or `postgres://`). Connects to nothing yet.
+    ///
+    /// # Errors
+    /// When the URL cannot be understood. The message never repeats the URL.
+    pub fn new(url: &str) -> Result<Self, StoreError> {
+        if !(url.starts_with("postgresql://") || url.starts_with("postgres://")) {
+            return Err(StoreError::misconfigured(
+                "database URL: expected it to begin with postgresql:// or postgres://",
+            ));
+        }
+        let mut config =
+            Config::from_str(url).map_err(|error| StoreError::misconfigured(format!("database URL: {error}")))?;
+        if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
+            return Err(StoreError::misconfigured("database URL: sslmode=require is not supported by this version"));
+        }
+        if config.get_application_name().is_none() {
+            config.application_name("oneiric-otel");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        let target = describe(&config);
+        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let pool = Pool::builder(manager)
+            .max_size(MAX_CONNECTIONS)
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move {
+                    client
+                        .batch_execute("SET search_path = otel, public; SET timezone = 'UTC'")
+                        .await
+                        .map_err(deadpool_postgres::HookError::Backend)
+                })
+            }))
+            .build()
+            .map_err(|error| StoreError::misconfigured(format!("connection pool: {error}")))?;
+        Ok(Self { pool, target })
+    }
+
+    /// A connection from the pool.
+    ///
+    /// # Errors
+    /// When the database is away, busy or refuses us.
+    pub async fn client(&self) -> Result<Client, StoreError> {
+        self.pool.get().await.map_err(StoreError::from)
+    }
+
+    /// Host, port and database for messages, without credentials.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Closes all connections. Calls in flight finish with an error.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+
+    /// Asks the database about itself.
+    pub async fn status(&self) -> Result<DatabaseStatus, StoreError> {
+        let client = self.client().await?;
+        let row = client
+            .query_one(
+                "SELECT current_setting('server_version'),
+                        (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
+                        EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector'),
+                        pg_database_size(current_database())",
+                &[],
+            )
+            .await?;
+        Ok(DatabaseStatus {
+            target: self.target.clone(),
+            server_version: row.get(0),
+            pgvector_version: row.get(1),
+            pgvector_available: row.get(2),
+            size_bytes: row.get(3),
+            schema: self.migration_state().await?,
+        })
+    }
+}
+
+fn describe(config: &Config) -> String {
+    use tokio_postgres::config::Host;
+    let hosts: Vec<String> = config
+        .get_hosts()
+        .iter()
+        .map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            #[cfg(unix)]
+            Host::Unix(path) => path.display().to_string(),
+        })
+        .collect();
+    let host = if hosts.is_empty() { "localhost".to_owned() } else { hosts.join(",") };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    format!("{host}:{port}/{}", config.get_dbname().or(config.get_user()).unwrap_or("postgres"))
+}

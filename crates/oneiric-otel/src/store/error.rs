@@ -1,0 +1,150 @@
+//! What PostgreSQL's answers mean for the caller. No other file looks at an SQLSTATE.
+
+use std::error::Error as _;
+
+use tokio_postgres::error::SqlState;
+
+/// A failed attempt to talk to PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    class: ErrorClass,
+    message: String,
+    code: Option<SqlState>,
+    constraint: Option<String>,
+}
+
+/// What to do about a [`StoreError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorClass {
+    /// The database is away or busy. The same call can succeed later.
+    Transient,
+    /// The database refuses these values. The same rows will be refused again; other rows are fine.
+    BadData,
+    /// The database or our access to it is not as it must be. The data is good; a person has to act.
+    Misconfigured,
+}
+
+impl ErrorClass {
+    /// The word used in logs, metrics and the dead-letter table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::BadData => "bad-data",
+            Self::Misconfigured => "misconfigured",
+        }
+    }
+}
+
+impl StoreError {
+    /// An error of our own making that only a person can mend.
+    pub(crate) fn misconfigured(message: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Misconfigured, message: message.into(), code: None, constraint: None }
+    }
+
+    /// An error that time may mend.
+    pub(crate) fn transient(message: impl Into<String>) -> Self {
+        Self { class: ErrorClass::Transient, message: message.into(), code: None, constraint: None }
+    }
+
+    /// What kind of trouble it is.
+    pub fn class(&self) -> ErrorClass {
+        self.class
+    }
+
+    /// A unique key was there already.
+    pub(crate) fn is_duplicate_key(&self) -> bool {
+        self.code == Some(SqlState::UNIQUE_VIOLATION)
+    }
+
+    /// No partition covers the row's time. PostgreSQL reports it as a check violation without a constraint.
+    pub(crate) fn is_missing_partition(&self) -> bool {
+        self.code == Some(SqlState::CHECK_VIOLATION) && self.constraint.is_none()
+    }
+
+    /// The table is not there.
+    pub(crate) fn is_undefined_table(&self) -> bool {
+        self.code == Some(SqlState::UNDEFINED_TABLE)
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(database) = error.as_db_error() else {
+            // No answer from the server: the connection broke, or could not be made.
+            let message = match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            return Self { class: ErrorClass::Transient, message, code: None, constraint: None };
+        };
+        let mut message = format!("{} (SQLSTATE {})", database.message(), database.code().code());
+        if let Some(detail) = database.detail() {
+            message.push_str(": ");
+            message.push_str(detail);
+        }
+        if let Some(hint) = database.hint() {
+            message.push_str("; hint: ");
+            message.push_str(hint);
+        }
+        Self {
+            class: classify(database.code()),
+            message,
+            code: Some(database.code().clone()),
+            constraint: database.constraint().map(str::to_owned),
+        }
+    }
+}
+
+impl From<deadpool_postgres::PoolError> for StoreError {
+    fn from(error: deadpool_postgres::PoolError) -> Self {
+        match error {
+            deadpool_postgres::PoolError::Backend(error) => error.into(),
+            other => Self::transient(format!("no database connection: {other}")),
+        }
+    }
+}
+
+/// The class of an SQLSTATE, by its first two characters unless the code itself says more.
+fn classify(code: &SqlState) -> ErrorClass {
+    if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
+        // A failover in progress: the connection leads to the old primary.
+        return ErrorClass::Transient;
+    }
+    match code.code().get(..2).unwrap_or_default() {
+        // connection, transaction rollback (serialization, deadlock), resources, operator intervention, lock timeout
+        "08" | "40" | "53" | "57" | "55" | "58" => ErrorClass::Transient,
+        // data exception, integrity, program limit
+        "22" | "23" | "54" => ErrorClass::BadData,
+        _ => ErrorClass::Misconfigured,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_follow_the_sqlstate() {
+        let cases = [
+            (SqlState::CONNECTION_FAILURE, ErrorClass::Transient),
+            (SqlState::T_R_DEADLOCK_DETECTED, ErrorClass::Transient),
+            (SqlState::DISK_FULL, ErrorClass::Transient),
+            (SqlState::TOO_MANY_CONNECTIONS, ErrorClass::Transient),
+            (SqlState::ADMIN_SHUTDOWN, ErrorClass::Transient),
+            (SqlState::CANNOT_CONNECT_NOW, ErrorClass::Transient),
+            (SqlState::LOCK_NOT_AVAILABLE, ErrorClass::Transient),
+            (SqlState::READ_ONLY_SQL_TRANSACTION, ErrorClass::Transient),
+            (SqlState::CHARACTER_NOT_IN_REPERTOIRE, ErrorClass::BadData),
+            (SqlState::CHECK_VIOLATION, ErrorClass::BadData),
+            (SqlState::STATEMENT_TOO_COMPLEX, ErrorClass::BadData),
+            (SqlState::INVALID_PASSWORD, ErrorClass::Misconfigured),
+            (SqlState::UNDEFINED_TABLE, ErrorClass::Misconfigured),
+            (SqlState::INSUFFICIENT_PRIVILEGE, ErrorClass::Misconfigured),
+            (SqlState::INVALID_CATALOG_NAME, ErrorClass::Misconfigured),
+        ];
+        for (code, class) in cases {
+            assert_eq!(classify(&code), class, "{}", code.code());
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The schema's versions.
+//!
+//! *Required* migrations run in one transaction each, before anything else uses the database; several instances may
+//! start at once and wait for each other on the bookkeeping table. *Deferred* ones build indexes and the like, outside
+//! a transaction and after the server is ready; they must be safe to repeat. Both share one sequence of numbers, and a
+//! migration that has been applied is never edited: its checksum is compared at every start.
+
+use super::database::Database;
+use super::error::StoreError;
+
+struct Migration {
+    version: i32,
+    name: &'static str,
+    sql: &'static str,
+}
+
+impl Migration {
+    fn checksum(&self) -> String {
+        blake3::hash(self.sql.as_bytes()).to_hex().to_string()
+    }
+}
+
+const REQUIRED: &[Migration] =
+    &[Migration { version: 1, name: "telemetry", sql: include_str!("../../migrations/required/0001_telemetry.sql") }];
+
+const DEFERRED: &[Migration] = &[Migration {
+    version: 2,
+    name: "resource_attributes_index",
+    sql: include_str!("../../migrations/deferred/0002_resource_attributes_index.sql"),
+}];
+
+/// The newest required migration this program knows.
+pub const SCHEMA_VERSION: i32 = REQUIRED[REQUIRED.len() - 1].version;
+
+const BOOKKEEPING: &str = "
+    CREATE SCHEMA IF NOT EXISTS otel;
+    CREATE TABLE IF NOT EXISTS otel.otel_migrations (
+      version    integer PRIMARY KEY,
+      name       text NOT NULL,
+      track      text NOT NULL CHECK (track IN ('required', 'deferred')),
+      checksum   text NOT NULL,
+      applied_at timestamptz NOT NULL DEFAULT now()
+    );";
+
+/// Which migrations a database has.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct MigrationState {
+    /// The newest required migration applied, 0 for an empty database.
+    pub version: i32,
+    /// Required migrations this program would apply.
+    pub pending: Vec<String>,
+    /// Deferred migrations this program would apply.
+    pub pending_deferred: Vec<String>,
+}
+
+impl Database {
+    /// Brings the schema to [`SCHEMA_VERSION`]. Returns the names of the migrations applied now.
+    ///
+    /// # Errors
+    /// When the database is newer than this program, when an applied migration differs from ours, or when the database
+    /// refuses a statement. Nothing of a failed migration stays.
+    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        self.migrate_to(SCHEMA_VERSION).await
+    }
+
+    /// Brings the schema to `target` and no further: how the tests make a database of an earlier version.
+    pub async fn migrate_to(&self, target: i32) -> Result<Vec<String>, StoreError> {
+        self.create_bookkeeping().await?;
+        let mut applied_now = Vec::new();
+        loop {
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await?;
+            // Whoever holds this lock migrates; the others wait and then find nothing to do.
+            transaction.batch_execute("LOCK TABLE otel.otel_migrations IN SHARE ROW EXCLUSIVE MODE").await?;
+            let applied = applied(&transaction).await?;
+            verify(&applied)?;
+            let Some(next) = REQUIRED.iter().find(|migration| {
+                migration.version <= target && !applied.iter().any(|row| row.version == migration.version)
+            }) else {
+                return Ok(applied_now);
+            };
+            transaction.batch_execute("SET LOCAL search_path = otel, public; SET LOCAL timezone = 'UTC'").await?;
+            transaction.batch_execute(next.sql).await?;
+            record(&transaction, next, "required").await?;
+            transaction.commit().await?;
+            tracing::info!(version = next.version, name = next.name, "migrated the schema");
+            applied_now.push(format!("{:04}_{}", next.version, next.name));
+        }
+    }
+
+    /// Applies the deferred migrations. Meant to run after the server is ready; queries work without them, slower.
+    pub async fn migrate_deferred(&self) -> Result<Vec<String>, StoreError> {
+        let client = self.client().await?;
+        let applied = applied(&client).await?;
+        let mut applied_now = Vec::new();
+        for migration in DEFERRED {
+            if applied.iter().any(|row| row.version == migration.version) {
+                continue;
+            }
+            // CREATE INDEX CONCURRENTLY cannot run inside a transaction. Two instances may both try: IF NOT EXISTS and
+            // ON CONFLICT make the second a repetition.
+            client.batch_execute(migration.sql).await?;
+            record(&client, migration, "deferred").await?;
+            applied_now.push(format!("{:04}_{}", migration.version, migration.name));
+        }
+        Ok(applied_now)
+    }
+
+    /// Which migrations the database has and which it lacks.
+    pub async fn migration_state(&self) -> Result<MigrationState, StoreError> {
+        let client = self.client().await?;
+        let applied = match applied(&client).await {
+            Ok(applied) => applied,
+            Err(error) if error.is_undefined_table() => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let missing = |migrations: &[Migration]| {
+            migrations
+                .iter()
+                .filter(|migration| !applied.iter().any(|row| row.version == migration.version))
+                .map(|migration| format!("{:04}_{}", migration.version, migration.name))
+                .collect()
+        };
+        Ok(MigrationState {
+            version: applied.iter().filter(|row| row.track == "required").map(|row| row.version).max().unwrap_or(0),
+            pending: missing(REQUIRED),
+            pending_deferred: missing(DEFERRED),
+        })
+    }
+
+    async fn create_bookkeeping(&self) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let there: bool = client.query_one("SELECT to_regclass('otel.otel_migrations') IS NOT NULL", &[]).await?.get(0);
+        if there {
+            return Ok(());
+        }
+        match client.batch_execute(BOOKKEEPING).await.map_err(StoreError::from) {
+            // IF NOT EXISTS does not cover two sessions at the same instant: the second meets the first's catalog row.
+            Err(error) if error.is_duplicate_key() => Ok(()),
+            other => other,
+        }
+    }
+}
+
+struct Applied {
+    version: i32,
+    name: String,
+    track: String,
+    checksum: String,
+}
+
+async fn applied(client: &impl deadpool_postgres::GenericClient) -> Result<Vec<Applied>, StoreError> {
+    let rows =
+        client.query("SELECT version, name, track, checksum FROM otel.otel_migrations ORDER BY version", &[]).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Applied { version: row.get(0), name: row.get(1), track: row.get(2), checksum: row.get(3) })
+        .collect())
+}
+
+async fn record(
+    client: &impl deadpool_postgres::GenericClient,
+    migration: &Migration,
+    track: &str,
+) -> Result<(), StoreError> {
+    client
+        .execute(
+            "INSERT INTO otel.otel_migrations (version, name, track, checksum) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (version) DO NOTHING",
+            &[&migration.version, &migration.name, &track, &migration.checksum()],
+        )
+        .await?;
+    Ok(())
+}
+
+fn verify(applied: &[Applied]) -> Result<(), StoreError> {
+    for row in applied {
+        let known = REQUIRED.iter().chain(DEFERRED).find(|migration| migration.version == row.version);
+        match known {
+            Some(migration) if migration.checksum() == row.checksum => {}
+            Some(_) => {
+                return Err(StoreError::misconfigured(format!(
+                    "the database's migration {:04}_{} is not the one this program has: it was made by another build",
+                    row.version, row.name
+                )));
+            }
+            // A deferred migration only adds speed, so an older program can live with it.
+            None if row.track == "deferred" => {}
+            None => {
+                return Err(StoreError::misconfigured(format!(
+                    "the database has migration {:04}_{}, newer than this program knows ({SCHEMA_VERSION:04}): use a newer oneiric-otel",
+                    row.version, row.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}

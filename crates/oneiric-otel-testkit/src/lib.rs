@@ -1,1 +1,11 @@
-//! .
+//! What the tests, benches and examples of oneiric-otel stand on: real databases, real data, real clients.
+//!
+//! Everything here drives real components; nothing is simulated. This crate must not know how oneiric-otel stores or
+//! finds anything: it sees a PostgreSQL from outside, and OTLP on the wire.
+
+pub mod database;
+mod owner;
+mod server;
+
+pub use database::TestDatabase;
+pub use server::Version;

@@ -1,0 +1,73 @@
+//! The PostgreSQL server that test databases live on: one the environment names.
+//!
+//! Every process looks at each server once and drops the databases that dead test runs left there.
+
+use std::collections::HashMap;
+use std::env;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::database;
+
+/// A version of PostgreSQL to test on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// PostgreSQL 16, the reference.
+    V16,
+    /// PostgreSQL 18.
+    V18,
+}
+
+impl Version {
+    fn url_variable(self) -> &'static str {
+        match self {
+            Self::V16 => "ONEIRIC_OTEL_TEST_DATABASE_URL",
+            Self::V18 => "ONEIRIC_OTEL_TEST_DATABASE_URL_18",
+        }
+    }
+}
+
+/// A running server. Clones are the same server.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    url: Arc<str>,
+}
+
+impl Server {
+    /// The connection string of its maintenance database.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+static SERVERS: Mutex<Option<HashMap<Version, Server>>> = Mutex::new(None);
+
+/// The server of this process for that version. Blocks while it starts; later calls are instant.
+pub(crate) fn acquire(version: Version) -> Result<Server> {
+    // A panic while holding it leaves the map as it was.
+    let mut servers = SERVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let servers = servers.get_or_insert_with(HashMap::new);
+    if let Some(server) = servers.get(&version) {
+        return Ok(server.clone());
+    }
+    let variable = version.url_variable();
+    let Some(url) = env::var(variable).ok().filter(|url| !url.is_empty()) else {
+        bail!("set {variable} to a PostgreSQL to test on");
+    };
+    let server = Server { url: url.into() };
+    // On a thread of its own: the caller may be inside a runtime, where another one must not be blocked on.
+    let url = server.url.clone();
+    std::thread::spawn(move || run_blocking(async move { database::sweep(&url).await }))
+        .join()
+        .map_err(|_panic| anyhow::anyhow!("the thread that drops abandoned databases panicked"))?
+        .with_context(|| format!("the test server of {variable}"))?;
+    servers.insert(version, server.clone());
+    Ok(server)
+}
+
+/// Runs a future to its end on a runtime of its own. Not for threads that are inside a runtime.
+pub(crate) fn run_blocking(future: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}

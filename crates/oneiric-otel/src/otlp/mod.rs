@@ -4,13 +4,29 @@
 //! record that cannot be read is reported by its path and its neighbours are kept. Only a request whose envelope cannot
 //! be read is refused whole.
 
+mod envelope;
+pub mod json;
 pub mod protobuf;
 pub mod record;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
+
+use record::Record;
+
+/// Reads an export request of the signal of `R`, which is `Span`, `Metric` or `LogRecord`.
+///
+/// # Errors
+/// [`Malformed`] when the envelope cannot be read. A request all of whose records are undecodable is not an error here.
+pub fn decode<R: Record>(encoding: Encoding, body: &Bytes) -> Result<Decoded<R>, Malformed> {
+    match encoding {
+        Encoding::Protobuf => protobuf::decode(body),
+        Encoding::Json => json::decode(body),
+    }
+}
 
 /// The three kinds of telemetry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -15,8 +15,9 @@ use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::{DecodeError, Message};
 
-use super::record::{Names, Record};
-use super::{Decoded, Encoding, Group, Malformed, ResourceEnvelope, ScopeEnvelope, Undecodable};
+use super::envelope::{self, Fault, Unread, UnreadResource, UnreadScope};
+use super::record::Record;
+use super::{Decoded, Encoding, Group, Malformed, json};
 
 /// Reads an `ExportTraceServiceRequest` (or `TracesData`, which has the same bytes).
 pub fn decode_traces(body: &Bytes) -> Result<Decoded<Span>, Malformed> {
@@ -72,102 +73,45 @@ pub fn decode<R: Record>(body: &Bytes) -> Result<Decoded<R>, Malformed> {
     let request = Request::decode(body.clone()).map_err(|error| Malformed {
         reason: format!("not a protobuf message with {}: {}", R::NAMES.resources, reason(&error)),
     })?;
-    let mut decoded = Decoded { groups: Vec::new(), undecodable: Vec::new() };
-    for (index, group) in request.resources.into_iter().enumerate() {
-        decode_resource_group(index, group, &mut decoded);
-    }
-    Ok(decoded)
+    Ok(envelope::read(request.resources.into_iter().map(unread_resource).collect()))
 }
 
-fn decode_resource_group<R: Record>(index: usize, group: ResourceGroup, decoded: &mut Decoded<R>) {
-    let Names { resources, scopes, .. } = R::NAMES;
-    let path = format!("{resources}[{index}]");
-    let resource = match decode_resource(&group) {
-        Ok(resource) => Arc::new(resource),
-        Err((field, reason)) => {
-            let records = group.scopes.iter().map(count_records::<R>).sum();
-            lose(decoded, format!("{path}.{field}"), records, reason);
-            return;
-        }
-    };
-    for (index, scope_group) in group.scopes.into_iter().enumerate() {
-        decode_scope_group(&format!("{path}.{scopes}[{index}]"), &resource, &scope_group, decoded);
+fn unread_resource(group: ResourceGroup) -> UnreadResource<Bytes> {
+    UnreadResource {
+        resource: merge(group.resource),
+        scopes: group.scopes.into_iter().map(unread_scope).collect(),
+        schema_url: Some(group.schema_url),
     }
 }
 
-fn decode_scope_group<R: Record>(
-    path: &str,
-    resource: &Arc<ResourceEnvelope>,
-    group: &ScopeGroup,
-    decoded: &mut Decoded<R>,
-) {
-    let scope = match decode_scope(group) {
-        Ok(scope) => Arc::new(scope),
-        Err((field, reason)) => {
-            lose(decoded, format!("{path}.{field}"), count_records::<R>(group), reason);
-            return;
-        }
-    };
-    let mut records = Vec::with_capacity(group.records.len());
-    for (index, bytes) in group.records.iter().enumerate() {
-        match R::decode(bytes.as_ref()) {
-            Ok(record) => records.push(record),
-            Err(error) => {
-                let path = format!("{path}.{}[{index}]", R::NAMES.records);
-                lose(decoded, path, R::count_lost(Encoding::Protobuf, bytes), reason(&error));
-            }
+fn unread_scope(group: ScopeGroup) -> UnreadScope<Bytes> {
+    UnreadScope { scope: merge(group.scope), records: group.records, schema_url: Some(group.schema_url) }
+}
+
+/// A singular message that occurs several times is the merge of its occurrences, which is what their concatenation
+/// encodes.
+fn merge(mut occurrences: Vec<Bytes>) -> Option<Bytes> {
+    if occurrences.len() > 1 {
+        return Some(occurrences.concat().into());
+    }
+    occurrences.pop()
+}
+
+impl Unread for Bytes {
+    fn message<M: Message + json::Message>(&self) -> Result<M, Fault> {
+        M::decode(self.as_ref()).map_err(|error| Fault { path: String::new(), reason: reason(&error) })
+    }
+
+    fn text(&self) -> Result<String, Fault> {
+        match std::str::from_utf8(self) {
+            Ok(text) => Ok(text.to_owned()),
+            Err(error) => Err(Fault { path: String::new(), reason: format!("not UTF-8: {error}") }),
         }
     }
-    if !records.is_empty() {
-        decoded.groups.push(Group { resource: Arc::clone(resource), scope, records });
+
+    fn count_lost<R: Record>(&self) -> u64 {
+        R::count_lost(Encoding::Protobuf, self)
     }
-}
-
-/// Notes a loss; an envelope that held no record loses none.
-fn lose<R>(decoded: &mut Decoded<R>, path: String, records: u64, reason: String) {
-    if records > 0 {
-        decoded.undecodable.push(Undecodable { path, records, reason });
-    }
-}
-
-/// On failure the name of the field and the reason.
-fn decode_resource(group: &ResourceGroup) -> Result<ResourceEnvelope, (&'static str, String)> {
-    let resource = merge(&group.resource).map_err(|error| ("resource", reason(&error)))?;
-    Ok(ResourceEnvelope { resource, schema_url: schema_url(&group.schema_url)? })
-}
-
-/// On failure the name of the field and the reason.
-fn decode_scope(group: &ScopeGroup) -> Result<ScopeEnvelope, (&'static str, String)> {
-    let scope = merge(&group.scope).map_err(|error| ("scope", reason(&error)))?;
-    Ok(ScopeEnvelope { scope, schema_url: schema_url(&group.schema_url)? })
-}
-
-/// A singular message that occurs several times is the merge of its occurrences, in order.
-fn merge<M: Message + Default>(occurrences: &[Bytes]) -> Result<Option<M>, DecodeError> {
-    let Some((first, rest)) = occurrences.split_first() else { return Ok(None) };
-    let mut message = M::decode(first.as_ref())?;
-    for bytes in rest {
-        message.merge(bytes.as_ref())?;
-    }
-    Ok(Some(message))
-}
-
-fn schema_url(bytes: &Bytes) -> Result<String, (&'static str, String)> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(error) => Err(("schemaUrl", format!("not UTF-8: {error}"))),
-    }
-}
-
-fn count_records<R: Record>(group: &ScopeGroup) -> u64 {
-    group
-        .records
-        .iter()
-        .map(|bytes| match R::decode(bytes.as_ref()) {
-            Ok(record) => record.count(),
-            Err(_) => R::count_lost(Encoding::Protobuf, bytes),
-        })
-        .sum()
 }
 
 /// prost's own words without its constant prefix.

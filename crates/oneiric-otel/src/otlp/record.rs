@@ -9,10 +9,10 @@ use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
-use super::{Encoding, Signal, protobuf};
+use super::{Encoding, Signal, json, protobuf};
 
 /// A record of OTLP: [`Span`], [`Metric`] or [`LogRecord`].
-pub trait Record: prost::Message + Default + Clone {
+pub trait Record: prost::Message + json::Message + Clone {
     /// The signal that carries this record.
     const SIGNAL: Signal;
     /// What OTLP/JSON, and so every path in a report, calls the lists that hold it.
@@ -72,7 +72,7 @@ impl Record for Metric {
     fn count_lost(encoding: Encoding, bytes: &[u8]) -> u64 {
         let points = match encoding {
             Encoding::Protobuf => protobuf::count_points(bytes),
-            Encoding::Json => 1,
+            Encoding::Json => json::count_points(bytes),
         };
         points.max(1)
     }

@@ -244,15 +244,35 @@ CREATE TABLE otel_trace_touches (
 COMMENT ON TABLE otel_trace_touches IS 'traces whose spans or error logs changed since they were derived; written with the records';
 CREATE INDEX otel_trace_touches_slot ON otel_trace_touches (slot, touched_at);
 
+CREATE TABLE otel_trace_orphans (
+  trace_id   uuid PRIMARY KEY,
+  first_time timestamptz NOT NULL,
+  last_time  timestamptz NOT NULL,
+  seen_at    timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE otel_trace_orphans IS 'when the error logs of traces were of which no span has arrived; kept for a day';
+CREATE INDEX otel_trace_orphans_age ON otel_trace_orphans (seen_at);
+
 ---------- texts and which traces share them ----------
+-- PostgreSQL's parser takes java.util.TimeoutException or /api/v1/users for one word, so everything that is neither letter
+-- nor digit separates words here, and so does a capital after a small letter.
+CREATE FUNCTION otel_text_words(p_text text) RETURNS tsvector
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+  SELECT to_tsvector('pg_catalog.english',
+    regexp_replace(regexp_replace(p_text, '([[:lower:]])([[:upper:]])', '\1 \2', 'g'), '[^[:alnum:]]+', ' ', 'g'))
+$$;
+COMMENT ON FUNCTION otel_text_words IS 'the words of a text, or of a question about it, as search compares them';
+
 CREATE TABLE otel_texts (
   text_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   text_hash    uuid NOT NULL UNIQUE,
   created_at   timestamptz NOT NULL DEFAULT now(),
   text_version smallint NOT NULL,
-  text         text NOT NULL
+  text         text NOT NULL,
+  words        tsvector NOT NULL GENERATED ALWAYS AS (otel_text_words(text)) STORED
 );
 COMMENT ON TABLE otel_texts IS 'distinct normalised descriptions of traces; each is embedded once per model';
+CREATE INDEX otel_texts_words ON otel_texts USING gin (words);
 
 CREATE TABLE otel_trace_texts (
   bucket   timestamptz NOT NULL,

@@ -4,8 +4,10 @@
 //! record that cannot be read is reported by its path and its neighbours are kept. Only a request whose envelope cannot
 //! be read is refused whole.
 
+pub mod canonical;
 mod envelope;
 pub mod json;
+pub mod point;
 pub mod protobuf;
 pub mod record;
 
@@ -37,6 +39,17 @@ pub enum Signal {
     Metrics,
     /// Log records.
     Logs,
+}
+
+impl Signal {
+    /// The signal's name as OTLP paths have it: `traces`, `metrics` or `logs`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+            Self::Logs => "logs",
+        }
+    }
 }
 
 /// How an OTLP message is written.

@@ -3,10 +3,25 @@
 //! The only module that knows tables and SQLSTATEs. It knows nothing of receivers, retries or rendering: every call is
 //! one attempt, and its [`StoreError`] says which [class](ErrorClass) of trouble it met.
 
+mod copy;
 mod database;
+mod dimensions;
 mod error;
+mod fidelity;
 mod migrate;
+mod partitions;
+mod read;
+mod residue;
+pub(crate) mod rows;
+mod tree;
+mod write;
 
 pub use database::{Client, Database, DatabaseStatus};
 pub use error::{ErrorClass, StoreError};
 pub use migrate::{MigrationState, SCHEMA_VERSION};
+pub use read::Stored;
+
+pub(crate) use copy::{Micros, Rows};
+pub(crate) use dimensions::{Series, service_name};
+pub(crate) use residue::prefix;
+pub(crate) use write::{Batch, Store, Touch, Written};

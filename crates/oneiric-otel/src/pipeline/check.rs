@@ -1,0 +1,63 @@
+//! What a record must be to be stored.
+//!
+//! These rules, and those of the decoder, are the only ones that refuse a record. Nothing is repaired: a record is kept
+//! as it came or rejected with the reason.
+
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+
+/// Bounds on a record. One beyond them is rejected, never cut.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes of one record as protobuf.
+    pub record_bytes: usize,
+    /// Attributes of one record, or of one event, link or exemplar in it.
+    pub attributes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { record_bytes: 16 * 1024 * 1024, attributes: 10_000 }
+    }
+}
+
+impl Limits {
+    pub(crate) fn check(&self, record: &impl Message, attributes: &[KeyValue]) -> Result<(), String> {
+        let size = record.encoded_len();
+        if size > self.record_bytes {
+            return Err(format!("the record has {size} bytes; at most {} are accepted", self.record_bytes));
+        }
+        self.check_attributes(attributes)
+    }
+
+    pub(crate) fn check_attributes(&self, attributes: &[KeyValue]) -> Result<(), String> {
+        if attributes.len() > self.attributes {
+            return Err(format!("{} attributes; at most {} are accepted", attributes.len(), self.attributes));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_span(&self, span: &Span) -> Result<(), String> {
+        check_id("traceId", &span.trace_id, 16)?;
+        check_id("spanId", &span.span_id, 8)?;
+        self.check(span, &span.attributes)?;
+        for event in &span.events {
+            self.check_attributes(&event.attributes)?;
+        }
+        for link in &span.links {
+            self.check_attributes(&link.attributes)?;
+        }
+        Ok(())
+    }
+}
+
+fn check_id(name: &str, id: &[u8], length: usize) -> Result<(), String> {
+    if id.len() != length {
+        return Err(format!("{name} has {} bytes; expected {length} bytes, not all zero", id.len()));
+    }
+    if id.iter().all(|byte| *byte == 0) {
+        return Err(format!("{name} is all zero; expected {length} bytes, not all zero"));
+    }
+    Ok(())
+}

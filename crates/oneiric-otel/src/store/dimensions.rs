@@ -1,0 +1,268 @@
+//! The tables that many records share a row of: resources, scopes and metric series.
+//!
+//! A row is found by the hash of its content, so any number of servers agree on it without talking to each other. Rows
+//! are written before the records that refer to them, in a transaction of their own: a row that nothing refers to is
+//! harmless, a record that refers to nothing is not.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use uuid::Uuid;
+
+use super::database::Database;
+use super::error::StoreError;
+use super::fidelity::Writer;
+use super::residue::without_nul;
+use super::rows::find;
+use super::rows::metric::SeriesRow;
+use crate::otlp::canonical::Hash128;
+use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
+
+/// Ids remembered per table. Beyond it the memory is emptied and fills again from the database.
+const REMEMBERED: usize = 200_000;
+
+/// Ids of resources, scopes and series by the hash of their content.
+#[derive(Debug, Default)]
+pub(crate) struct Dimensions {
+    resources: Known,
+    scopes: Known,
+    series: Known,
+}
+
+#[derive(Debug, Default)]
+struct Known(Mutex<HashMap<Hash128, i64>>);
+
+impl Known {
+    fn get(&self, hash: Hash128) -> Option<i64> {
+        self.lock().get(&hash).copied()
+    }
+
+    fn insert(&self, hash: Hash128, id: i64) {
+        let mut known = self.lock();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(hash, id);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Hash128, i64>> {
+        // A panic while the lock is held leaves a map that is still true: entries are added whole.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A metric stream and whose it is.
+#[derive(Debug)]
+pub(crate) struct Series {
+    pub(crate) resource: Hash128,
+    pub(crate) scope: Hash128,
+    pub(crate) service_name: String,
+    pub(crate) row: SeriesRow,
+}
+
+impl Dimensions {
+    /// Forgets every id: the rows may have been collected, or the database replaced by another.
+    pub(crate) fn forget(&self) {
+        for known in [&self.resources, &self.scopes, &self.series] {
+            known.lock().clear();
+        }
+    }
+
+    /// The ids of these resources, stored now where they are new.
+    pub(crate) async fn resources(
+        &self,
+        database: &Database,
+        wanted: &HashMap<Hash128, &ResourceEnvelope>,
+    ) -> Result<HashMap<Hash128, i64>, StoreError> {
+        let (mut ids, missing) = self.resources.look_up(wanted.keys());
+        if missing.is_empty() {
+            return Ok(ids);
+        }
+        let mut client = database.client().await?;
+        let transaction = client.transaction().await?;
+        for hash in missing {
+            let envelope = wanted[&hash];
+            let attributes = envelope.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
+            let text = |keys: &[&str]| attribute_text(attributes, keys);
+            let row = transaction
+                .query_one(
+                    "INSERT INTO otel_resources (content_hash, service_name, service_namespace, service_version,
+                       service_instance_id, deployment_environment, schema_url, attributes, message)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9)
+                     ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
+                     RETURNING resource_id",
+                    &[
+                        &Uuid::from_bytes(hash.0),
+                        &service_name(envelope),
+                        &text(&["service.namespace"]),
+                        &text(&["service.version"]),
+                        &text(&["service.instance.id"]),
+                        &text(&["deployment.environment.name", "deployment.environment"]),
+                        &without_nul(&envelope.schema_url),
+                        &natural_json(attributes),
+                        &envelope.resource.as_ref().map(prost::Message::encode_to_vec),
+                    ],
+                )
+                .await?;
+            ids.insert(hash, row.get(0));
+        }
+        transaction.commit().await?;
+        self.resources.remember(&ids);
+        Ok(ids)
+    }
+
+    /// The ids of these scopes, stored now where they are new.
+    pub(crate) async fn scopes(
+        &self,
+        database: &Database,
+        wanted: &HashMap<Hash128, &ScopeEnvelope>,
+    ) -> Result<HashMap<Hash128, i32>, StoreError> {
+        let (mut ids, missing) = self.scopes.look_up(wanted.keys());
+        if !missing.is_empty() {
+            let mut client = database.client().await?;
+            let transaction = client.transaction().await?;
+            for hash in missing {
+                let envelope = wanted[&hash];
+                let scope = envelope.scope.clone().unwrap_or_default();
+                let row = transaction
+                    .query_one(
+                        "INSERT INTO otel_scopes (content_hash, name, version, schema_url, attributes, message)
+                         VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
+                         ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
+                         RETURNING scope_id",
+                        &[
+                            &Uuid::from_bytes(hash.0),
+                            &without_nul(&scope.name),
+                            &without_nul(&scope.version),
+                            &without_nul(&envelope.schema_url),
+                            &natural_json(&scope.attributes),
+                            &envelope.scope.as_ref().map(prost::Message::encode_to_vec),
+                        ],
+                    )
+                    .await?;
+                ids.insert(hash, row.get(0));
+            }
+            transaction.commit().await?;
+            self.scopes.remember(&ids);
+        }
+        ids.into_iter()
+            .map(|(hash, id)| match i32::try_from(id) {
+                Ok(id) => Ok((hash, id)),
+                Err(_) => Err(StoreError::misconfigured(format!("scope id {id} is beyond a 32-bit integer"))),
+            })
+            .collect()
+    }
+
+    /// The ids of these series, stored now where they are new. Their resources and scopes are known already.
+    pub(crate) async fn series(
+        &self,
+        database: &Database,
+        wanted: &HashMap<Hash128, Series>,
+        resource_ids: &HashMap<Hash128, i64>,
+        scope_ids: &HashMap<Hash128, i32>,
+    ) -> Result<HashMap<Hash128, i64>, StoreError> {
+        let (mut ids, missing) = self.series.look_up(wanted.keys());
+        if missing.is_empty() {
+            return Ok(ids);
+        }
+        let mut client = database.client().await?;
+        let transaction = client.transaction().await?;
+        let statement = transaction
+            .prepare(
+                "INSERT INTO otel_metric_series (content_hash, resource_id, scope_id, monotonic, service_name, metric_name,
+                   metric_type, temporality, unit, description, attributes, metadata, explicit_bounds, residue)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12::text::jsonb, $13, $14)
+                 ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
+                 RETURNING series_id",
+            )
+            .await?;
+        let inserts = missing.iter().map(|hash| {
+            let series = &wanted[hash];
+            let (statement, transaction) = (&statement, &transaction);
+            async move {
+                let row = &series.row;
+                let id: i64 = transaction
+                    .query_one(
+                        statement,
+                        &[
+                            &Uuid::from_bytes(hash.0),
+                            &resource_ids[&series.resource],
+                            &scope_ids[&series.scope],
+                            &row.monotonic,
+                            &series.service_name,
+                            &row.metric_name,
+                            &row.metric_type,
+                            &row.temporality,
+                            &row.unit,
+                            &row.description,
+                            &row.attributes,
+                            &row.metadata,
+                            &row.explicit_bounds,
+                            &row.residue,
+                        ],
+                    )
+                    .await?
+                    .get(0);
+                Ok::<_, tokio_postgres::Error>((*hash, id))
+            }
+        });
+        // Pipelined: one round trip for all of them.
+        for inserted in futures::future::join_all(inserts).await {
+            let (hash, id) = inserted?;
+            ids.insert(hash, id);
+        }
+        transaction.commit().await?;
+        self.series.remember(&ids);
+        Ok(ids)
+    }
+}
+
+impl Known {
+    /// The known ids, and the hashes without one in ascending order: every transaction takes its locks in that order,
+    /// so two of them cannot wait for each other.
+    fn look_up<'a>(&self, wanted: impl Iterator<Item = &'a Hash128>) -> (HashMap<Hash128, i64>, Vec<Hash128>) {
+        let mut ids = HashMap::new();
+        let mut missing = Vec::new();
+        for hash in wanted {
+            match self.get(*hash) {
+                Some(id) => {
+                    ids.insert(*hash, id);
+                }
+                None => missing.push(*hash),
+            }
+        }
+        missing.sort_unstable();
+        (ids, missing)
+    }
+
+    fn remember(&self, ids: &HashMap<Hash128, i64>) {
+        for (hash, id) in ids {
+            self.insert(*hash, *id);
+        }
+    }
+}
+
+/// `service.name`, or what OpenTelemetry calls a service without one.
+pub(crate) fn service_name(envelope: &ResourceEnvelope) -> String {
+    let attributes = envelope.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
+    attribute_text(attributes, &["service.name"]).unwrap_or_else(|| "unknown_service".to_owned())
+}
+
+fn attribute_text(attributes: &[KeyValue], keys: &[&str]) -> Option<String> {
+    use opentelemetry_proto::tonic::common::v1::any_value::Value;
+    let text = match find(attributes, keys)? {
+        Value::StringValue(text) => text.clone(),
+        Value::IntValue(number) => number.to_string(),
+        Value::DoubleValue(number) => number.to_string(),
+        Value::BoolValue(flag) => flag.to_string(),
+        _ => return None,
+    };
+    (!text.is_empty()).then(|| without_nul(&text).into_owned())
+}
+
+fn natural_json(attributes: &[KeyValue]) -> String {
+    let mut json = Writer::default();
+    json.attributes(attributes);
+    String::from_utf8_lossy(json.json()).into_owned()
+}

@@ -1,0 +1,439 @@
+//! OTLP values in jsonb, without loss.
+//!
+//! jsonb is what people query, but it cannot say everything OTLP can: it sorts keys and drops all but the last of equal
+//! ones, knows no bytes, no NUL, no NaN, no -0.0, and no difference between an absent and an empty value. So a value is
+//! written twice: *naturally* as JSON, and, only where that is not enough, as *hints* that turn the natural form back
+//! into the exact one.
+//!
+//! # Invariant
+//! For every list of attributes `a`: `read(write(a).json after a trip through jsonb, write(a).hints) == a`, by bits.
+//!
+//! # Hints
+//! Nodes are numbered in the order in which jsonb gives them back (keys by length, then by bytes): every map and every
+//! value is a node. A hint is `varint((node - previous node) << 3 | kind)` and a payload:
+//!
+//! | kind | payload | meaning |
+//! |---|---|---|
+//! | 0 permutation | rank, or positions | the map's keys came in another order than jsonb's |
+//! | 1 value | varint length, `AnyValue` | the exact value; the natural one is only an approximation |
+//! | 2 absent | - | the key had no value at all (jsonb shows null, which otherwise means an empty value) |
+//! | 3 bytes | - | the string is base64 of bytes |
+//! | 4 double | - | the integral number is a double |
+//! | 5 map | varint length, `KeyValueList` | the exact map: equal keys, NUL in a key |
+//!
+//! A permutation of up to 20 keys is its rank in as few bytes as `n!` needs, of more keys a list of u16 positions. Below
+//! a node with a `value` or `map` hint nothing is numbered.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+
+use super::tree::Tree;
+
+const PERMUTATION: u64 = 0;
+const VALUE: u64 = 1;
+const ABSENT: u64 = 2;
+const BYTES: u64 = 3;
+const DOUBLE: u64 = 4;
+const MAP: u64 = 5;
+
+/// The most keys whose order fits a 64-bit rank: 20! < 2^64 < 21!.
+const MAX_RANKED: usize = 20;
+
+/// Stored values cannot be turned back: somebody changed the row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stored value and its hints do not fit together")]
+pub(crate) struct Mismatch;
+
+/// Writes values as JSON and collects the hints. One writer per jsonb column.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    json: Vec<u8>,
+    hints: Vec<u8>,
+    next_node: u64,
+    last_hinted: u64,
+    /// Above zero while the natural form of something that has an exact hint is written.
+    muted: u32,
+}
+
+impl Writer {
+    /// Forgets everything but keeps the memory.
+    pub(crate) fn clear(&mut self) {
+        self.json.clear();
+        self.hints.clear();
+        self.next_node = 0;
+        self.last_hinted = 0;
+    }
+
+    /// The natural form.
+    pub(crate) fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// The hints, empty where the natural form says it all.
+    pub(crate) fn hints(&self) -> &[u8] {
+        &self.hints
+    }
+
+    /// Appends JSON of the caller's own, between values.
+    pub(crate) fn raw(&mut self, json: &str) {
+        self.json.extend_from_slice(json.as_bytes());
+    }
+
+    /// Appends a JSON string; NUL becomes U+FFFD. Returns whether it is exact.
+    pub(crate) fn string(&mut self, text: &str) -> bool {
+        write_string(&mut self.json, text)
+    }
+
+    /// Appends a number.
+    pub(crate) fn number(&mut self, number: impl Into<i128>) {
+        use std::io::Write as _;
+        let number: i128 = number.into();
+        write!(self.json, "{number}").expect("writing to memory does not fail");
+    }
+
+    /// Appends attributes as a JSON object.
+    pub(crate) fn attributes(&mut self, attributes: &[KeyValue]) {
+        let node = self.take_node();
+        self.map(node, attributes);
+    }
+
+    /// Appends any value.
+    pub(crate) fn value(&mut self, value: Option<&AnyValue>) {
+        let node = self.take_node();
+        let Some(any) = value else {
+            self.hint(node, ABSENT);
+            return self.raw("null");
+        };
+        match &any.value {
+            None => self.raw("null"),
+            Some(Value::StringValue(text)) => {
+                if !self.string(text) {
+                    self.exact_value(node, any);
+                }
+            }
+            Some(Value::BoolValue(flag)) => self.raw(if *flag { "true" } else { "false" }),
+            Some(Value::IntValue(number)) => self.number(*number),
+            Some(Value::DoubleValue(number)) => self.double(node, any, *number),
+            Some(Value::ArrayValue(array)) => {
+                self.raw("[");
+                for (i, element) in array.values.iter().enumerate() {
+                    if i > 0 {
+                        self.raw(",");
+                    }
+                    self.value(Some(element));
+                }
+                self.raw("]");
+            }
+            Some(Value::KvlistValue(map)) => self.map(node, &map.values),
+            Some(Value::BytesValue(bytes)) => {
+                self.hint(node, BYTES);
+                self.raw("\"");
+                self.raw(&BASE64.encode(bytes));
+                self.raw("\"");
+            }
+            Some(Value::StringValueStrindex(index)) => {
+                self.exact_value(node, any);
+                self.number(*index);
+            }
+        }
+    }
+
+    fn double(&mut self, node: u64, any: &AnyValue, number: f64) {
+        use std::io::Write as _;
+        if number.is_nan() {
+            self.exact_value(node, any);
+            return self.raw("\"NaN\"");
+        }
+        if number.is_infinite() {
+            self.exact_value(node, any);
+            return self.raw(if number > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" });
+        }
+        if number == 0.0 && number.is_sign_negative() {
+            self.exact_value(node, any);
+            return self.raw("0.0");
+        }
+        // From 1e16 on Rust writes an exponent, and jsonb expands it to an integer without a fraction.
+        if number.abs() >= 1e16 {
+            self.hint(node, DOUBLE);
+        }
+        write!(self.json, "{number:?}").expect("writing to memory does not fail");
+    }
+
+    fn map(&mut self, node: u64, entries: &[KeyValue]) {
+        let mut order: Vec<u32> = (0..entries.len() as u32).collect();
+        let key = |position: &u32| entries[*position as usize].key.as_bytes();
+        order.sort_by(|a, b| key(a).len().cmp(&key(b).len()).then_with(|| key(a).cmp(key(b))));
+
+        let irregular = entries.len() > usize::from(u16::MAX)
+            || order.windows(2).any(|pair| key(&pair[0]) == key(&pair[1]))
+            || entries.iter().any(|entry| entry.key_strindex != 0 || entry.key.contains('\0'));
+        if irregular {
+            let exact = KeyValueList { values: entries.to_vec() };
+            self.exact(node, MAP, &exact);
+            self.muted += 1;
+        } else if !order.is_sorted() {
+            self.hint(node, PERMUTATION);
+            self.permutation(&order);
+        }
+
+        self.raw("{");
+        for (i, position) in order.iter().enumerate() {
+            let entry = &entries[*position as usize];
+            if i > 0 {
+                self.raw(",");
+            }
+            self.string(&entry.key);
+            self.raw(":");
+            self.value(entry.value.as_ref());
+        }
+        self.raw("}");
+        if irregular {
+            self.muted -= 1;
+        }
+    }
+
+    fn permutation(&mut self, order: &[u32]) {
+        if self.muted > 0 {
+            return;
+        }
+        if order.len() <= MAX_RANKED {
+            let bytes = rank(order).to_le_bytes();
+            self.hints.extend_from_slice(&bytes[..rank_bytes(order.len())]);
+        } else {
+            for position in order {
+                self.hints.extend_from_slice(&(*position as u16).to_le_bytes());
+            }
+        }
+    }
+
+    fn take_node(&mut self) -> u64 {
+        if self.muted == 0 {
+            self.next_node += 1;
+        }
+        self.next_node
+    }
+
+    fn hint(&mut self, node: u64, kind: u64) {
+        if self.muted > 0 {
+            return;
+        }
+        prost::encoding::encode_varint((node - self.last_hinted) << 3 | kind, &mut self.hints);
+        self.last_hinted = node;
+    }
+
+    fn exact_value(&mut self, node: u64, value: &AnyValue) {
+        self.exact(node, VALUE, value);
+    }
+
+    fn exact(&mut self, node: u64, kind: u64, message: &impl prost::Message) {
+        self.hint(node, kind);
+        if self.muted == 0 {
+            message.encode_length_delimited(&mut self.hints).expect("a vector grows as needed");
+        }
+    }
+}
+
+/// Turns natural values back into exact ones. Ask in the order in which they were written.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    hints: &'a [u8],
+    node: u64,
+    /// The next hint: its node and kind.
+    pending: Option<(u64, u64)>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(hints: &'a [u8]) -> Result<Self, Mismatch> {
+        let mut reader = Self { hints, node: 0, pending: None };
+        reader.advance(0)?;
+        Ok(reader)
+    }
+
+    /// The attributes that were written as `tree`.
+    pub(crate) fn attributes(&mut self, tree: Tree) -> Result<Vec<KeyValue>, Mismatch> {
+        self.node += 1;
+        let kind = self.take()?;
+        self.map(kind, tree)
+    }
+
+    /// The value that was written as `tree`.
+    pub(crate) fn value(&mut self, tree: Tree) -> Result<Option<AnyValue>, Mismatch> {
+        self.node += 1;
+        let kind = self.take()?;
+        let value = match (kind, tree) {
+            (Some(ABSENT), Tree::Null) => {
+                self.advance(self.node)?;
+                return Ok(None);
+            }
+            (Some(VALUE), _) => {
+                let value = self.message::<AnyValue>()?;
+                self.advance(self.node)?;
+                return Ok(Some(value));
+            }
+            (Some(BYTES), Tree::String(text)) => {
+                self.advance(self.node)?;
+                Some(Value::BytesValue(BASE64.decode(text).map_err(|_| Mismatch)?))
+            }
+            (Some(DOUBLE), Tree::Double(number)) => {
+                self.advance(self.node)?;
+                Some(Value::DoubleValue(number))
+            }
+            (Some(DOUBLE), Tree::Integer(number)) => {
+                self.advance(self.node)?;
+                Some(Value::DoubleValue(number as f64))
+            }
+            (kind @ (None | Some(PERMUTATION | MAP)), tree @ Tree::Object(_)) => {
+                Some(Value::KvlistValue(KeyValueList { values: self.map(kind, tree)? }))
+            }
+            (None, Tree::Null) => None,
+            (None, Tree::Bool(flag)) => Some(Value::BoolValue(flag)),
+            (None, Tree::Integer(number)) => Some(Value::IntValue(i64::try_from(number).map_err(|_| Mismatch)?)),
+            (None, Tree::Double(number)) => Some(Value::DoubleValue(number)),
+            (None, Tree::String(text)) => Some(Value::StringValue(text)),
+            (None, Tree::Array(elements)) => {
+                let mut values = Vec::with_capacity(elements.len());
+                for element in elements {
+                    values.push(self.value(element)?.ok_or(Mismatch)?);
+                }
+                Some(Value::ArrayValue(ArrayValue { values }))
+            }
+            _ => return Err(Mismatch),
+        };
+        Ok(Some(AnyValue { value }))
+    }
+
+    fn map(&mut self, kind: Option<u64>, tree: Tree) -> Result<Vec<KeyValue>, Mismatch> {
+        let Tree::Object(entries) = tree else { return Err(Mismatch) };
+        let order = match kind {
+            Some(MAP) => {
+                let exact = self.message::<KeyValueList>()?;
+                self.advance(self.node)?;
+                return Ok(exact.values);
+            }
+            Some(PERMUTATION) => {
+                let order = self.permutation(entries.len())?;
+                self.advance(self.node)?;
+                Some(order)
+            }
+            None => None,
+            Some(_) => return Err(Mismatch),
+        };
+        let mut values = Vec::with_capacity(entries.len());
+        for (key, tree) in entries {
+            values.push(KeyValue { key, value: self.value(tree)?, key_strindex: 0 });
+        }
+        let Some(order) = order else { return Ok(values) };
+        let mut original = vec![KeyValue::default(); values.len()];
+        for (value, position) in values.into_iter().zip(order) {
+            *original.get_mut(position as usize).ok_or(Mismatch)? = value;
+        }
+        Ok(original)
+    }
+
+    fn permutation(&mut self, count: usize) -> Result<Vec<u32>, Mismatch> {
+        if count <= MAX_RANKED {
+            let bytes = self.bytes(rank_bytes(count))?;
+            let mut rank = [0; 8];
+            rank[..bytes.len()].copy_from_slice(bytes);
+            return Ok(unrank(u64::from_le_bytes(rank), count));
+        }
+        let bytes = self.bytes(count * 2)?;
+        Ok(bytes.chunks_exact(2).map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]]))).collect())
+    }
+
+    /// The kind of the hint for the current node, if there is one. Its payload is next in `hints`.
+    fn take(&mut self) -> Result<Option<u64>, Mismatch> {
+        match self.pending {
+            Some((node, kind)) if node == self.node => Ok(Some(kind)),
+            Some((node, _)) if node < self.node => Err(Mismatch),
+            _ => Ok(None),
+        }
+    }
+
+    fn advance(&mut self, from: u64) -> Result<(), Mismatch> {
+        if self.hints.is_empty() {
+            self.pending = None;
+            return Ok(());
+        }
+        let head = prost::encoding::decode_varint(&mut self.hints).map_err(|_| Mismatch)?;
+        self.pending = Some((from + (head >> 3), head & 7));
+        Ok(())
+    }
+
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Mismatch> {
+        let (head, rest) = self.hints.split_at_checked(count).ok_or(Mismatch)?;
+        self.hints = rest;
+        Ok(head)
+    }
+
+    fn message<M: prost::Message + Default>(&mut self) -> Result<M, Mismatch> {
+        M::decode_length_delimited(&mut self.hints).map_err(|_| Mismatch)
+    }
+}
+
+/// Appends a JSON string. NUL, which jsonb refuses, becomes U+FFFD. Returns whether the string is exact.
+fn write_string(json: &mut Vec<u8>, text: &str) -> bool {
+    json.push(b'"');
+    let mut exact = true;
+    let bytes = text.as_bytes();
+    let mut start = 0;
+    for (i, &byte) in bytes.iter().enumerate() {
+        let escape: &[u8] = match byte {
+            b'"' => b"\\\"",
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            b'\r' => b"\\r",
+            b'\t' => b"\\t",
+            0 => {
+                exact = false;
+                "\u{fffd}".as_bytes()
+            }
+            1..0x20 => {
+                json.extend_from_slice(&bytes[start..i]);
+                json.extend_from_slice(format!("\\u{byte:04x}").as_bytes());
+                start = i + 1;
+                continue;
+            }
+            _ => continue,
+        };
+        json.extend_from_slice(&bytes[start..i]);
+        json.extend_from_slice(escape);
+        start = i + 1;
+    }
+    json.extend_from_slice(&bytes[start..]);
+    json.push(b'"');
+    exact
+}
+
+/// Bytes that a rank of `count` keys needs.
+fn rank_bytes(count: usize) -> usize {
+    let highest = (2..=count as u64).product::<u64>().saturating_sub(1);
+    (64 - highest.leading_zeros() as usize).div_ceil(8)
+}
+
+/// The number of a permutation in lexicographic order.
+fn rank(order: &[u32]) -> u64 {
+    let mut rank = 0;
+    for (i, position) in order.iter().enumerate() {
+        let smaller_later = order[i + 1..].iter().filter(|later| *later < position).count() as u64;
+        rank = rank * (order.len() - i) as u64 + smaller_later;
+    }
+    rank
+}
+
+/// The permutation with this number.
+fn unrank(mut rank: u64, count: usize) -> Vec<u32> {
+    let mut digits = vec![0; count];
+    for i in (0..count).rev() {
+        let base = (count - i) as u64;
+        digits[i] = (rank % base) as usize;
+        rank /= base;
+    }
+    let mut free: Vec<u32> = (0..count as u32).collect();
+    digits.into_iter().map(|digit| free.remove(digit)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! The model as callers see it: loaded from a directory, it turns texts into vectors.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use oneiric_otel::embed::{EmbedError, Embedder, EmbeddingModel};
+
+use crate::LoadError;
+use crate::chunk::{group, spread};
+use crate::config::Config;
+use crate::encoder::{Encoder, Workspace};
+use crate::tokens::Pieces;
+use crate::weights::WeightFile;
+
+/// The name under which [`MiniLm::load`] presents its vectors.
+pub const NAME: &str = "all-MiniLM-L6-v2";
+
+/// Texts that a thread tokenises at a time.
+const TEXTS_PER_TURN: usize = 32;
+
+/// A sentence-embedding model of the BERT family, in memory.
+///
+/// Takes some 90 MB for all-MiniLM-L6-v2, and 7 MB more per thread once it has worked. Texts are cut after 256 word pieces,
+/// as sentence-transformers does for this model; vectors are the mean over the pieces, scaled to length 1.
+///
+/// The same text gives the same bits on the same machine, whatever else is in the call and whatever the number of
+/// threads. Between machines with other vector instructions the last bits differ.
+pub struct MiniLm {
+    identity: EmbeddingModel,
+    pieces: Pieces,
+    encoder: Encoder,
+    threads: usize,
+    idle: Mutex<Vec<Workspace>>,
+}
+
+impl MiniLm {
+    /// Loads all-MiniLM-L6-v2 from a directory with `model.safetensors`, `tokenizer.json` and `config.json`. It works on
+    /// one thread until [`MiniLm::with_threads`] says otherwise.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the model has another architecture or other sizes.
+    pub fn load(dir: &Path) -> Result<Self, LoadError> {
+        let path = dir.join("config.json");
+        let config = Config::load(&path)?;
+        let found = (config.layers, config.hidden, config.heads);
+        if found != (6, 384, 12) {
+            let reason = format!("it has (layers, hidden size, heads) {found:?}, {NAME} has (6, 384, 12)");
+            return Err(LoadError::Unsupported { path, reason });
+        }
+        Self::load_shape(dir, NAME, config)
+    }
+
+    /// Loads another model of the BERT family that takes the mean over word pieces as its vector, and presents its
+    /// vectors as those of `name`.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or the model has another architecture.
+    pub fn load_as(dir: &Path, name: &str) -> Result<Self, LoadError> {
+        Self::load_shape(dir, name, Config::load(&dir.join("config.json"))?)
+    }
+
+    fn load_shape(dir: &Path, name: &str, config: Config) -> Result<Self, LoadError> {
+        let (pieces, encoder) = thread::scope(|scope| {
+            let pieces = scope.spawn(|| Pieces::load(&dir.join("tokenizer.json"), &config));
+            let encoder = WeightFile::open(&dir.join("model.safetensors"))
+                .and_then(|mut file| Encoder::load(config.clone(), &mut file));
+            let pieces = pieces.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            (pieces, encoder)
+        });
+        let (pieces, encoder) = (pieces?, encoder?);
+        let identity =
+            EmbeddingModel { name: name.to_owned(), dimension: encoder.dimension(), precision: "f32".to_owned() };
+        Ok(Self { identity, pieces, encoder, threads: 1, idle: Mutex::default() })
+    }
+
+    /// Lets each call work on up to `threads` threads, at least one. A single text always takes one.
+    #[must_use]
+    pub fn with_threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    fn tokenise(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, EmbedError> {
+        let turns: Vec<_> = texts.chunks(TEXTS_PER_TURN).collect();
+        let done = spread(turns.len(), self.threads, |turn| {
+            turns[turn].iter().map(|text| self.pieces.encode(text)).collect::<Result<Vec<_>, _>>()
+        });
+        let mut all = Vec::with_capacity(texts.len());
+        for turn in done {
+            all.extend(turn.map_err(|reason| self.error(reason))?);
+        }
+        Ok(all)
+    }
+
+    fn run(&self, texts: &[&[u32]]) -> Vec<Vec<f32>> {
+        let mut workspace = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let vectors = self.encoder.run(texts, &mut workspace);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        // Calls from many threads at once must not leave their memory behind for ever.
+        if idle.len() < self.threads {
+            idle.push(workspace);
+        }
+        vectors
+    }
+
+    fn error(&self, reason: String) -> EmbedError {
+        EmbedError { model: self.identity.name.clone(), reason }
+    }
+}
+
+impl Embedder for MiniLm {
+    fn model(&self) -> &EmbeddingModel {
+        &self.identity
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let pieces = self.tokenise(texts)?;
+        let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
+        let chunks = group(&lengths, self.threads);
+        let done = spread(chunks.len(), self.threads, |chunk| {
+            let chunk: Vec<&[u32]> = chunks[chunk].iter().map(|&text| pieces[text].as_slice()).collect();
+            self.run(&chunk)
+        });
+
+        let mut vectors = vec![Vec::new(); texts.len()];
+        for (texts, chunk) in chunks.iter().zip(done) {
+            for (&text, vector) in texts.iter().zip(chunk) {
+                if !vector.iter().all(|value| value.is_finite()) {
+                    return Err(self.error(format!(
+                        "text {text} of the call gave a vector that is not finite; model.safetensors is damaged"
+                    )));
+                }
+                vectors[text] = vector;
+            }
+        }
+        Ok(vectors)
+    }
+
+    fn token_count(&self, text: &str) -> usize {
+        // A text that cannot be tokenised fails when it is embedded; until then it counts as a long one.
+        self.pieces.encode(text).map_or(self.pieces.longest(), |pieces| pieces.len())
+    }
+}
+
+impl fmt::Debug for MiniLm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MiniLm").field("identity", &self.identity).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,136 @@
+//! The real model against the vectors that sentence-transformers gives for the same texts.
+//!
+//! The expected vectors are committed; `scripts/embedding-fixture.py` makes them anew.
+
+#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
+
+mod model;
+
+use model::{fixture_texts, fixture_vectors, minilm};
+use oneiric_otel::embed::Embedder;
+
+fn cosine(left: &[f32], right: &[f32]) -> f64 {
+    left.iter().zip(right).map(|(l, r)| f64::from(*l) * f64::from(*r)).sum()
+}
+
+#[test]
+fn vectors_agree_with_sentence_transformers() {
+    let texts = fixture_texts();
+    let expected = fixture_vectors();
+    assert_eq!((texts.len(), expected.len()), (200, 200));
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+
+    let vectors = minilm().with_threads(2).embed(&texts).unwrap();
+
+    let mut worst = (1.0, 0.0_f32);
+    for ((text, vector), expected) in texts.iter().zip(&vectors).zip(&expected) {
+        assert_eq!(vector.len(), 384);
+        let cosine = cosine(vector, expected);
+        let difference = vector.iter().zip(expected).map(|(v, e)| (v - e).abs()).fold(0.0, f32::max);
+        assert!(cosine >= 0.999_99, "cosine {cosine} for {text:?}");
+        assert!(difference <= 1e-6, "largest difference {difference:e} for {text:?}");
+        worst = (cosine.min(worst.0), difference.max(worst.1));
+    }
+    // Shown when the test fails or runs with --nocapture, for the record of how much room is left.
+    eprintln!("least cosine {:.9}, largest difference {:e}", worst.0, worst.1);
+}
+
+#[test]
+fn a_text_has_the_same_bits_in_every_company() {
+    let texts = fixture_texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let one = minilm();
+    let alone: Vec<Vec<f32>> = texts.iter().map(|text| one.embed(&[text]).unwrap().remove(0)).collect();
+
+    let together = one.embed(&texts).unwrap();
+    let reversed: Vec<&str> = texts.iter().rev().copied().collect();
+    let mut backwards = one.embed(&reversed).unwrap();
+    backwards.reverse();
+    let in_sevens: Vec<Vec<f32>> = texts.chunks(7).flat_map(|some| one.embed(some).unwrap()).collect();
+    let two = one.with_threads(2);
+    let by_two = two.embed(&texts).unwrap();
+    let three = two.with_threads(3);
+    let by_three = three.embed(&texts).unwrap();
+
+    for (name, vectors) in [
+        ("together", together),
+        ("backwards", backwards),
+        ("in sevens", in_sevens),
+        ("by two threads", by_two),
+        ("by three threads", by_three),
+    ] {
+        for ((text, alone), vector) in texts.iter().zip(&alone).zip(&vectors) {
+            let same = alone.iter().zip(vector).all(|(a, v)| a.to_bits() == v.to_bits());
+            assert!(same, "{name}: other bits for {text:?}");
+        }
+    }
+}
+
+#[test]
+fn every_vector_has_length_one() {
+    let model = minilm();
+    for text in ["", " ", "\u{0}", "error", &"many words ".repeat(2000)] {
+        let vectors = model.embed(&[text]).unwrap();
+        let length = cosine(&vectors[0], &vectors[0]).sqrt();
+        assert!((length - 1.0).abs() < 1e-6, "{length}");
+    }
+}
+
+#[test]
+fn no_text_gives_no_vector() {
+    assert!(minilm().embed(&[]).unwrap().is_empty());
+}
+
+#[test]
+fn meaning_is_nearer_than_words() {
+    let model = minilm();
+    let vectors = model
+        .embed(&[
+            "payment failed because the database connection timed out",
+            "could not charge the card: no answer from postgres in time",
+            "payment page redesigned with a new connection of colours",
+        ])
+        .unwrap();
+    assert!(cosine(&vectors[0], &vectors[1]) > cosine(&vectors[0], &vectors[2]));
+}
+
+#[test]
+fn many_callers_at_once_get_the_same_answer() {
+    let model = minilm();
+    let alone = model.embed(&["a shared model"]).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    assert_eq!(model.embed(&["a shared model"]).unwrap(), alone);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn tokens_are_counted_up_to_the_longest_input() {
+    let model = minilm();
+    assert_eq!(model.token_count(""), 2);
+    assert_eq!(model.token_count("hello world"), 4);
+    assert_eq!(model.token_count(&"word ".repeat(253)), 255);
+    assert_eq!(model.token_count(&"word ".repeat(254)), 256);
+    assert_eq!(model.token_count(&"word ".repeat(100_000)), 256);
+    assert_eq!(model.token_count(&"数据".repeat(1000)), 256);
+}
+
+#[test]
+fn what_lies_beyond_the_longest_input_does_not_change_the_vector() {
+    let model = minilm();
+    for start in ["word ".repeat(300), "a,b-".repeat(200), "[MASK] é ".repeat(260)] {
+        let longer = format!("{start}{}", "other words [SEP] entirely ".repeat(500));
+        assert_eq!(model.embed(&[&start]).unwrap(), model.embed(&[&longer]).unwrap());
+    }
+}
+
+#[test]
+fn the_model_says_what_it_is() {
+    let model = minilm();
+    assert_eq!(model.model().to_string(), "all-MiniLM-L6-v2 (f32, 384 dimensions)");
+}

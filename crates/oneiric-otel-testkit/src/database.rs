@@ -141,7 +141,7 @@ pub(crate) async fn sweep(server_url: &str) -> Result<()> {
     let rows = client.query("select datname::text from pg_database", &[]).await?;
     for row in rows {
         let name: String = row.try_get(0)?;
-        if Owner::of_database(&name).is_some_and(|owner| owner.is_gone()) {
+        if Owner::of_database(&name).is_some_and(Owner::is_gone) {
             // Another process may be sweeping too: whoever comes second fails, harmlessly.
             drop(client.batch_execute(&format!("drop database if exists {name} with (force)")).await);
         }

@@ -3,9 +3,17 @@
 //! Everything here drives real components; nothing is simulated. This crate must not know how oneiric-otel stores or
 //! finds anything: it sees a PostgreSQL from outside, and OTLP on the wire.
 
+pub mod data;
 pub mod database;
+pub mod nezha;
+mod otlp;
 mod owner;
+pub mod python;
+#[cfg(test)]
+mod receiver;
+pub mod send;
 mod server;
+pub mod who_and_when;
 
 pub use database::TestDatabase;
 pub use server::Version;

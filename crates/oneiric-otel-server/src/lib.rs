@@ -1,1 +1,22 @@
-//! .
+//! The server of oneiric-otel: OTLP over gRPC and HTTP in, promises out.
+//!
+//! ```text
+//! grpc_addr ─┐                 ┌ grpc ┐
+//!            ├─▶ connection ─▶ receiver ├─▶ body: sized, budgeted, decompressed ─▶ oneiric_otel::pipeline::Ingest
+//! http_addr ─┘                 └ http ┘
+//! api_addr  ───▶ connection ─▶ /healthz, /readyz
+//! ```
+//!
+//! This crate owns sockets, protocol and limits. It looks into no request: the bytes of a message go to
+//! [`oneiric_otel::pipeline::Ingest`] undecoded, and what comes back is translated to both protocols in one place.
+
+mod address;
+mod api;
+mod connection;
+mod options;
+mod receivers;
+mod server;
+
+pub use api::Readiness;
+pub use options::ServerOptions;
+pub use server::{BoundServer, Server, ServerError};

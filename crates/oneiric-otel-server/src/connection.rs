@@ -1,0 +1,157 @@
+//! Accepts connections and speaks HTTP/1.1 or HTTP/2 on them until told to stop. Knows nothing of what is served.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Answers requests. Cheap to clone.
+pub(crate) trait Respond: Clone + Send + Sync + 'static {
+    /// What it answers with.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + 'static;
+
+    /// Answers `request`; errors are answers too.
+    fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
+}
+
+/// Requests of one HTTP/2 connection at a time.
+const MAX_CONCURRENT_STREAMS: u32 = 256;
+
+/// Bytes the sender of one HTTP/2 stream, and of one connection, may have under way before they are read. They are what
+/// an unread request can cost, outside the budget of requests in flight.
+const WINDOW_BYTES: u32 = 1 << 20;
+
+/// Bytes of the head of an HTTP/2 request.
+const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;
+
+/// Bytes of an HTTP/1.1 connection's read buffer; bounds the head of a request.
+const READ_BUFFER_BYTES: usize = 256 << 10;
+
+/// How often a silent HTTP/2 peer is asked whether it lives, and how long it may think about it.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long to wait before accepting again when the process has no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What connections of a listener have in common.
+#[derive(Clone)]
+pub(crate) struct Connections {
+    /// One permit per open connection.
+    pub(crate) permits: Arc<Semaphore>,
+    /// See [`crate::ServerOptions::idle_timeout`].
+    pub(crate) idle_timeout: Duration,
+    /// No new connections and requests from here on; those under way are finished.
+    pub(crate) stop: CancellationToken,
+    /// Connections still open are cut.
+    pub(crate) cut: CancellationToken,
+    /// The connections.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Connections {
+    /// Accepts connections until `stop`.
+    pub(crate) async fn accept<R: Respond>(self, listener: TcpListener, responder: R) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                accepted = self.accept_one(&listener) => accepted,
+            };
+            match accepted {
+                Ok((stream, permit)) => {
+                    let connection = self.clone().serve(stream, responder.clone(), permit);
+                    self.tasks.spawn(connection);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The permit comes first: a connection beyond the limit stays in the kernel's queue.
+    async fn accept_one(&self, listener: &TcpListener) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(std::io::Error::other)?;
+        let (stream, _) = listener.accept().await?;
+        Ok((stream, permit))
+    }
+
+    async fn serve<R: Respond>(self, stream: TcpStream, responder: R, _permit: OwnedSemaphorePermit) {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "connection lost before its first byte");
+            return;
+        }
+        let spoken = Arc::new(AtomicBool::new(false));
+        let service = {
+            let spoken = Arc::clone(&spoken);
+            service_fn(move |request| {
+                spoken.store(true, Ordering::Relaxed);
+                let responder = responder.clone();
+                async move { Ok::<_, Infallible>(responder.respond(request).await) }
+            })
+        };
+        let builder = builder(self.idle_timeout);
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        // Until a connection has told which version it speaks, no timeout of the protocol applies to it.
+        let mut silence = pin!(tokio::time::sleep(self.idle_timeout));
+        let mut silence_over = false;
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                outcome = connection.as_mut() => {
+                    if let Err(error) = outcome {
+                        tracing::debug!(error = &*error, "connection ended");
+                    }
+                    return;
+                }
+                () = self.cut.cancelled() => return,
+                () = self.stop.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = silence.as_mut(), if !silence_over => {
+                    if !spoken.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    silence_over = true;
+                }
+            }
+        }
+    }
+}
+
+fn builder(idle_timeout: Duration) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(idle_timeout)
+        .max_buf_size(READ_BUFFER_BYTES)
+        // A sender may close its half once it has written: it still reads the answer.
+        .half_close(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}

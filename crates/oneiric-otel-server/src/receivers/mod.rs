@@ -1,0 +1,97 @@
+//! OTLP receivers: gRPC and HTTP on any listener, told apart by content type.
+//!
+//! A receiver reads a request within its limits, hands the bytes of its message over undecoded and answers in the
+//! protocol and encoding of the request. What is acknowledged is what [`Ingest::submit`] promised, no more.
+
+mod admission;
+mod body;
+mod compression;
+mod grpc;
+mod http;
+mod reply;
+mod status;
+
+use std::sync::Arc;
+
+use ::http::header;
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use hyper::{Request as HttpRequest, Response};
+use oneiric_otel::otlp::{Encoding, Signal};
+use oneiric_otel::pipeline::{Accepted, Ingest, Request};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use self::admission::{Admission, Reservation};
+use self::body::BodyLimits;
+use self::reply::Reply;
+use self::status::Failure;
+use crate::ServerOptions;
+use crate::connection::Respond;
+
+/// Answers OTLP requests of both protocols. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Receiver {
+    ingest: Ingest,
+    limits: Arc<BodyLimits>,
+    tasks: TaskTracker,
+}
+
+impl Receiver {
+    /// Work that outlives its request runs in `tasks`.
+    pub(crate) fn new(options: &ServerOptions, ingest: Ingest, tasks: TaskTracker) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let limits = BodyLimits {
+            max_bytes: options.max_request_bytes,
+            timeout: options.body_timeout,
+            admission: Admission::new(options.max_in_flight_bytes, options.admission_wait),
+            inflating: Semaphore::new(cores),
+        };
+        Self { ingest, limits: Arc::new(limits), tasks }
+    }
+
+    /// Stores a message. Once begun this is finished even if the sender goes away: it will send the same again, and
+    /// under load an unfinished write for every impatient sender would leave no time for any write to finish.
+    async fn submit(
+        &self,
+        signal: Signal,
+        encoding: Encoding,
+        body: Bytes,
+        reservation: Reservation,
+    ) -> Result<Accepted, Failure> {
+        let ingest = self.ingest.clone();
+        let task = self.tasks.spawn(async move {
+            let outcome = ingest.submit(Request { signal, encoding, body }).await;
+            drop(reservation);
+            outcome
+        });
+        match task.await {
+            Ok(outcome) => Ok(outcome?),
+            Err(error) => {
+                tracing::error!(%error, "storing a request failed");
+                Err(Failure::Internal)
+            }
+        }
+    }
+}
+
+impl Respond for Receiver {
+    type Body = Reply;
+
+    async fn respond(&self, request: HttpRequest<Incoming>) -> Response<Reply> {
+        let (head, mut incoming) = request.into_parts();
+        let is_grpc = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let response = if is_grpc {
+            grpc::respond(self, &head, &mut incoming).await
+        } else {
+            http::respond(self, &head, &mut incoming).await
+        };
+        if !incoming.is_end_stream() {
+            self.tasks.spawn(body::discard(incoming, self.limits.max_bytes));
+        }
+        response
+    }
+}

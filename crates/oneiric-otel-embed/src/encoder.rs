@@ -55,7 +55,7 @@ pub(crate) struct Workspace {
 
 impl Encoder {
     /// Reads and prepares the weights of a model of the given shape.
-    pub(crate) fn load(config: Config, file: &mut WeightFile) -> Result<Self, LoadError> {
+    pub(crate) fn load(config: &Config, file: &mut WeightFile) -> Result<Self, LoadError> {
         let hidden = config.hidden;
         let pieces = file.read("embeddings.word_embeddings.weight", &[config.vocabulary, hidden])?;
         let mut positions = file.read_rows(
@@ -63,16 +63,15 @@ impl Encoder {
             &[config.positions, hidden],
             config.longest_input(),
         )?;
-        let token_type =
-            file.read_rows("embeddings.token_type_embeddings.weight", &[config.token_types, hidden], 1)?;
+        let token_type = file.read_rows("embeddings.token_type_embeddings.weight", &[config.token_types, hidden], 1)?;
         for row in positions.chunks_exact_mut(hidden) {
             for (value, added) in row.iter_mut().zip(&token_type) {
                 *value += added;
             }
         }
-        let norm = Norm::load(file, "embeddings.LayerNorm", &config)?;
-        let layers = (0..config.layers).map(|index| Layer::load(file, index, &config)).collect::<Result<_, _>>()?;
-        Ok(Self { config, pieces, positions, norm, layers })
+        let norm = Norm::load(file, "embeddings.LayerNorm", config)?;
+        let layers = (0..config.layers).map(|index| Layer::load(file, index, config)).collect::<Result<_, _>>()?;
+        Ok(Self { config: config.clone(), pieces, positions, norm, layers })
     }
 
     /// Components of a vector.

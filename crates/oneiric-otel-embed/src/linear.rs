@@ -67,7 +67,13 @@ impl Linear {
                     Before::Add,
                     1.0,
                     Matrix { data: &input[start..], rows, columns: depth, row_step: self.inputs, column_step: 1 },
-                    Matrix { data: &panel[start * width..], rows: depth, columns: width, row_step: width, column_step: 1 },
+                    Matrix {
+                        data: &panel[start * width..],
+                        rows: depth,
+                        columns: width,
+                        row_step: width,
+                        column_step: 1,
+                    },
                 );
             }
         }

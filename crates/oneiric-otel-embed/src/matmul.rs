@@ -44,10 +44,11 @@ pub(crate) enum Before {
 /// When the sizes do not fit together, a matrix reaches beyond its slice, or rows of `out` overlap: errors in this crate,
 /// which must not become memory errors.
 pub(crate) fn multiply(out: MatrixMut<'_>, before: Before, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
-    let (rows, columns, depth) = (out.rows, out.columns, left.columns);
+    let MatrixMut { data, rows, columns, row_step } = out;
+    let depth = left.columns;
     assert!(left.rows == rows && right.columns == columns && right.rows == depth, "sizes do not fit");
-    assert!(reach(rows, columns, out.row_step, 1) <= out.data.len(), "result reaches beyond its slice");
-    assert!(rows <= 1 || out.row_step >= columns, "rows of the result overlap");
+    assert!(reach(rows, columns, row_step, 1) <= data.len(), "result reaches beyond its slice");
+    assert!(rows <= 1 || row_step >= columns, "rows of the result overlap");
     assert!(reach(rows, depth, left.row_step, left.column_step) <= left.data.len(), "left reaches beyond its slice");
     assert!(
         reach(depth, columns, right.row_step, right.column_step) <= right.data.len(),
@@ -63,9 +64,9 @@ pub(crate) fn multiply(out: MatrixMut<'_>, before: Before, scale: f32, left: Mat
             rows,
             columns,
             depth,
-            out.data.as_mut_ptr(),
+            data.as_mut_ptr(),
             1,
-            out.row_step as isize,
+            row_step as isize,
             before == Before::Add,
             left.data.as_ptr(),
             left.column_step as isize,

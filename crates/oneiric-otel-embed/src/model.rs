@@ -49,7 +49,7 @@ impl MiniLm {
             let reason = format!("it has (layers, hidden size, heads) {found:?}, {NAME} has (6, 384, 12)");
             return Err(LoadError::Unsupported { path, reason });
         }
-        Self::load_shape(dir, NAME, config)
+        Self::load_shape(dir, NAME, &config)
     }
 
     /// Loads another model of the BERT family that takes the mean over word pieces as its vector, and presents its
@@ -58,14 +58,14 @@ impl MiniLm {
     /// # Errors
     /// When a file is missing or damaged, or the model has another architecture.
     pub fn load_as(dir: &Path, name: &str) -> Result<Self, LoadError> {
-        Self::load_shape(dir, name, Config::load(&dir.join("config.json"))?)
+        Self::load_shape(dir, name, &Config::load(&dir.join("config.json"))?)
     }
 
-    fn load_shape(dir: &Path, name: &str, config: Config) -> Result<Self, LoadError> {
+    fn load_shape(dir: &Path, name: &str, config: &Config) -> Result<Self, LoadError> {
         let (pieces, encoder) = thread::scope(|scope| {
-            let pieces = scope.spawn(|| Pieces::load(&dir.join("tokenizer.json"), &config));
-            let encoder = WeightFile::open(&dir.join("model.safetensors"))
-                .and_then(|mut file| Encoder::load(config.clone(), &mut file));
+            let pieces = scope.spawn(|| Pieces::load(&dir.join("tokenizer.json"), config));
+            let encoder =
+                WeightFile::open(&dir.join("model.safetensors")).and_then(|mut file| Encoder::load(config, &mut file));
             let pieces = pieces.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (pieces, encoder)
         });
@@ -146,6 +146,9 @@ impl Embedder for MiniLm {
 
 impl fmt::Debug for MiniLm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MiniLm").field("identity", &self.identity).field("threads", &self.threads).finish_non_exhaustive()
+        f.debug_struct("MiniLm")
+            .field("identity", &self.identity)
+            .field("threads", &self.threads)
+            .finish_non_exhaustive()
     }
 }

@@ -4,7 +4,10 @@
 //! compiled for several instruction sets and picks one at run time. Sums run in [`LANES`] interleaved parts, so their
 //! order, and with it every bit, depends on the length of a row alone.
 
-#![expect(clippy::inline_always, reason = "a loop gets the wide instructions only inside the function compiled for them")]
+#![expect(
+    clippy::inline_always,
+    reason = "a loop gets the wide instructions only inside the function compiled for them"
+)]
 
 use pulp::Arch;
 
@@ -159,7 +162,7 @@ fn erf(x: f32) -> f32 {
     p = p * u + 3.765_621_2e-3;
     p = p * u + 5.274_873_6e-2;
     p = p * u + 0.190_406_55;
-    p = p * u + 1.128_379_1;
+    p = p * u + std::f32::consts::FRAC_2_SQRT_PI;
     let mut q = 3.809_174e-5;
     q = q * u + 1.162_536_8e-3;
     q = q * u + 1.496_922_5e-2;

@@ -41,7 +41,9 @@ impl WeightFile {
         file.read_exact(&mut length).map_err(unreadable)?;
         let header_length = u64::from_le_bytes(length);
         if header_length > LONGEST_HEADER.min(actual - LENGTH_FIELD) {
-            return Err(damaged(format!("not a safetensors file, or cut short: it announces a header of {header_length} bytes")));
+            return Err(damaged(format!(
+                "not a safetensors file, or cut short: it announces a header of {header_length} bytes"
+            )));
         }
         let mut header = vec![0; header_length as usize];
         file.read_exact(&mut header).map_err(unreadable)?;
@@ -82,7 +84,7 @@ impl WeightFile {
     fn read_floats(&mut self, start: u64, count: usize) -> io::Result<Vec<f32>> {
         self.file.seek(SeekFrom::Start(start))?;
         let mut floats = Vec::with_capacity(count);
-        let mut bytes = [0; 32 << 10];
+        let mut bytes = [0; 16 << 10];
         while floats.len() < count {
             let wanted = bytes.len().min((count - floats.len()) * 4);
             self.file.read_exact(&mut bytes[..wanted])?;

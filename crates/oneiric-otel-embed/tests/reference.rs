@@ -3,6 +3,7 @@
 //! The expected vectors are committed; `scripts/embedding-fixture.py` makes them anew.
 
 #![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
+#![expect(clippy::print_stderr, reason = "a test leaves the measured distance in its record")]
 
 mod model;
 
@@ -38,27 +39,20 @@ fn vectors_agree_with_sentence_transformers() {
 #[test]
 fn a_text_has_the_same_bits_in_every_company() {
     let texts = fixture_texts();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    // Some of the texts: all lengths and scripts, in a fraction of the time.
+    let texts: Vec<&str> = texts.iter().step_by(4).map(String::as_str).collect();
     let one = minilm();
     let alone: Vec<Vec<f32>> = texts.iter().map(|text| one.embed(&[text]).unwrap().remove(0)).collect();
 
     let together = one.embed(&texts).unwrap();
-    let reversed: Vec<&str> = texts.iter().rev().copied().collect();
-    let mut backwards = one.embed(&reversed).unwrap();
-    backwards.reverse();
     let in_sevens: Vec<Vec<f32>> = texts.chunks(7).flat_map(|some| one.embed(some).unwrap()).collect();
-    let two = one.with_threads(2);
-    let by_two = two.embed(&texts).unwrap();
-    let three = two.with_threads(3);
-    let by_three = three.embed(&texts).unwrap();
+    let three = minilm().with_threads(3);
+    let reversed: Vec<&str> = texts.iter().rev().copied().collect();
+    let mut by_three = three.embed(&reversed).unwrap();
+    by_three.reverse();
 
-    for (name, vectors) in [
-        ("together", together),
-        ("backwards", backwards),
-        ("in sevens", in_sevens),
-        ("by two threads", by_two),
-        ("by three threads", by_three),
-    ] {
+    for (name, vectors) in [("together", together), ("in sevens", in_sevens), ("backwards, by three threads", by_three)]
+    {
         for ((text, alone), vector) in texts.iter().zip(&alone).zip(&vectors) {
             let same = alone.iter().zip(vector).all(|(a, v)| a.to_bits() == v.to_bits());
             assert!(same, "{name}: other bits for {text:?}");
@@ -79,19 +73,6 @@ fn every_vector_has_length_one() {
 #[test]
 fn no_text_gives_no_vector() {
     assert!(minilm().embed(&[]).unwrap().is_empty());
-}
-
-#[test]
-fn meaning_is_nearer_than_words() {
-    let model = minilm();
-    let vectors = model
-        .embed(&[
-            "payment failed because the database connection timed out",
-            "could not charge the card: no answer from postgres in time",
-            "payment page redesigned with a new connection of colours",
-        ])
-        .unwrap();
-    assert!(cosine(&vectors[0], &vectors[1]) > cosine(&vectors[0], &vectors[2]));
 }
 
 #[test]

@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 
 use oneiric_otel_embed::MiniLm;
+use oneiric_otel_parts::{Parts, Silent};
 
 /// The directory of the real model.
 pub(crate) fn model_dir() -> PathBuf {
-    PathBuf::from(std::env::var_os("MINILM_DIR").unwrap())
+    Parts::open_default().unwrap().minilm(&Silent).unwrap()
 }
 
 /// The real model.

@@ -69,15 +69,12 @@ impl Cache {
             .write(true)
             .open(&lock_path)
             .map_err(PartsError::io("open", &lock_path))?;
-        take_lock(&lock_file, part, progress).map_err(PartsError::io("lock", &lock_path))?;
+        let _held = Lock::take(lock_file, part, progress).map_err(PartsError::io("lock", &lock_path))?;
         // Whoever held the lock before may have done the work.
         if let Some(dir) = self.find(part) {
             return Ok(dir);
         }
-        let installed = self.install(part, &pip, progress);
-        // Closing the file is what frees the lock.
-        drop(lock_file);
-        installed
+        self.install(part, &pip, progress)
     }
 
     /// Fetches, verifies and unpacks. The caller holds the lock.
@@ -131,16 +128,33 @@ impl Cache {
     }
 }
 
-/// Waits for the lock, and says so if it has to. It is held until the file is closed or the process dies.
-fn take_lock(file: &fs::File, part: &Part, progress: &dyn Progress) -> io::Result<()> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Err(Errno::WOULDBLOCK) => {}
-        other => return Ok(other?),
+/// The right to install one part. It ends when this is dropped or the process dies.
+struct Lock(fs::File);
+
+impl Lock {
+    /// Waits for the lock, and says so if it has to.
+    fn take(file: fs::File, part: &Part, progress: &dyn Progress) -> io::Result<Self> {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Self(file)),
+            Err(Errno::WOULDBLOCK) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        progress.begin(&format!("waiting for another process that is installing {}", part.title()), None);
+        let taken = retry_on_intr(|| flock(&file, FlockOperation::LockExclusive));
+        progress.finish();
+        taken?;
+        Ok(Self(file))
     }
-    progress.begin(&format!("waiting for another process that is installing {}", part.title()), None);
-    let taken = retry_on_intr(|| flock(file, FlockOperation::LockExclusive));
-    progress.finish();
-    Ok(taken?)
+}
+
+impl Drop for Lock {
+    /// Closing the file would not be enough: another thread may just be starting a program, and until that runs, it
+    /// has a copy of everything that is open here.
+    fn drop(&mut self) {
+        if let Err(errno) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::debug!(%errno, "cannot unlock");
+        }
+    }
 }
 
 /// Creates a directory and what is missing above it, passable for everyone whatever the umask: parts are public, and

@@ -152,7 +152,7 @@ fn start_again(test: &str, dir: &Path) -> Child {
 
 /// Waits for a condition that another process or thread is about to make true.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while !condition() {
         assert!(Instant::now() < deadline, "gave up waiting: {what}");
         std::thread::sleep(Duration::from_millis(10));

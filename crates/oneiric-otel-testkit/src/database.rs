@@ -4,7 +4,7 @@
 //! end of the test, after a panic too. What a killed test run leaves behind is dropped by the next one.
 //!
 //! The server is the one that `ONEIRIC_OTEL_TEST_DATABASE_URL` names (the role must be allowed to create databases);
-//! without the variable it is a private one that all test processes of this user share (see [`crate::server`]).
+//! without the variable it is a private one that all test processes of this user share and that stops after the last.
 //!
 //! This module must not know which tables a test makes.
 

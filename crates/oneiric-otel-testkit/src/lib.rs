@@ -5,6 +5,7 @@
 
 pub mod data;
 pub mod database;
+mod embedded;
 pub mod nezha;
 mod otlp;
 mod owner;

@@ -64,11 +64,14 @@ pub fn logs(dir: &Path) -> impl Iterator<Item = Result<Bytes>> + Send + use<> {
     convert::<LogBatch>(dir, "logs.tar.zst", LOG_HEADER, read_log)
 }
 
+/// What a row says: where it comes from, and the record.
+type Row<B> = (<B as Batch>::Source, <B as Batch>::Record);
+
 fn convert<B: Batch>(
     dir: &Path,
     archive: &str,
     header: &'static str,
-    read: fn(&str) -> Result<(B::Source, B::Record)>,
+    read: fn(&str) -> Result<Row<B>>,
 ) -> std::sync::mpsc::IntoIter<Result<Bytes>> {
     let path = dir.join(archive);
     let (sender, receiver): (_, Receiver<Result<Bytes>>) = sync_channel(AHEAD);
@@ -84,7 +87,7 @@ fn convert<B: Batch>(
 fn send_requests<B: Batch>(
     path: &Path,
     header: &str,
-    read: fn(&str) -> Result<(B::Source, B::Record)>,
+    read: fn(&str) -> Result<Row<B>>,
     sender: &SyncSender<Result<Bytes>>,
 ) -> Result<()> {
     let file = std::fs::File::open(path)?;

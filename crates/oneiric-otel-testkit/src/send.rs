@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long one request is tried.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(100);
 
 /// What the requests carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub struct SendStats {
 /// concurrency of 1 the order is kept.
 ///
 /// # Errors
-/// An error of `requests`; a status other than UNAVAILABLE; UNAVAILABLE, or no connection, for two minutes.
+/// An error of `requests`; a status other than UNAVAILABLE; UNAVAILABLE, or no connection, for 100 seconds.
 pub async fn send_grpc<I>(endpoint: &str, signal: Signal, requests: I, concurrency: usize) -> Result<SendStats>
 where
     I: IntoIterator<Item = Result<Bytes>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! The PostgreSQL server that test databases live on: one the environment names.
+//! The PostgreSQL server that test databases live on: one that the environment names, else the private one.
 //!
 //! Every process looks at each server once and drops the databases that dead test runs left there.
 
@@ -7,9 +7,10 @@ use std::env;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::database;
+use crate::embedded::Embedded;
 
 /// A version of PostgreSQL to test on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +34,8 @@ impl Version {
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     url: Arc<str>,
+    /// Holds on to the private server.
+    _embedded: Option<Arc<Embedded>>,
 }
 
 impl Server {
@@ -52,17 +55,19 @@ pub(crate) fn acquire(version: Version) -> Result<Server> {
     if let Some(server) = servers.get(&version) {
         return Ok(server.clone());
     }
-    let variable = version.url_variable();
-    let Some(url) = env::var(variable).ok().filter(|url| !url.is_empty()) else {
-        bail!("set {variable} to a PostgreSQL to test on");
+    let named = env::var(version.url_variable()).ok().filter(|url| !url.is_empty());
+    let server = if let Some(url) = named {
+        Server { url: url.into(), _embedded: None }
+    } else {
+        let embedded = Embedded::attach(version)?;
+        Server { url: embedded.url().into(), _embedded: Some(Arc::new(embedded)) }
     };
-    let server = Server { url: url.into() };
     // On a thread of its own: the caller may be inside a runtime, where another one must not be blocked on.
     let url = server.url.clone();
     std::thread::spawn(move || run_blocking(async move { database::sweep(&url).await }))
         .join()
         .map_err(|_panic| anyhow::anyhow!("the thread that drops abandoned databases panicked"))?
-        .with_context(|| format!("the test server of {variable}"))?;
+        .context("look at the databases on the test server")?;
     servers.insert(version, server.clone());
     Ok(server)
 }

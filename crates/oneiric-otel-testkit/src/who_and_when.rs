@@ -6,7 +6,8 @@
 //! run begins an hour after the one before. Ids are hashes of the run's file name and the message's number.
 //!
 //! Nothing that the annotators or the benchmark know is in the traces: not who failed nor where nor why, nor the right
-//! answer. That is in the [`labels`]; in three of them (14, 15, 59) the step is not one of the agent they blame. The texts contain benchmark questions: they must stay out of training data.
+//! answer. That is in the [`labels`]; in three of them (14, 15, 59) the step is not one of the agent they blame. The
+//! texts contain benchmark questions: they must stay out of training data.
 
 use std::path::{Path, PathBuf};
 

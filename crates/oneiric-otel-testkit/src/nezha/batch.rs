@@ -35,14 +35,14 @@ pub(super) trait Batch: Default {
 /// Records by source.
 struct Groups<S, R> {
     places: HashMap<S, usize>,
-    groups: Vec<(S, Vec<R>)>,
+    by_source: Vec<(S, Vec<R>)>,
     records: usize,
     bytes: usize,
 }
 
 impl<S, R> Default for Groups<S, R> {
     fn default() -> Self {
-        Self { places: HashMap::new(), groups: Vec::new(), records: 0, bytes: 0 }
+        Self { places: HashMap::new(), by_source: Vec::new(), records: 0, bytes: 0 }
     }
 }
 
@@ -52,11 +52,11 @@ impl<S: Eq + Hash + Clone, R: Message> Groups<S, R> {
         // Tag and length come to at most 5 bytes.
         self.bytes += record.encoded_len() + 5;
         if let Some(&place) = self.places.get(&source) {
-            self.groups[place].1.push(record);
+            self.by_source[place].1.push(record);
             return;
         }
-        self.places.insert(source.clone(), self.groups.len());
-        self.groups.push((source, vec![record]));
+        self.places.insert(source.clone(), self.by_source.len());
+        self.by_source.push((source, vec![record]));
     }
 
     fn is_full(&self) -> bool {
@@ -86,7 +86,7 @@ impl Batch for SpanBatch {
 
     fn encode(self) -> Bytes {
         let mut request = ExportTraceServiceRequest::default();
-        for (pod, spans) in self.0.groups {
+        for (pod, spans) in self.0.by_source {
             request.resource_spans.push(ResourceSpans {
                 resource: Some(resource(pod_attributes(&pod))),
                 scope_spans: vec![ScopeSpans { spans, ..ScopeSpans::default() }],
@@ -119,7 +119,7 @@ impl Batch for LogBatch {
 
     fn encode(self) -> Bytes {
         let mut request = ExportLogsServiceRequest::default();
-        for ([node, pod, container], log_records) in self.0.groups {
+        for ([node, pod, container], log_records) in self.0.by_source {
             let mut attributes = pod_attributes(&pod);
             attributes.push(attribute("k8s.node.name", node));
             attributes.push(attribute("k8s.container.name", container));

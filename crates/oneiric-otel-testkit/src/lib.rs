@@ -3,6 +3,7 @@
 //! Everything here drives real components; nothing is simulated. This crate must not know how oneiric-otel stores or
 //! finds anything: it sees a PostgreSQL from outside, and OTLP on the wire.
 
+pub mod arbitrary;
 pub mod data;
 pub mod database;
 mod embedded;

@@ -6,6 +6,7 @@
 
 pub mod canonical;
 mod envelope;
+pub mod file;
 pub mod json;
 pub mod point;
 pub mod protobuf;
@@ -117,3 +118,6 @@ pub struct Malformed {
     /// What is wrong, where, and what is accepted.
     pub reason: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,10 @@
 //! that nothing has looked into. Then each of these alone, so that an error stays with the record that has it: prost
 //! gives up a whole message at the first error, and an exporter that is told "malformed" drops the whole batch.
 //!
-//! Guaranteed: no input panics, a record is either in a group or counted as undecodable, and what protobuf allows for a
+//! Guaranteed: reading what was written gives the same records by their bits, -0.0 included; no input panics, a record is either in a group or counted as undecodable, and what protobuf allows for a
 //! field that occurs twice (merge a message, keep the last string) holds for envelopes too.
+
+mod exact;
 
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::{DecodeError, Message};
+
+pub use exact::{encode_metric, encode_point};
 
 use super::envelope::{self, Fault, Unread, UnreadResource, UnreadScope};
 use super::record::Record;
@@ -165,7 +169,7 @@ fn encode_resource_group<R: Record>(groups: &[Group<R>]) -> ResourceGroup {
         .iter()
         .map(|group| ScopeGroup {
             scope: group.scope.scope.iter().map(encode_message).collect(),
-            records: group.records.iter().map(encode_message).collect(),
+            records: group.records.iter().map(|record| record.to_protobuf().into()).collect(),
             schema_url: Bytes::copy_from_slice(group.scope.schema_url.as_bytes()),
         })
         .collect();

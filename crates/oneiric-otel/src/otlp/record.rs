@@ -4,15 +4,18 @@
 //! in the type of the record and in the names that JSON gives to the lists, so one generic decoder per encoding serves
 //! all three.
 
+use std::fmt::Debug;
+
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
+use super::canonical::Encode;
 use super::{Encoding, Signal, json, protobuf};
 
 /// A record of OTLP: [`Span`], [`Metric`] or [`LogRecord`].
-pub trait Record: prost::Message + json::Message + Clone {
+pub trait Record: prost::Message + json::Message + Encode + Clone + Debug + 'static {
     /// The signal that carries this record.
     const SIGNAL: Signal;
     /// What OTLP/JSON, and so every path in a report, calls the lists that hold it.
@@ -21,6 +24,11 @@ pub trait Record: prost::Message + json::Message + Clone {
     /// How many records this is: one span, one log record, or the data points of one metric, which may be none.
     fn count(&self) -> u64 {
         1
+    }
+
+    /// The record as protobuf, exactly; prost alone loses the sign of some zeros of metrics.
+    fn to_protobuf(&self) -> Vec<u8> {
+        self.encode_to_vec()
     }
 
     /// How many records are lost when these bytes, which cannot be decoded as `Self`, are given up: never zero.
@@ -65,6 +73,10 @@ impl Record for Metric {
             Some(Data::Summary(summary)) => summary.data_points.len(),
         };
         points as u64
+    }
+
+    fn to_protobuf(&self) -> Vec<u8> {
+        protobuf::encode_metric(self)
     }
 
     /// A metric is as many records as it has data points. One that holds none, or whose points cannot be told apart,

@@ -1,0 +1,197 @@
+//! Telemetry files split into export requests.
+//!
+//! A file is one of: OTLP/JSON as one object, as one object per line, as objects one after the other however they are
+//! laid out, as an array of objects; or protobuf as one request, or as requests each preceded by its length, in four
+//! bytes big-endian as the collector's file exporter writes or as a varint. Which one is found out from the bytes.
+//!
+//! What cannot be read costs itself and not its neighbours. No request is decoded here beyond what is needed to tell
+//! what it is; bodies are slices of the file.
+
+mod framing;
+mod values;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::trace::v1::Span;
+
+use super::record::Record;
+use super::{Decoded, Encoding, Signal, protobuf};
+use values::{Item, Values};
+
+/// A request found in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRequest {
+    /// What it carries.
+    pub signal: Signal,
+    /// How it is written.
+    pub encoding: Encoding,
+    /// The request, as a receiver would get it.
+    pub body: Bytes,
+    /// Where in the file, such as `line 3` or `message 2`.
+    pub at: String,
+}
+
+/// A part of a file that is no request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {reason}")]
+pub struct FileError {
+    /// Where in the file, such as `line 3` or `message 2`.
+    pub at: String,
+    /// What was found and what is accepted.
+    pub reason: String,
+}
+
+/// What every error about a file of the wrong kind ends with.
+const ACCEPTED: &str =
+    "accepted are OTLP/JSON objects with resourceSpans, resourceMetrics or resourceLogs, and OTLP protobuf";
+
+/// The requests of one file; see [`requests`].
+#[derive(Debug)]
+pub struct Requests {
+    /// Found and not yet given out.
+    ready: VecDeque<Result<FileRequest, FileError>>,
+    /// What of a JSON file is still to be looked at.
+    values: Option<Values>,
+}
+
+/// Splits a file. JSON tells its signal by its keys. Protobuf does not: `hint` says it, else a `name` such as
+/// `traces.pb`, else the one signal as which the file can be read. `name` may be a path, of which the last part counts.
+pub fn requests(name: &str, bytes: Bytes, hint: Option<Signal>) -> Requests {
+    let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
+        Some(rest) => bytes.slice_ref(rest),
+        None => bytes,
+    };
+    if bytes.trim_ascii().is_empty() {
+        return Requests { ready: VecDeque::new(), values: None };
+    }
+    if values::looks_like_json(&bytes) {
+        return Requests { ready: VecDeque::new(), values: Some(Values::new(bytes)) };
+    }
+    Requests { ready: protobuf_requests(name, &bytes, hint), values: None }
+}
+
+impl Iterator for Requests {
+    type Item = Result<FileRequest, FileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
+            match self.values.as_mut()?.next()? {
+                Ok(item) => self.ready.extend(json_requests(item)),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// An object is a request of each signal whose key it has: a reader of one skips the keys of the others.
+fn json_requests(item: Item) -> Vec<Result<FileRequest, FileError>> {
+    let Item { body, at } = item;
+    let keys = match values::keys(&body) {
+        Ok(keys) => keys,
+        Err(found) => return vec![Err(FileError { at, reason: format!("found {found}; {ACCEPTED}") })],
+    };
+    let signals = [
+        (Signal::Traces, Span::NAMES.resources),
+        (Signal::Metrics, Metric::NAMES.resources),
+        (Signal::Logs, LogRecord::NAMES.resources),
+    ];
+    let found: Vec<_> = signals
+        .into_iter()
+        .filter(|(_, key)| keys.iter().any(|found| found == key))
+        .map(|(signal, _)| Ok(FileRequest { signal, encoding: Encoding::Json, body: body.clone(), at: at.clone() }))
+        .collect();
+    // An empty object is a request without groups, of whatever signal.
+    if found.is_empty() && !keys.is_empty() {
+        let shown: Vec<&str> = keys.iter().take(5).map(String::as_str).collect();
+        let more = if keys.len() > shown.len() { ", ..." } else { "" };
+        let reason = format!("found an object with the keys {}{more}; {ACCEPTED}", shown.join(", "));
+        return vec![Err(FileError { at, reason })];
+    }
+    found
+}
+
+fn protobuf_requests(name: &str, bytes: &Bytes, hint: Option<Signal>) -> VecDeque<Result<FileRequest, FileError>> {
+    let named = hint.or_else(|| signal_of_name(name));
+    let layouts = [Some(vec![bytes.clone()]), framing::fixed(bytes), framing::varint(bytes)];
+    for messages in layouts.into_iter().flatten() {
+        let Some(signal) = named.filter(|signal| is_request(*signal, &messages)).or_else(|| guess(hint, &messages))
+        else {
+            continue;
+        };
+        let request = |(index, body): (usize, Bytes)| {
+            let at = format!("message {}", index + 1);
+            Ok(FileRequest { signal, encoding: Encoding::Protobuf, body, at })
+        };
+        return messages.into_iter().enumerate().map(request).collect();
+    }
+    let reason = match hint {
+        Some(signal) => format!("found neither JSON nor OTLP protobuf of {signal:?}; {ACCEPTED}"),
+        None => format!(
+            "found neither JSON nor OTLP protobuf that is of one signal beyond doubt; {ACCEPTED}, \
+             whose file name or the signal given for it says trace, metric or log"
+        ),
+    };
+    VecDeque::from([Err(FileError { at: "byte 0".to_owned(), reason })])
+}
+
+/// The signal that the last part of a path names, if it is one.
+fn signal_of_name(path: &str) -> Option<Signal> {
+    let name = path.rsplit(['/', '\\']).next().unwrap_or(path).to_ascii_lowercase();
+    let words =
+        [("trace", Signal::Traces), ("span", Signal::Traces), ("metric", Signal::Metrics), ("log", Signal::Logs)];
+    let mut named = words.into_iter().filter(|(word, _)| name.contains(word)).map(|(_, signal)| signal);
+    let first = named.next()?;
+    named.all(|signal| signal == first).then_some(first)
+}
+
+/// The one signal as which every message can be read, with records that are whole; none when a hint has spoken.
+fn guess(hint: Option<Signal>, messages: &[Bytes]) -> Option<Signal> {
+    if hint.is_some() {
+        return None;
+    }
+    let plausible = |signal: &Signal| match signal {
+        Signal::Traces => messages.iter().all(|body| holds(body, |span: &Span| span.trace_id.len() == 16)),
+        Signal::Metrics => messages.iter().all(|body| holds(body, |metric: &Metric| metric.data.is_some())),
+        Signal::Logs => messages.iter().all(|body| holds(body, |_: &LogRecord| true)),
+    };
+    let mut found = [Signal::Traces, Signal::Metrics, Signal::Logs].into_iter().filter(plausible);
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
+}
+
+/// Whether a message has records and all of them can be read and pass.
+fn holds<R: Record>(body: &Bytes, passes: impl Fn(&R) -> bool) -> bool {
+    let Ok(Decoded { groups, undecodable }) = protobuf::decode::<R>(body) else { return false };
+    undecodable.is_empty() && !groups.is_empty() && groups.iter().all(|group| group.records.iter().all(&passes))
+}
+
+/// Whether the messages are requests of a signal that someone has named: some records may be bad then, but not all.
+fn is_request(signal: Signal, messages: &[Bytes]) -> bool {
+    let mut readable = false;
+    for body in messages {
+        let read = match signal {
+            Signal::Traces => protobuf::decode::<Span>(body).map(|found| is_readable(&found)),
+            Signal::Metrics => protobuf::decode::<Metric>(body).map(|found| is_readable(&found)),
+            Signal::Logs => protobuf::decode::<LogRecord>(body).map(|found| is_readable(&found)),
+        };
+        match read {
+            Ok(read) => readable |= read,
+            Err(_) => return false,
+        }
+    }
+    readable
+}
+
+/// Whether some record was read, or there was none to read.
+fn is_readable<R>(found: &Decoded<R>) -> bool {
+    !found.groups.is_empty() || found.undecodable.is_empty()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is the failure of the test")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oneiric_otel_testkit::data::shared_data_for;
+use opentelemetry_proto::tonic::metrics::v1::Gauge;
+use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use serde_json::Value;
+
+use super::*;
+use crate::otlp::canonical::bits_equal;
+use crate::otlp::{Group, Undecodable, decode, json};
+
+const SPANS: &str = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"s"}]}]}]}"#;
+const LOGS: &str = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityText":"w"}]}]}]}"#;
+
+/// What is found, as `traces at line 1` or the error.
+fn found(name: &str, bytes: impl Into<Vec<u8>>, hint: Option<Signal>) -> Vec<String> {
+    requests(name, Bytes::from(bytes.into()), hint)
+        .map(|found| match found {
+            Ok(FileRequest { signal, encoding, at, .. }) => format!("{signal:?} in {encoding:?} at {at}"),
+            Err(error) => error.to_string(),
+        })
+        .collect()
+}
+
+#[test]
+fn an_empty_file_has_no_requests() {
+    for bytes in ["", " \n\r\n", "\u{feff}", "{}", "[]", "{}\n{}"] {
+        assert!(found("x.json", bytes, None).is_empty(), "{bytes:?}");
+    }
+}
+
+#[test]
+fn one_object_lines_concatenated_and_arrays_are_read() {
+    let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(SPANS).unwrap()).unwrap();
+    assert_eq!(found("x", SPANS, None), ["Traces in Json at line 1"]);
+    assert_eq!(
+        found("x", format!("\u{feff}\n{SPANS}\r\n\n{LOGS}\n"), None),
+        ["Traces in Json at line 2", "Logs in Json at line 4"]
+    );
+    assert_eq!(found("x", format!("{LOGS}{SPANS}"), None), ["Logs in Json at line 1", "Traces in Json at line 1"]);
+    let second = pretty.lines().count() + 1;
+    assert_eq!(
+        found("x", format!("{pretty}\n{pretty}"), None),
+        ["Traces in Json at line 1".to_owned(), format!("Traces in Json at line {second}")]
+    );
+    assert_eq!(
+        found("x", format!("[{LOGS},\n{SPANS}]"), None),
+        ["Logs in Json at line 1, element 1", "Traces in Json at line 1, element 2"]
+    );
+}
+
+#[test]
+fn bodies_are_the_objects_themselves() {
+    let file = Bytes::from(format!(" [ {LOGS} , {SPANS} ]\n{SPANS}"));
+    let bodies: Vec<Bytes> = requests("x", file, None).map(|found| found.unwrap().body).collect();
+    assert_eq!(bodies, [LOGS, SPANS, SPANS]);
+}
+
+#[test]
+fn an_object_of_two_signals_is_a_request_of_each() {
+    let both = r#"{"resourceSpans":[],"resourceLogs":[]}"#;
+    assert_eq!(found("x", both, None), ["Traces in Json at line 1", "Logs in Json at line 1"]);
+}
+
+#[test]
+fn a_bad_line_does_not_cost_its_neighbours() {
+    for bad in [
+        r#"{"resourceSpans":[{"#,
+        r#"{"resourceSpans":["#,
+        r#"{"resourceSpans"#,
+        "{\"a\":\"\u{1}\"}",
+        "}",
+        "# comment",
+        r#"{"a":1}}"#,
+    ] {
+        let found = found("x", format!("{SPANS}\n{bad}\n{LOGS}\n{SPANS}\n"), None);
+        assert_eq!(found.first().unwrap(), "Traces in Json at line 1", "{bad}");
+        assert!(found[1].starts_with("line 2: "), "{bad}: {}", found[1]);
+        assert_eq!(found[found.len() - 2..], ["Logs in Json at line 3", "Traces in Json at line 4"], "{bad}");
+    }
+    let bad_utf8 = [SPANS.as_bytes(), b"\n{\"a\":\"\xff\"}\n", LOGS.as_bytes()].concat();
+    assert_eq!(found("x", bad_utf8, None)[2], "Logs in Json at line 3");
+}
+
+#[test]
+fn a_file_of_garbage_is_given_up() {
+    let found = found("x", "{\"a\":[\n".repeat(1200), None);
+    assert_eq!(found.len(), 1000);
+    assert!(found[0].contains("does not end"), "{}", found[0]);
+    assert!(found[999].contains("the rest of the file is skipped"), "{}", found[999]);
+}
+
+#[test]
+fn other_json_says_what_was_found_and_what_is_accepted() {
+    for (file, said) in [
+        (r#"{"traceID":"x","spans":[],"c":1,"d":2,"e":3,"f":4}"#, "the keys traceID, spans, c, d, e, ..."),
+        (r#"{"resource_spans":[]}"#, "the keys resource_spans;"),
+        (r#"[[{"resourceSpans":[]}]]"#, "found a list in a list"),
+        (r#"["x"]"#, "found a JSON value that is no object"),
+    ] {
+        let found = found("x", file, None);
+        assert!(found[0].contains(said) && found[0].contains("resourceMetrics"), "{file}: {}", found[0]);
+    }
+}
+
+fn group<R>(record: R) -> Vec<Group<R>> {
+    vec![Group { resource: <_>::default(), scope: <_>::default(), records: vec![record] }]
+}
+
+fn protobuf_traces() -> Vec<u8> {
+    protobuf::encode(&group(Span { trace_id: vec![1; 16], span_id: vec![2; 8], ..Span::default() }))
+}
+
+#[test]
+fn protobuf_tells_its_signal_by_hint_name_or_content() {
+    let traces = protobuf_traces();
+    let logs = protobuf::encode(&group(LogRecord { time_unix_nano: 5, ..LogRecord::default() }));
+    let data = Some(Data::Gauge(Gauge::default()));
+    let metrics = protobuf::encode(&group(Metric { name: "m".to_owned(), data, ..Metric::default() }));
+    assert_eq!(found("x.pb", traces.clone(), None), ["Traces in Protobuf at message 1"]);
+    assert_eq!(found("x.pb", logs.clone(), None), ["Logs in Protobuf at message 1"]);
+    assert_eq!(found("x.pb", metrics.clone(), None), ["Metrics in Protobuf at message 1"]);
+    // A record without fields can be anything.
+    let anything = protobuf::encode(&group(LogRecord::default()));
+    assert_eq!(found("/logs/my-Metrics.pb", anything.clone(), None), ["Metrics in Protobuf at message 1"]);
+    assert_eq!(found("x.pb", anything, Some(Signal::Traces)), ["Traces in Protobuf at message 1"]);
+    // A name that is wrong does not hide what the file is; a hint is obeyed.
+    assert_eq!(found("blog.pb", traces.clone(), None), ["Traces in Protobuf at message 1"]);
+    assert!(found("x.pb", traces, Some(Signal::Logs))[0].contains("nor OTLP protobuf of Logs"));
+    for garbage in [&b"\xff\xff\xff\xff"[..], b"PK\x03\x04", b"hello", b"\x1f\x8b\x08\x00"] {
+        let found = found("x", garbage, None);
+        assert!(found.len() == 1 && found[0].contains("accepted are OTLP/JSON"), "{found:?}");
+    }
+}
+
+#[test]
+fn length_prefixed_protobuf_is_read() {
+    let traces = protobuf_traces();
+    let mut fixed = Vec::new();
+    let mut varint = Vec::new();
+    for _ in 0..3 {
+        fixed.extend_from_slice(&u32::try_from(traces.len()).unwrap().to_be_bytes());
+        fixed.extend_from_slice(&traces);
+        prost::encode_length_delimiter(traces.len(), &mut varint).unwrap();
+        varint.extend_from_slice(&traces);
+    }
+    let expected = [1, 2, 3].map(|index| format!("Traces in Protobuf at message {index}"));
+    assert_eq!(found("x", fixed, None), expected);
+    assert_eq!(found("x", varint.clone(), None), expected);
+    assert_eq!(found("traces", varint, None), expected);
+}
+
+#[test]
+fn a_protobuf_file_that_begins_like_json_is_protobuf() {
+    let record = Span { trace_id: vec![1; 16], span_id: vec![2; 8], name: "x".repeat(89), ..Span::default() };
+    let file = protobuf::encode(&group(record));
+    assert_eq!(file.get(..2), Some(&b"\n{"[..]));
+    assert_eq!(found("x", file, None), ["Traces in Protobuf at message 1"]);
+}
+
+/// How many records a request holds by a count of its own, of kept and undecodable ones alike.
+fn count(body: &[u8], resources: &str, scopes: &str, records: &str) -> u64 {
+    let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let request: Value = serde_json::from_slice(body).unwrap();
+    let mut count = 0;
+    for resource in list(&request, resources) {
+        for scope in list(&resource, scopes) {
+            for record in list(&scope, records) {
+                let kinds = ["gauge", "sum", "histogram", "exponentialHistogram", "summary"];
+                let points: u64 = kinds.iter().map(|kind| list(&record[kind], "dataPoints").len() as u64).sum();
+                count += if records == "metrics" { points } else { 1 };
+            }
+        }
+    }
+    count
+}
+
+/// Decodes, checks the count and both round trips, and says how many records were kept and which were lost.
+fn check<R: Record>(path: &Path, request: &FileRequest) -> (u64, Vec<Undecodable>) {
+    let decoded: Decoded<R> = decode(request.encoding, &request.body).unwrap();
+    let kept: u64 = decoded.groups.iter().flat_map(|group| &group.records).map(Record::count).sum();
+    if request.encoding == Encoding::Json {
+        let lost: u64 = decoded.undecodable.iter().map(|lost| lost.records).sum();
+        let names = R::NAMES;
+        let expected = count(&request.body, names.resources, names.scopes, names.records);
+        assert_eq!(kept + lost, expected, "{}: {:?}", path.display(), decoded.undecodable);
+    }
+    for again in [
+        decode::<R>(Encoding::Json, &json::encode(&decoded.groups).into()).unwrap(),
+        decode::<R>(Encoding::Protobuf, &protobuf::encode(&decoded.groups).into()).unwrap(),
+    ] {
+        assert_eq!(again.undecodable, [], "{}", path.display());
+        for (left, right) in decoded.groups.iter().zip(&again.groups) {
+            assert!(bits_equal(left.resource.as_ref(), right.resource.as_ref()), "{}", path.display());
+            assert!(bits_equal(left.scope.as_ref(), right.scope.as_ref()), "{}", path.display());
+            assert_eq!(left.records.len(), right.records.len());
+            for (left, right) in left.records.iter().zip(&right.records) {
+                assert!(bits_equal(left, right), "{}: {left:?}", path.display());
+            }
+        }
+        assert_eq!(decoded.groups.len(), again.groups.len());
+    }
+    (kept, decoded.undecodable)
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_file_of_real_telemetry_is_read_whole_or_refused_with_a_reason() {
+    let Some(folder) = shared_data_for("otlp files", "otlp") else { return };
+    let mut kept = [0, 0, 0];
+    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut refused = 0;
+    for path in files(&folder) {
+        let bytes = Bytes::from(fs::read(&path).unwrap());
+        for found in requests(path.to_str().unwrap(), bytes, None) {
+            let request = match found {
+                Ok(request) => request,
+                Err(error) => {
+                    assert!(error.reason.contains("accepted are"), "{}: {error}", path.display());
+                    refused += 1;
+                    continue;
+                }
+            };
+            let (read, lost) = match request.signal {
+                Signal::Traces => check::<Span>(&path, &request),
+                Signal::Metrics => check::<Metric>(&path, &request),
+                Signal::Logs => check::<LogRecord>(&path, &request),
+            };
+            kept[request.signal as usize] += read;
+            for Undecodable { records, reason, .. } in lost {
+                let known = ["written as their number", "looks like base64", "expected a string"];
+                let class = known.into_iter().find(|class| reason.contains(class));
+                *reasons.entry(class.unwrap_or("unexpected")).or_default() += records;
+            }
+        }
+    }
+    // Lost are only records that OTLP/JSON forbids: enums by name, ids in base64, and `"unit": 1`.
+    assert_eq!(kept, [7, 565, 91]);
+    let expected = [("expected a string", 18), ("looks like base64", 10), ("written as their number", 288)];
+    assert_eq!(reasons.into_iter().collect::<Vec<_>>(), expected);
+    assert_eq!(refused, 158);
+}

@@ -31,6 +31,7 @@ pub(crate) fn ensure(layout: &Layout, installation: &Installation, account: &Acc
     if fs::read_dir(&layout.cluster).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(PostgresError::NotADatabase { path: layout.cluster.clone() });
     }
+    account.check_reaches(&layout.cluster, "--data-dir")?;
     let password = make_password(layout)?;
     let work = tempfile::Builder::new()
         .prefix(NEW_PREFIX)
@@ -39,7 +40,6 @@ pub(crate) fn ensure(layout: &Layout, installation: &Installation, account: &Acc
     account.own(work.path())?;
     let new = work.path().join("data");
     make_server_dir(&new, account)?;
-    account.check_reaches(&new, "--data-dir")?;
 
     run_initdb(layout, installation, account, &new, work.path(), &password)?;
     write_configuration(&new, account)?;

@@ -26,6 +26,8 @@ use crate::settings::{self, Machine};
 const USER_VARIABLE: &str = "ONEIRIC_OTEL_POSTGRES_USER";
 /// Recovery after a crash replays up to `max_wal_size`; on a slow disk that takes minutes.
 const START_SECONDS: u64 = 900;
+/// Who leaves does not wait long for a server that hangs: the next user will deal with it.
+const SETTLE_SECONDS: u64 = 30;
 /// Orphans of a killed server end by themselves, usually at once.
 const ORPHANS_GONE_WITHIN: Duration = Duration::from_mins(1);
 const TRIM_LOG_EVERY: Duration = Duration::from_secs(30);
@@ -212,7 +214,7 @@ impl Server {
         let users = self.layout.open_users_lock()?;
         let Some(_last) = Lock::try_exclusive(users, &self.layout.root)? else { return Ok(()) };
         server_log::trim(&self.layout.log_dir);
-        match postmaster::settle(&self.layout, START_SECONDS)? {
+        match postmaster::settle(&self.layout, SETTLE_SECONDS)? {
             Observation::Ready(file) => postmaster::stop(&self.layout, &file),
             _ => Ok(()),
         }

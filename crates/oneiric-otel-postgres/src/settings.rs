@@ -90,6 +90,7 @@ pub(crate) fn text(machine: Machine, log_dir: &Path) -> String {
     // No replica hangs on a private server, and index builds then need not be logged.
     set("wal_level", "minimal");
     set("max_wal_senders", "0");
+    set("max_logical_replication_workers", "0");
     set("wal_compression", "pglz");
     set("wal_buffers", "16MB");
     set("max_wal_size", &mib(max_wal_size));

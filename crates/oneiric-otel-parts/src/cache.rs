@@ -1,7 +1,7 @@
 //! Parts on disk: installed whole or not at all, by one process at a time, and checked at every later start.
 //!
 //! Below the cache root lies `parts/`, and in it for each part
-//! - `<name>-<version>-<platform>/`: the unpacked part with its [manifest](crate::manifest), put there by one rename;
+//! - `<name>-<version>-<platform>/`: the unpacked part with its [manifest], put there by one rename;
 //! - `.<name>-<version>-<platform>.lock`: held while installing; its death frees it;
 //! - `.<name>-<version>-<platform>.tmp/`: where installations work, one fresh directory each. Whoever holds the lock
 //!   may delete everything in it: its owner is dead.

@@ -1,7 +1,5 @@
 //! Installs real parts with the real pip, and breaks what can break with small wheels made here.
 
-#![expect(clippy::unwrap_used, reason = "a failed step of the preparation is a failed test")]
-
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;

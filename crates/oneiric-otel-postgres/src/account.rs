@@ -142,7 +142,6 @@ fn ask_id(arguments: &[&str]) -> Option<String> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed step of the preparation is a failed test")]
 mod tests {
     use super::*;
 

@@ -62,7 +62,6 @@ fn encode(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed step of the preparation is a failed test")]
 mod tests {
     use super::*;
 

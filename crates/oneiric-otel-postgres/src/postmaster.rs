@@ -201,7 +201,6 @@ fn is_server(pid: i32, cluster: &Path) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed step of the preparation is a failed test")]
 mod tests {
     use super::*;
 

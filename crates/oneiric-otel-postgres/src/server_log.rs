@@ -67,7 +67,6 @@ fn end_of(path: &Path) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed step of the preparation is a failed test")]
 mod tests {
     use super::*;
 

@@ -74,3 +74,12 @@ fn the_database_in_a_url_is_replaced() -> Result<()> {
     assert!(replace_database("host=/a/b dbname=c", "x").is_err());
     Ok(())
 }
+
+#[tokio::test]
+async fn each_version_has_its_server() -> Result<()> {
+    let database = TestDatabase::create_on(Version::V18).await;
+    let version = database.count("select current_setting('server_version_num')").await;
+    assert_eq!(version / 10_000, 18);
+    database.client().await.batch_execute("create extension vector").await?;
+    Ok(())
+}

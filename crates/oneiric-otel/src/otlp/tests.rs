@@ -249,7 +249,7 @@ fn the_corners_are_generated() {
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();
     let values: Vec<Option<Value>> =
-        (0..1000).map(|_| arbitrary::value().new_tree(&mut runner).unwrap().current().value).collect();
+        (0..3000).map(|_| arbitrary::value().new_tree(&mut runner).unwrap().current().value).collect();
     let has = |wanted: fn(&Value) -> bool| values.iter().flatten().any(wanted);
     assert!(values.iter().any(Option::is_none));
     assert!(has(|value| matches!(value, Value::StringValue(text) if text.contains('\0'))));

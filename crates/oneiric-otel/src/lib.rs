@@ -12,7 +12,9 @@
 //! Only this crate talks to PostgreSQL. It knows no socket, no command line and no model runtime: receivers hand it
 //! bytes through [`pipeline::Ingest`], and a model reaches it through [`embed::Embedder`].
 
+pub mod derive;
 pub mod embed;
 pub mod otlp;
 pub mod pipeline;
+pub mod query;
 pub mod store;

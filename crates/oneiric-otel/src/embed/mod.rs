@@ -2,7 +2,12 @@
 //!
 //! Nothing here waits on the write path: texts are stored first and embedded later, from the database.
 
+mod worker;
+
 use std::fmt;
+
+pub use worker::{EmbedOptions, Embedded, EmbeddingWorker};
+pub(crate) use worker::check;
 
 /// What turns texts into vectors.
 ///

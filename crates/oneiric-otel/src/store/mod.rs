@@ -6,6 +6,7 @@
 mod copy;
 mod database;
 mod dimensions;
+pub(crate) mod embeddings;
 mod error;
 mod fidelity;
 mod migrate;
@@ -13,6 +14,9 @@ mod partitions;
 mod read;
 mod residue;
 pub(crate) mod rows;
+pub(crate) mod search;
+pub(crate) mod texts;
+pub(crate) mod traces;
 mod tree;
 mod write;
 
@@ -23,5 +27,6 @@ pub use read::Stored;
 
 pub(crate) use copy::{Micros, Rows};
 pub(crate) use dimensions::{Series, service_name};
+pub(crate) use partitions::Partitions;
 pub(crate) use residue::prefix;
 pub(crate) use write::{Batch, Store, Touch, Written};

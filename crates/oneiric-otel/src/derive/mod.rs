@@ -1,0 +1,201 @@
+//! Traces from spans and logs, and the texts that describe them.
+//!
+//! The write path leaves a *touch* for every trace it wrote to, in the same transaction. A [`Deriver`] takes the touches
+//! of traces that have become quiet and recomputes each from all its spans and error logs, however they arrived. Any
+//! number of derivers may run on one database: the traces are spread over slots, and the slot's row lock is held until
+//! the transaction that took the touches has written the rows. So a trace is derived by one transaction at a time, a
+//! crash puts the touches back, and what commits later leaves a touch of its own.
+//!
+//! A trace that was derived from n records is due again only when n / 8 new ones have come or n milliseconds have gone
+//! by. So the records read for a trace are at most nine times its size plus one for each millisecond of its life.
+//!
+//! A trace of which only logs have come has no row. The times of the logs are kept for a day: when a span comes within
+//! it, they are found and counted.
+
+mod batch;
+pub mod text;
+pub mod trace;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{Database, Partitions, StoreError};
+
+/// When traces are derived.
+#[derive(Debug, Clone)]
+pub struct DeriveOptions {
+    /// Quiet time after which a trace whose root has arrived is derived.
+    pub quiet_after_root: Duration,
+    /// Quiet time after which any trace is derived.
+    pub quiet: Duration,
+    /// A trace that never becomes quiet is derived when its oldest touch is of this age.
+    pub patience: Duration,
+    /// Pause between two looks for due traces.
+    pub interval: Duration,
+    /// Traces of one transaction at most.
+    pub batch_traces: usize,
+    /// Spans and logs of one transaction at most, unless a single trace has more.
+    pub batch_records: i64,
+    /// How long the times of logs without spans are kept.
+    pub orphan_age: Duration,
+}
+
+impl Default for DeriveOptions {
+    fn default() -> Self {
+        Self {
+            quiet_after_root: Duration::from_secs(2),
+            quiet: Duration::from_secs(10),
+            patience: Duration::from_secs(60),
+            interval: Duration::from_millis(500),
+            batch_traces: 1000,
+            batch_records: 100_000,
+            orphan_age: Duration::from_hours(24),
+        }
+    }
+}
+
+/// What a pass did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Derived {
+    /// Rows of traces written or rewritten.
+    pub traces: u64,
+    /// Traces of which there are only logs so far.
+    pub log_only: u64,
+    /// Texts that were not known before.
+    pub texts_new: u64,
+    /// Spans read.
+    pub spans_read: u64,
+}
+
+impl Derived {
+    fn add(&mut self, other: Self) {
+        self.traces += other.traces;
+        self.log_only += other.log_only;
+        self.texts_new += other.texts_new;
+        self.spans_read += other.spans_read;
+    }
+}
+
+/// Derives traces of one database. Share it behind an `Arc`, or run several: they do not get into each other's way.
+#[derive(Debug)]
+pub struct Deriver {
+    database: Database,
+    options: DeriveOptions,
+    texts_written: Arc<Notify>,
+    partitions: Partitions,
+}
+
+impl Deriver {
+    /// Prepares derivation. Nothing happens before [`Self::run`] or one of the passes.
+    pub fn new(database: Database, options: DeriveOptions) -> Self {
+        Self { database, options, texts_written: Arc::new(Notify::new()), partitions: Partitions::default() }
+    }
+
+    /// Is notified when new texts wait for their vectors.
+    pub fn texts_written(&self) -> Arc<Notify> {
+        Arc::clone(&self.texts_written)
+    }
+
+    /// Derives what becomes due until `token` is cancelled. Trouble with the database is logged and tried again; a pass
+    /// that is cut off leaves nothing behind.
+    pub async fn run(&self, token: CancellationToken) {
+        let mut failures: u32 = 0;
+        let mut next_cleaning = Instant::now();
+        loop {
+            let pass = async {
+                let derived = self.derive_due().await?;
+                if Instant::now() >= next_cleaning {
+                    self.database.forget_orphan_logs(self.options.orphan_age).await?;
+                    next_cleaning = Instant::now() + Duration::from_mins(10);
+                }
+                Ok::<Derived, StoreError>(derived)
+            };
+            let result = tokio::select! {
+                () = token.cancelled() => return,
+                result = pass => result,
+            };
+            match result {
+                Ok(derived) => {
+                    failures = 0;
+                    if derived.traces > 0 {
+                        tracing::debug!(
+                            traces = derived.traces,
+                            texts_new = derived.texts_new,
+                            spans_read = derived.spans_read,
+                            "derived traces"
+                        );
+                    }
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    // At every doubling, so that an hour's outage is a dozen lines.
+                    if failures.is_power_of_two() {
+                        tracing::warn!(%error, class = error.class().as_str(), failures, "traces could not be derived");
+                    }
+                }
+            }
+            let pause = self.options.interval * 2u32.pow(failures.min(4));
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// One pass over all slots: derives the traces that are due now, except those of slots that somebody else works on.
+    pub async fn derive_due(&self) -> Result<Derived, StoreError> {
+        let mut total = Derived::default();
+        for slot in self.database.slots_with_touches(millis(self.options.quiet_after_root)).await? {
+            self.derive_slot(slot, false, &mut total).await?;
+        }
+        Ok(total)
+    }
+
+    /// Derives every trace that was touched before this call, quiet or not, and waits for others that are at it.
+    pub async fn derive_all_now(&self) -> Result<Derived, StoreError> {
+        let begun = Instant::now();
+        let mut total = Derived::default();
+        loop {
+            let slots = self.database.slots_with_touches(millis(begun.elapsed())).await?;
+            if slots.is_empty() {
+                return Ok(total);
+            }
+            let mut worked = false;
+            for slot in slots {
+                worked |= self.derive_slot(slot, true, &mut total).await?;
+            }
+            if !worked {
+                // Somebody else holds these slots and will have taken the touches when it is done.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Works a slot off, batch by batch. `false` when somebody else has it.
+    async fn derive_slot(&self, slot: i16, all: bool, total: &mut Derived) -> Result<bool, StoreError> {
+        let mut worked = false;
+        loop {
+            let outcome = batch::derive(self, slot, all).await;
+            if outcome.as_ref().is_err_and(StoreError::is_missing_partition) {
+                // Retention dropped one that we believed to be there.
+                self.partitions.forget();
+            }
+            let Some(outcome) = outcome? else { return Ok(worked) };
+            worked = true;
+            total.add(outcome.derived);
+            if outcome.derived.texts_new > 0 {
+                self.texts_written.notify_one();
+            }
+            if !outcome.more {
+                return Ok(worked);
+            }
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,197 @@
+//! Traces by id and by filter.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::{QueryError, QueryService, check_limit, row_filter};
+use crate::store::search::TraceRow;
+
+/// The id of a trace: 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TraceId(pub [u8; 16]);
+
+impl FromStr for TraceId {
+    type Err = QueryError;
+
+    /// Accepts 32 hexadecimal digits in either case, also with the hyphens of a UUID.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || QueryError::InvalidArgument {
+            name: "trace_id",
+            accepted: "32 hexadecimal digits, not all zero".to_owned(),
+        };
+        let text = text.trim();
+        if text.len() != 32 && text.len() != 36 {
+            return Err(wrong());
+        }
+        let id = Uuid::try_parse(text).map_err(|_| wrong())?;
+        if id.is_nil() {
+            return Err(wrong());
+        }
+        Ok(Self(id.into_bytes()))
+    }
+}
+
+impl fmt::Display for TraceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl Serialize for TraceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What is known of a trace as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TraceOverview {
+    /// Its id.
+    pub trace_id: TraceId,
+    /// Earliest start of a span.
+    #[serde(serialize_with = "as_text")]
+    pub start_time: Timestamp,
+    /// Latest end - earliest start, in nanoseconds.
+    pub duration_ns: i64,
+    /// `error` when any span failed, else `ok` or `unset` as the root says.
+    pub status: String,
+    /// Service of the root.
+    pub service_name: String,
+    /// Name of the root.
+    pub root_name: String,
+    /// All services, sorted.
+    pub services: Vec<String>,
+    /// Spans.
+    pub span_count: i32,
+    /// Spans that failed.
+    pub error_count: i32,
+    /// Warning and error logs.
+    pub log_count: i32,
+    /// Whether the root has arrived.
+    pub root_seen: bool,
+    /// Type of the error that the failure came from.
+    pub error_type: Option<String>,
+    /// Its message.
+    pub error_message: Option<String>,
+    /// The sentence that describes the trace.
+    pub text: Option<String>,
+}
+
+fn as_text<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
+
+impl From<TraceRow> for TraceOverview {
+    fn from(row: TraceRow) -> Self {
+        Self {
+            trace_id: TraceId(row.trace_id.into_bytes()),
+            // Every u64 of nanoseconds since 1970 lies within jiff's range of years.
+            start_time: Timestamp::from_nanosecond(i128::from(row.start_unix_nanos)).unwrap_or_default(),
+            duration_ns: row.duration_ns,
+            status: row.status,
+            service_name: row.service_name,
+            root_name: row.root_name,
+            services: row.services,
+            span_count: row.span_count,
+            error_count: row.error_count,
+            log_count: row.log_count,
+            root_seen: row.root_seen,
+            error_type: row.error_type,
+            error_message: row.error_message,
+            text: row.text,
+        }
+    }
+}
+
+/// Which traces are meant. An empty filter means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TraceFilter {
+    /// Began at or after this time.
+    pub since: Option<Timestamp>,
+    /// Began before this time.
+    pub until: Option<Timestamp>,
+    /// A service that took part.
+    pub service: Option<String>,
+    /// Name of the root span.
+    pub operation: Option<String>,
+    /// `error`, `ok` or `unset`.
+    pub status: Option<String>,
+    /// Took at least this long.
+    pub min_duration: Option<Duration>,
+    /// Took at most this long.
+    pub max_duration: Option<Duration>,
+}
+
+/// A page of traces is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TracesRequest {
+    /// Which.
+    pub filter: TraceFilter,
+    /// How many, 1 to 1000.
+    pub limit: usize,
+    /// [`TracePage::next`] of the page before.
+    pub after: Option<(Timestamp, TraceId)>,
+}
+
+/// Traces, those that began last first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TracePage {
+    /// The traces.
+    pub traces: Vec<TraceOverview>,
+    /// Where the next page begins; none after the last.
+    #[serde(skip)]
+    pub next: Option<(Timestamp, TraceId)>,
+}
+
+impl QueryService {
+    /// What is known of a trace as a whole.
+    ///
+    /// # Errors
+    /// [`QueryError::NotFound`] for a trace that is unknown or was not derived yet, which takes seconds.
+    pub async fn get_trace_summary(&self, trace_id: TraceId) -> Result<TraceOverview, QueryError> {
+        Ok(self.row_of(trace_id).await?.into())
+    }
+
+    pub(super) async fn row_of(&self, trace_id: TraceId) -> Result<TraceRow, QueryError> {
+        let row = self.database.trace_row(Uuid::from_bytes(trace_id.0)).await?;
+        row.ok_or_else(|| QueryError::NotFound { what: format!("trace {trace_id}") })
+    }
+
+    /// Traces that pass the filter, in a fixed order: by start, then by id, both descending.
+    ///
+    /// # Errors
+    /// [`QueryError::InvalidArgument`] for a limit or filter that cannot be.
+    pub async fn find_traces(&self, request: &TracesRequest) -> Result<TracePage, QueryError> {
+        let limit = check_limit(request.limit)?;
+        let filter = row_filter(&request.filter)?;
+        let before = request
+            .after
+            .map(|(start, id)| (u64::try_from(start.as_nanosecond()).unwrap_or_default(), Uuid::from_bytes(id.0)));
+        let rows = self.database.trace_rows(&filter, before, limit as i64).await?;
+        let traces: Vec<TraceOverview> = rows.into_iter().map(TraceOverview::from).collect();
+        let next =
+            if traces.len() == limit { traces.last().map(|last| (last.start_time, last.trace_id)) } else { None };
+        Ok(TracePage { traces, next })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trace_ids_are_read_and_written_as_hex() {
+        let id: TraceId = "4BF92F3577b34da6a3ce929d0e0e4736".parse().expect("hex");
+        assert_eq!(id.to_string(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_eq!("4bf92f35-77b3-4da6-a3ce-929d0e0e4736".parse::<TraceId>().expect("uuid"), id);
+        for wrong in ["", "xyz", "4bf92f3577b34da6a3ce929d0e0e473", "00000000000000000000000000000000"] {
+            let error = wrong.parse::<TraceId>().expect_err("not an id");
+            assert_eq!(error.to_string(), "trace_id: expected 32 hexadecimal digits, not all zero");
+        }
+    }
+}

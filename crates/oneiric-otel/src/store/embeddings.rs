@@ -1,0 +1,440 @@
+//! Vectors: one table and one index per model, and the work that waits for a model.
+//!
+//! pgvector may be missing. Then no model can be registered and everything else goes on; when it appears later, the
+//! next registration finds it.
+
+use std::time::Duration;
+
+use super::database::{Client, Database};
+use super::error::StoreError;
+use crate::embed::EmbeddingModel;
+
+/// Above this number of vectors an index is faster than looking at all of them.
+const INDEX_FROM_ROWS: i64 = 10_000;
+
+/// Memory that building an index may take.
+const INDEX_MEMORY: &str = "256MB";
+
+/// The pause before work that failed is tried again, doubled each time up to the second value.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+const LAST_RETRY: Duration = Duration::from_mins(5);
+
+/// A model that has a table in this database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RegisteredModel {
+    pub(crate) id: i16,
+    pub(crate) dimension: usize,
+    /// The schema that pgvector lies in, quoted: its types and operators need not be on the search path.
+    vector_schema: String,
+}
+
+impl RegisteredModel {
+    /// The table of its vectors.
+    fn table(&self) -> String {
+        format!("otel.otel_embeddings_{}", self.id)
+    }
+
+    fn index(&self) -> String {
+        format!("otel_embeddings_{}_hnsw", self.id)
+    }
+
+    fn vector_type(&self) -> String {
+        format!("{}.halfvec", self.vector_schema)
+    }
+
+    fn distance(&self) -> String {
+        format!("OPERATOR({}.<=>)", self.vector_schema)
+    }
+}
+
+/// A text that waits for its vector.
+#[derive(Debug, Clone)]
+pub(crate) struct Work {
+    pub(crate) text_id: i64,
+    pub(crate) text: String,
+    /// How often it failed.
+    pub(crate) attempts: i32,
+}
+
+/// A text and how near it is, as the cosine of the angle between the vectors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Near {
+    pub(crate) text_id: i64,
+    pub(crate) cosine: f64,
+}
+
+impl Database {
+    /// Gives the model its table in this database, and every text that has no vector of it to the model as work.
+    /// Installs pgvector first when it is available and we may. `None` without pgvector.
+    pub(crate) async fn register_model(&self, model: &EmbeddingModel) -> Result<Option<RegisteredModel>, StoreError> {
+        let mut client = self.client().await?;
+        let Some(vector_schema) = vector_schema(&client, true).await? else { return Ok(None) };
+        if let Some(known) = find(&client, model, &vector_schema).await? {
+            return Ok(Some(known));
+        }
+        let dimension = i16::try_from(model.dimension)
+            .map_err(|_| StoreError::misconfigured(format!("model {model}: more dimensions than a vector can have")))?;
+        let transaction = client.transaction().await?;
+        // Derivations that stored texts before they could see the model end first; those after will see it.
+        transaction.batch_execute("LOCK TABLE otel_texts IN SHARE ROW EXCLUSIVE MODE").await?;
+        let row = transaction
+            .query_opt(
+                "INSERT INTO otel_embedding_models (name, precision, dimension) VALUES ($1, $2, $3)
+                 ON CONFLICT (name, precision) DO NOTHING RETURNING model_id",
+                &[&model.name, &model.precision, &dimension],
+            )
+            .await?;
+        let Some(row) = row else {
+            // Another instance was faster.
+            transaction.rollback().await?;
+            return find(&client, model, &vector_schema).await;
+        };
+        let registered = RegisteredModel { id: row.get(0), dimension: model.dimension, vector_schema };
+        let table = registered.table();
+        let vector = registered.vector_type();
+        transaction
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (
+                   text_id bigint PRIMARY KEY,
+                   generated_at timestamptz NOT NULL DEFAULT now(),
+                   embedding {vector}({dimension}) NOT NULL
+                 );
+                 ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN;"
+            ))
+            .await?;
+        transaction
+            .execute(
+                "INSERT INTO otel_embedding_work (text_id, model_id) SELECT text_id, $1 FROM otel_texts
+                 ON CONFLICT DO NOTHING",
+                &[&registered.id],
+            )
+            .await?;
+        transaction.batch_execute(&traces_view(&registered)).await?;
+        transaction.commit().await?;
+        tracing::info!(%model, model_id = registered.id, "registered an embedding model");
+        Ok(Some(registered))
+    }
+
+    /// The model's table, if it was registered and pgvector is still there. Changes nothing.
+    pub(crate) async fn registered_model(&self, model: &EmbeddingModel) -> Result<Option<RegisteredModel>, StoreError> {
+        let client = self.client().await?;
+        let Some(vector_schema) = vector_schema(&client, false).await? else { return Ok(None) };
+        find(&client, model, &vector_schema).await
+    }
+
+    /// Whether pgvector is installed in this database.
+    pub(crate) async fn has_pgvector(&self) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        Ok(vector_schema(&client, false).await?.is_some())
+    }
+
+    /// Texts that wait for a vector of the model, also those that wait for another try.
+    pub(crate) async fn embedding_backlog(&self, model: &RegisteredModel) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let row =
+            client.query_one("SELECT count(*) FROM otel_embedding_work WHERE model_id = $1", &[&model.id]).await?;
+        Ok(row.get(0))
+    }
+
+    /// Builds the model's index when it has grown large enough and none is there or being built. Returns whether it did.
+    pub(crate) async fn build_vector_index(&self, model: &RegisteredModel) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let (table, index) = (model.table(), model.index());
+        let row = client
+            .query_one(
+                &format!(
+                    "SELECT (SELECT count(*) FROM (SELECT FROM {table} LIMIT {}) t) > {INDEX_FROM_ROWS},
+                            (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('otel.{index}')),
+                            EXISTS (SELECT FROM pg_stat_progress_create_index
+                                    WHERE relid = '{table}'::regclass AND datname = current_database())",
+                    INDEX_FROM_ROWS + 1
+                ),
+                &[],
+            )
+            .await?;
+        let (large, valid, building): (bool, Option<bool>, bool) = (row.get(0), row.get(1), row.get(2));
+        if !large || valid == Some(true) || building {
+            return Ok(false);
+        }
+        if valid == Some(false) {
+            // What a build that was cut off left behind.
+            client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.{index}")).await?;
+        }
+        client.batch_execute(&format!("SET maintenance_work_mem = '{INDEX_MEMORY}'")).await?;
+        let built = client
+            .batch_execute(&format!(
+                "CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {table}
+                 USING hnsw (embedding {}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 64)",
+                model.vector_schema
+            ))
+            .await;
+        client.batch_execute("RESET maintenance_work_mem").await?;
+        built?;
+        tracing::info!(%index, "built a vector index");
+        Ok(true)
+    }
+
+    /// The texts nearest to `vector`, nearest first. With `texts`, only among these, and exactly.
+    pub(crate) async fn nearest_texts(
+        &self,
+        model: &RegisteredModel,
+        vector: &[f32],
+        limit: i64,
+        texts: Option<&[i64]>,
+    ) -> Result<Vec<Near>, StoreError> {
+        let mut client = self.client().await?;
+        let transaction = client.build_transaction().read_only(true).start().await?;
+        // Both settings exist only once pgvector's library is loaded; the cast loads it.
+        transaction.query_one(&format!("SELECT NULL::{} IS NULL", model.vector_type()), &[]).await?;
+        let ef_search = limit.clamp(100, 1000);
+        transaction
+            .batch_execute(&format!(
+                "SET LOCAL hnsw.ef_search = {ef_search}; SET LOCAL hnsw.iterative_scan = relaxed_order"
+            ))
+            .await?;
+        let only = if texts.is_some() { "WHERE text_id = ANY($3)" } else { "" };
+        let distance = model.distance();
+        let statement = format!(
+            "WITH near AS MATERIALIZED (
+               SELECT text_id, embedding {distance} $1::text::{} AS distance FROM {} {only}
+               ORDER BY distance LIMIT $2)
+             SELECT text_id, distance FROM near ORDER BY distance, text_id",
+            model.vector_type(),
+            model.table()
+        );
+        let literal = vector_literal(vector);
+        let rows = match texts {
+            Some(texts) => transaction.query(&statement, &[&literal, &limit, &texts]).await?,
+            None => transaction.query(&statement, &[&literal, &limit]).await?,
+        };
+        transaction.commit().await?;
+        Ok(rows.iter().map(|row| Near { text_id: row.get(0), cosine: 1.0 - row.get::<_, f64>(1) }).collect())
+    }
+
+    /// How near single texts are to `vector`. Texts without a vector are left out.
+    pub(crate) async fn cosines(
+        &self,
+        model: &RegisteredModel,
+        vector: &[f32],
+        texts: &[i64],
+    ) -> Result<Vec<Near>, StoreError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = i64::try_from(texts.len()).unwrap_or(i64::MAX);
+        self.nearest_texts(model, vector, limit, Some(texts)).await
+    }
+
+    /// The vectors of texts, in the order of the texts; those without a vector are left out.
+    pub(crate) async fn vectors_of(
+        &self,
+        model: &RegisteredModel,
+        texts: &[i64],
+    ) -> Result<Vec<(i64, Vec<f32>)>, StoreError> {
+        let client = self.client().await?;
+        let rows = client
+            .query(
+                &format!(
+                    "SELECT e.text_id, e.embedding::{}.vector::real[] FROM {} e
+                     WHERE e.text_id = ANY($1) ORDER BY array_position($1, e.text_id)",
+                    model.vector_schema,
+                    model.table()
+                ),
+                &[&texts],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}
+
+/// Claims waiting texts, newest first. They stay claimed until the transaction ends.
+pub(crate) async fn claim_work(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    model: &RegisteredModel,
+    limit: i64,
+) -> Result<Vec<Work>, StoreError> {
+    let rows = transaction
+        .query(
+            "SELECT w.text_id, x.text, w.attempts
+             FROM otel_embedding_work w LEFT JOIN otel_texts x USING (text_id)
+             WHERE w.model_id = $1 AND w.not_before <= now()
+             ORDER BY w.text_id DESC LIMIT $2
+             FOR UPDATE OF w SKIP LOCKED",
+            &[&model.id, &limit],
+        )
+        .await?;
+    let mut work = Vec::with_capacity(rows.len());
+    let mut gone: Vec<i64> = Vec::new();
+    for row in rows {
+        match row.get::<_, Option<String>>(1) {
+            Some(text) => work.push(Work { text_id: row.get(0), text, attempts: row.get(2) }),
+            None => gone.push(row.get(0)),
+        }
+    }
+    if !gone.is_empty() {
+        finish_work(transaction, model, &gone).await?;
+    }
+    Ok(work)
+}
+
+/// Stores vectors and takes their texts off the work. A vector must have the model's dimension.
+pub(crate) async fn store_vectors(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    model: &RegisteredModel,
+    vectors: &[(i64, Vec<f32>)],
+) -> Result<(), StoreError> {
+    let ids: Vec<i64> = vectors.iter().map(|(id, _)| *id).collect();
+    let literals: Vec<String> = vectors.iter().map(|(_, vector)| vector_literal(vector)).collect();
+    transaction
+        .execute(
+            &format!(
+                "INSERT INTO {} (text_id, embedding)
+                 SELECT u.text_id, u.embedding::{} FROM unnest($1::bigint[], $2::text[]) AS u (text_id, embedding)
+                 ON CONFLICT (text_id) DO NOTHING",
+                model.table(),
+                model.vector_type()
+            ),
+            &[&ids, &literals],
+        )
+        .await?;
+    finish_work(transaction, model, &ids).await
+}
+
+/// Puts texts back for a later try.
+pub(crate) async fn postpone_work(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    model: &RegisteredModel,
+    texts: &[i64],
+    reason: &str,
+) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "UPDATE otel_embedding_work
+             SET attempts = attempts + 1, last_error = $3,
+                 not_before = now() + least($4 * 2.0 ^ least(attempts, 20), $5) * interval '1 second'
+             WHERE model_id = $1 AND text_id = ANY($2)",
+            &[&model.id, &texts, &reason, &FIRST_RETRY.as_secs_f64(), &LAST_RETRY.as_secs_f64()],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn finish_work(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    model: &RegisteredModel,
+    texts: &[i64],
+) -> Result<(), StoreError> {
+    transaction
+        .execute("DELETE FROM otel_embedding_work WHERE model_id = $1 AND text_id = ANY($2)", &[&model.id, &texts])
+        .await?;
+    Ok(())
+}
+
+async fn find(
+    client: &Client,
+    model: &EmbeddingModel,
+    vector_schema: &str,
+) -> Result<Option<RegisteredModel>, StoreError> {
+    let row = client
+        .query_opt(
+            "SELECT model_id, dimension FROM otel_embedding_models WHERE name = $1 AND precision = $2",
+            &[&model.name, &model.precision],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let dimension: i16 = row.get(1);
+    if usize::try_from(dimension) != Ok(model.dimension) {
+        return Err(StoreError::misconfigured(format!(
+            "the database has vectors of {} ({}) with {dimension} dimensions, this model gives {}",
+            model.name, model.precision, model.dimension
+        )));
+    }
+    let registered =
+        RegisteredModel { id: row.get(0), dimension: model.dimension, vector_schema: vector_schema.to_owned() };
+    // Dropping the extension with CASCADE takes the column with it, not the table.
+    let there: bool = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'embedding'
+                                                     AND NOT attisdropped)",
+            &[&registered.table()],
+        )
+        .await?
+        .get(0);
+    if there {
+        return Ok(Some(registered));
+    }
+    Err(StoreError::misconfigured(format!(
+        "table {} of model {} is gone; delete the model's row from otel_embedding_models to embed everything again",
+        registered.table(),
+        model.name
+    )))
+}
+
+/// The quoted schema of pgvector. With `install`, it is created when the server has it and lets us.
+async fn vector_schema(client: &Client, install: bool) -> Result<Option<String>, StoreError> {
+    const FIND: &str = "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+                        WHERE e.extname = 'vector' AND EXISTS (SELECT FROM pg_type t
+                              WHERE t.typnamespace = n.oid AND t.typname = 'halfvec')";
+    if let Some(row) = client.query_opt(FIND, &[]).await? {
+        return Ok(Some(row.get(0)));
+    }
+    if !install {
+        return Ok(None);
+    }
+    let available: bool = client
+        .query_one("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')", &[])
+        .await?
+        .get(0);
+    if !available {
+        return Ok(None);
+    }
+    for schema in ["public", "otel"] {
+        match client.batch_execute(&format!("CREATE EXTENSION IF NOT EXISTS vector SCHEMA {schema}")).await {
+            Ok(()) => break,
+            Err(error) => {
+                let error = StoreError::from(error);
+                // Another instance may have made it at the same instant; a missing right is told once per try.
+                if !error.is_duplicate_key() {
+                    tracing::warn!(%error, schema, "pgvector is available but could not be installed");
+                }
+            }
+        }
+    }
+    Ok(client.query_opt(FIND, &[]).await?.map(|row| row.get(0)))
+}
+
+/// The view `traces` with the vector of the first text. Columns only ever come after those that are there.
+fn traces_view(model: &RegisteredModel) -> String {
+    format!(
+        "CREATE OR REPLACE VIEW otel.traces AS
+         SELECT replace(t.trace_id::text, '-', '') AS trace_id, t.start_time, t.end_time,
+                t.duration_ns / 1e6::double precision AS duration_ms, t.status, t.service_name, t.root_name, t.services,
+                t.span_count, t.error_count, t.log_count, t.error_type, t.error_message, x.text, t.root_seen,
+                t.duration_ns,
+                e.embedding::{vector} AS embedding,
+                CASE WHEN e.text_id IS NOT NULL THEN m.name END AS embedding_model,
+                e.generated_at AS embedding_generated_at
+         FROM otel.otel_traces t
+         LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
+         LEFT JOIN {table} e ON e.text_id = t.text_ids[1]
+         LEFT JOIN otel.otel_embedding_models m ON m.model_id = {id}",
+        vector = model.vector_type(),
+        table = model.table(),
+        id = model.id,
+    )
+}
+
+/// A vector as pgvector reads it.
+fn vector_literal(vector: &[f32]) -> String {
+    use std::fmt::Write as _;
+    let mut literal = String::with_capacity(vector.len() * 12 + 2);
+    literal.push('[');
+    for (place, component) in vector.iter().enumerate() {
+        if place > 0 {
+            literal.push(',');
+        }
+        write!(literal, "{component}").unwrap_or_default(); // Writing to a string cannot fail.
+    }
+    literal.push(']');
+    literal
+}

@@ -1,0 +1,340 @@
+//! Reading traces and texts for questions: rows by filter, words in texts, and which traces a text describes.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::copy::Micros;
+use super::database::{Client, Database};
+use super::error::StoreError;
+
+/// The columns that [`TraceRow::from_row`] reads, of `otel_traces t` and `otel_texts x`.
+const TRACE_COLUMNS: &str = "t.trace_id, t.start_time, t.start_ns, t.duration_ns, t.status, t.service_name, t.root_name,
+    t.services, t.span_count, t.error_count, t.log_count, t.root_seen, t.error_type, t.error_message, x.text, t.text_ids";
+
+/// The derived row of a trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TraceRow {
+    pub(crate) trace_id: Uuid,
+    pub(crate) start_unix_nanos: u64,
+    pub(crate) duration_ns: i64,
+    pub(crate) status: String,
+    pub(crate) service_name: String,
+    pub(crate) root_name: String,
+    pub(crate) services: Vec<String>,
+    pub(crate) span_count: i32,
+    pub(crate) error_count: i32,
+    pub(crate) log_count: i32,
+    pub(crate) root_seen: bool,
+    pub(crate) error_type: Option<String>,
+    pub(crate) error_message: Option<String>,
+    pub(crate) text: Option<String>,
+    pub(crate) text_ids: Vec<i64>,
+}
+
+impl TraceRow {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            trace_id: row.try_get(0)?,
+            start_unix_nanos: row.try_get::<_, Micros>(1)?.to_unix_nanos(row.try_get(2)?),
+            duration_ns: row.try_get(3)?,
+            status: row.try_get(4)?,
+            service_name: row.try_get(5)?,
+            root_name: row.try_get(6)?,
+            services: row.try_get(7)?,
+            span_count: row.try_get(8)?,
+            error_count: row.try_get(9)?,
+            log_count: row.try_get(10)?,
+            root_seen: row.try_get(11)?,
+            error_type: row.try_get(12)?,
+            error_message: row.try_get(13)?,
+            text: row.try_get(14)?,
+            text_ids: row.try_get(15)?,
+        })
+    }
+}
+
+/// Which traces are meant. `None` lets all through.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RowFilter {
+    pub(crate) since_unix_nanos: Option<u64>,
+    pub(crate) until_unix_nanos: Option<u64>,
+    /// A service that took part.
+    pub(crate) service: Option<String>,
+    /// Name of the root.
+    pub(crate) operation: Option<String>,
+    pub(crate) status: Option<String>,
+    pub(crate) min_duration_ns: Option<i64>,
+    pub(crate) max_duration_ns: Option<i64>,
+    /// Not this one.
+    pub(crate) except: Option<Uuid>,
+}
+
+impl RowFilter {
+    fn since(&self) -> Micros {
+        self.since_unix_nanos.map_or(Micros(i64::MIN), |nanos| Micros::from_unix_nanos(nanos).0)
+    }
+
+    fn until(&self) -> Micros {
+        self.until_unix_nanos.map_or(Micros(i64::MAX), |nanos| Micros::from_unix_nanos(nanos).0)
+    }
+
+    /// Whether columns of the trace's row decide, beyond its time and id.
+    fn looks_at_rows(&self) -> bool {
+        self.service.is_some()
+            || self.operation.is_some()
+            || self.status.is_some()
+            || self.min_duration_ns.is_some()
+            || self.max_duration_ns.is_some()
+    }
+
+    /// Conditions on `t`, with their values appended to `values`.
+    fn conditions<'a>(&'a self, values: &mut Vec<&'a (dyn ToSql + Sync)>) -> String {
+        let mut sql = String::new();
+        let mut add = |condition: &str, value: &'a (dyn ToSql + Sync)| {
+            values.push(value);
+            sql.push_str(" AND ");
+            sql.push_str(&condition.replace('?', &format!("${}", values.len())));
+        };
+        if let Some(service) = &self.service {
+            add("? = ANY(t.services)", service);
+        }
+        if let Some(operation) = &self.operation {
+            add("t.root_name = ?", operation);
+        }
+        if let Some(status) = &self.status {
+            add("t.status = ?", status);
+        }
+        if let Some(duration) = &self.min_duration_ns {
+            add("t.duration_ns >= ?", duration);
+        }
+        if let Some(duration) = &self.max_duration_ns {
+            add("t.duration_ns <= ?", duration);
+        }
+        if let Some(except) = &self.except {
+            add("t.trace_id <> ?", except);
+        }
+        sql
+    }
+}
+
+/// The traces that share a text.
+#[derive(Debug, Clone)]
+pub(crate) struct TextTraces {
+    pub(crate) text_id: i64,
+    pub(crate) text: String,
+    /// How many traces pass the filter.
+    pub(crate) count: i64,
+    /// The one that began last.
+    pub(crate) newest: TraceRow,
+}
+
+/// How often a word stands in a text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WordCount {
+    pub(crate) text_id: i64,
+    /// Position in the list of words asked for.
+    pub(crate) word: usize,
+    pub(crate) count: i32,
+    /// Distinct words of the text.
+    pub(crate) text_words: i32,
+}
+
+/// How many texts there are, and how many distinct words they have on average.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TextStatistics {
+    pub(crate) texts: i64,
+    pub(crate) average_words: f64,
+}
+
+impl Database {
+    /// The row of a trace.
+    pub(crate) async fn trace_row(&self, trace_id: Uuid) -> Result<Option<TraceRow>, StoreError> {
+        let client = self.client().await?;
+        let Some(bucket) = client
+            .query_opt("SELECT bucket FROM otel_trace_keys WHERE trace_id = $1", &[&trace_id])
+            .await?
+            .map(|row| row.get::<_, Micros>(0))
+        else {
+            return Ok(None);
+        };
+        let row = client
+            .query_opt(
+                &format!(
+                    "SELECT {TRACE_COLUMNS} FROM otel_traces t LEFT JOIN otel_texts x ON x.text_id = t.text_ids[1]
+                     WHERE t.trace_id = $1 AND t.bucket = $2"
+                ),
+                &[&trace_id, &bucket],
+            )
+            .await?;
+        row.as_ref().map(TraceRow::from_row).transpose()
+    }
+
+    /// Rows that pass the filter, those that began last first; of equal starts the greater id first. `before` is the
+    /// last row of the page before.
+    pub(crate) async fn trace_rows(
+        &self,
+        filter: &RowFilter,
+        before: Option<(u64, Uuid)>,
+        limit: i64,
+    ) -> Result<Vec<TraceRow>, StoreError> {
+        let client = self.client().await?;
+        let (since, until) = (filter.since(), filter.until());
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&since, &until, &limit];
+        let mut conditions = filter.conditions(&mut values);
+        let before = before.map(|(start, id)| {
+            let (start, remainder) = Micros::from_unix_nanos(start);
+            (start, remainder, id)
+        });
+        if let Some((start, remainder, id)) = &before {
+            let first = values.len() + 1;
+            values.extend([start as &(dyn ToSql + Sync), remainder, id]);
+            conditions.push_str(&format!(
+                " AND (t.start_time, t.start_ns, t.trace_id) < (${first}, ${}, ${})",
+                first + 1,
+                first + 2
+            ));
+        }
+        // A row lies where its trace began when it was first derived. What came late can have moved the start by a
+        // little, never by a day without the row having been read for it; the margin keeps partitions prunable.
+        let rows = client
+            .query(
+                &format!(
+                    "SELECT {TRACE_COLUMNS} FROM otel_traces t LEFT JOIN otel_texts x ON x.text_id = t.text_ids[1]
+                     WHERE t.start_time >= $1 AND t.start_time < $2
+                       AND t.bucket >= $1::timestamptz - interval '1 day' AND t.bucket < $2::timestamptz + interval '1 day'
+                       {conditions}
+                     ORDER BY t.start_time DESC, t.start_ns DESC, t.trace_id DESC LIMIT $3"
+                ),
+                &values,
+            )
+            .await?;
+        rows.iter().map(TraceRow::from_row).collect()
+    }
+
+    /// For each text the traces that it describes and that pass the filter, in the order of `texts`. Texts without any
+    /// are left out.
+    pub(crate) async fn traces_of_texts(
+        &self,
+        texts: &[i64],
+        filter: &RowFilter,
+    ) -> Result<Vec<TextTraces>, StoreError> {
+        if texts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = self.client().await?;
+        let (since, until) = (filter.since(), filter.until());
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&texts, &since, &until];
+        let mut conditions = filter.conditions(&mut values);
+        if filter.looks_at_rows() {
+            conditions = format!(
+                "AND EXISTS (SELECT FROM otel_traces t WHERE t.trace_id = l.trace_id AND t.bucket = l.bucket {conditions})"
+            );
+        } else {
+            // Only the id can be left, and the link has it too.
+            conditions = conditions.replace("t.trace_id", "l.trace_id");
+        }
+        let links = format!(
+            "FROM otel_trace_texts l WHERE l.text_id = u.text_id AND l.bucket >= $2 AND l.bucket < $3 {conditions}"
+        );
+        let rows = client
+            .query(
+                &format!(
+                    "SELECT {TRACE_COLUMNS}, u.text_id, c.n, (SELECT text FROM otel_texts y WHERE y.text_id = u.text_id)
+                     FROM unnest($1::bigint[]) WITH ORDINALITY AS u (text_id, place)
+                     CROSS JOIN LATERAL (SELECT count(*) AS n {links}) c
+                     CROSS JOIN LATERAL (SELECT l.trace_id, l.bucket {links}
+                                         ORDER BY l.bucket DESC, l.trace_id DESC LIMIT 1) n
+                     CROSS JOIN LATERAL (SELECT * FROM otel_traces t WHERE t.trace_id = n.trace_id AND t.bucket = n.bucket
+                                         OFFSET 0) t
+                     LEFT JOIN otel_texts x ON x.text_id = t.text_ids[1]
+                     ORDER BY u.place"
+                ),
+                &values,
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(TextTraces {
+                    newest: TraceRow::from_row(row)?,
+                    text_id: row.try_get(16)?,
+                    count: row.try_get(17)?,
+                    text: row.try_get(18)?,
+                })
+            })
+            .collect()
+    }
+
+    /// The words of a question as texts are compared by: stems, without the most common words of the language.
+    pub(crate) async fn words_of(&self, question: &str) -> Result<Vec<String>, StoreError> {
+        let client = self.client().await?;
+        let rows = client.query("SELECT lexeme FROM unnest(otel_text_words($1)) ORDER BY lexeme", &[&question]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Counts all texts. Reads the whole table: callers remember the answer for a while.
+    pub(crate) async fn text_statistics(&self) -> Result<TextStatistics, StoreError> {
+        let client = self.client().await?;
+        let row = client
+            .query_one("SELECT count(*), coalesce(avg(length(words)), 1)::double precision FROM otel_texts", &[])
+            .await?;
+        Ok(TextStatistics { texts: row.get(0), average_words: row.get(1) })
+    }
+
+    /// In how many texts each word stands.
+    pub(crate) async fn text_frequencies(&self, words: &[String]) -> Result<Vec<i64>, StoreError> {
+        let client = self.client().await?;
+        let queries: Vec<String> = words.iter().map(|word| quote(word)).collect();
+        let rows = client
+            .query(
+                "SELECT (SELECT count(*) FROM otel_texts WHERE words @@ q.word::tsquery)
+                 FROM unnest($1::text[]) WITH ORDINALITY AS q (word, place) ORDER BY q.place",
+                &[&queries],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Texts with at least one of the words, newest first.
+    pub(crate) async fn texts_with_words(&self, words: &[&str], limit: i64) -> Result<Vec<i64>, StoreError> {
+        if words.is_empty() {
+            return Ok(Vec::new());
+        }
+        let client = self.client().await?;
+        let any = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" | ");
+        let rows = client
+            .query(
+                "SELECT text_id FROM otel_texts WHERE words @@ $1::text::tsquery ORDER BY text_id DESC LIMIT $2",
+                &[&any, &limit],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// How often the words stand in the texts; pairs without any are left out.
+    pub(crate) async fn word_counts(&self, texts: &[i64], words: &[String]) -> Result<Vec<WordCount>, StoreError> {
+        let client: Client = self.client().await?;
+        let rows = client
+            .query(
+                "SELECT x.text_id, array_position($2::text[], w.lexeme), cardinality(w.positions), length(x.words)
+                 FROM otel_texts x CROSS JOIN LATERAL unnest(x.words) AS w
+                 WHERE x.text_id = ANY($1) AND w.lexeme = ANY($2::text[])",
+                &[&texts, &words],
+            )
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| WordCount {
+                text_id: row.get(0),
+                word: usize::try_from(row.get::<_, i32>(1) - 1).unwrap_or_default(),
+                count: row.get::<_, Option<i32>>(2).unwrap_or(1),
+                text_words: row.get(3),
+            })
+            .collect())
+    }
+}
+
+/// A word as a query of its own.
+fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\\', "\\\\").replace('\'', "''"))
+}

@@ -1,4 +1,4 @@
-//! OTLP/JSON, read and written by our own code: the tables of [`tables`] over serde_json, without a tree of values in
+//! OTLP/JSON, read and written by our own code: a table per message over serde_json, without a tree of values in
 //! between.
 //!
 //! What is read:
@@ -13,8 +13,9 @@
 //! holds; an envelope that is not JSON at all is the only thing that refuses a request whole.
 //!
 //! What is written: ids in lower-case hex, 64-bit integers as strings, enums as numbers, fields with their default value
-//! left out. Two things have no JSON form: the payload of a NaN, and text in a protobuf message nested deeper than the
-//! limit above; protobuf is the encoding to keep data in.
+//! left out. Two things do not come back from JSON: the payload of a NaN, which JSON has no form for, and a record that
+//! protobuf allows to be nested deeper (some 49 arrays in each other) than the limit above (41). Protobuf is the
+//! encoding to keep data in.
 
 mod codec;
 mod message;

@@ -12,10 +12,6 @@ use crate::matmul::{Before, Matrix, MatrixMut, multiply};
 use crate::pointwise::{gelu, normalise_rows, softmax_rows, unit_mean};
 use crate::weights::WeightFile;
 
-/// Rows that go through both feed-forward matrices at once, so that what lies between them stays in the second-level
-/// cache.
-const FEED_FORWARD_ROWS: usize = 160;
-
 /// A model, ready to run.
 pub(crate) struct Encoder {
     config: Config,
@@ -89,6 +85,7 @@ impl Encoder {
         let states = sized(states, rows * hidden);
         let query_key_value = sized(query_key_value, rows * hidden * 3);
         let attended = sized(attended, rows * hidden);
+        let widened = sized(widened, rows * self.config.intermediate);
 
         self.embed_pieces(texts, states);
         for layer in &self.layers {
@@ -106,15 +103,10 @@ impl Encoder {
             layer.attended.add(attended, states);
             layer.attended_norm.apply(states);
 
-            // Blocks of equal size: none is so small that it would be computed in another way.
-            let block = rows.div_ceil(rows.div_ceil(FEED_FORWARD_ROWS));
-            for states in states.chunks_mut(block * hidden) {
-                let widened = sized(widened, states.len() / hidden * self.config.intermediate);
-                layer.widened.write(states, widened);
-                gelu(widened);
-                layer.narrowed.add(widened, states);
-                layer.narrowed_norm.apply(states);
-            }
+            layer.widened.write(states, widened);
+            gelu(widened);
+            layer.narrowed.add(widened, states);
+            layer.narrowed_norm.apply(states);
         }
 
         let mut vectors = Vec::with_capacity(texts.len());

@@ -22,7 +22,7 @@ const TEXTS_PER_TURN: usize = 32;
 
 /// A sentence-embedding model of the BERT family, in memory.
 ///
-/// Takes some 90 MB for all-MiniLM-L6-v2, and 7 MB more per thread once it has worked. Texts are cut after 256 word pieces,
+/// Takes some 90 MB for all-MiniLM-L6-v2, and 8 MB more per thread once it has worked. Texts are cut after 256 word pieces,
 /// as sentence-transformers does for this model; vectors are the mean over the pieces, scaled to length 1.
 ///
 /// The same text gives the same bits on the same machine, whatever else is in the call and whatever the number of

@@ -2,7 +2,6 @@
 //!
 //! The expected vectors are committed; `scripts/embedding-fixture.py` makes them anew.
 
-#![expect(clippy::unwrap_used, reason = "a test reports by panicking")]
 #![expect(clippy::print_stderr, reason = "a test leaves the measured distance in its record")]
 
 mod model;

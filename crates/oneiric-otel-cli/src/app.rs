@@ -1,0 +1,223 @@
+//! The running system, put together: database, write path, derivation, embedding, maintenance, and the listeners last.
+//! It is taken apart in the reverse order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use oneiric_otel::derive::{DeriveOptions, Deriver};
+use oneiric_otel::pipeline::{Ingest, IngestOptions};
+use oneiric_otel::store::Database;
+use oneiric_otel_server::{BoundServer, Readiness, Server, ServerOptions};
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Listen;
+use crate::backend::{self, Backend, Embedded};
+use crate::embedding::{self, ModelState};
+use crate::failure;
+use crate::progress::Progress;
+use crate::tasks::Tasks;
+
+/// What is left to do after the first signal is given this long.
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
+/// Of it the requests in flight, which come first.
+const DRAIN_REQUESTS: Duration = Duration::from_secs(6);
+const MAKE_PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+const CHECK_EMBEDDED_EVERY: Duration = Duration::from_secs(2);
+const READY_WITHIN: Duration = Duration::from_secs(3);
+
+/// Where the server listens.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Addresses {
+    #[serde(rename = "grpc_addr")]
+    pub(crate) grpc: SocketAddr,
+    #[serde(rename = "http_addr")]
+    pub(crate) http: SocketAddr,
+    #[serde(rename = "api_addr")]
+    pub(crate) api: Option<SocketAddr>,
+}
+
+/// A server that answers.
+#[derive(Debug)]
+pub(crate) struct App {
+    backend: Backend,
+    ingest: Ingest,
+    tasks: Tasks,
+    addresses: Addresses,
+    stop_serving: CancellationToken,
+    serving: JoinHandle<Result<()>>,
+    model: watch::Receiver<ModelState>,
+}
+
+impl App {
+    /// Starts everything on an open database; the model loads in the background. With `any_port`, ports that are in
+    /// use are replaced by free ones, unless `listen` names them.
+    pub(crate) async fn start(
+        backend: Backend,
+        listen: &Listen,
+        any_port: bool,
+        progress: Arc<Progress>,
+    ) -> Result<Self> {
+        let database = backend.database().clone();
+        let ingest = Ingest::start(database.clone(), IngestOptions::default());
+        let mut tasks = Tasks::default();
+
+        if let Some(embedded) = backend.embedded() {
+            tasks.spawn("embedded-postgres", |stop| keep_running(embedded, stop));
+        }
+        let maintained = database.clone();
+        tasks.spawn("maintenance", |stop| maintain(maintained, stop));
+        let deriver = Deriver::new(database.clone(), DeriveOptions::default());
+        let texts_written: Arc<Notify> = deriver.texts_written();
+        tasks.spawn("derivation", |stop| async move { deriver.run(stop).await });
+        let (model_state, model) = watch::channel(ModelState::Loading);
+        let embedded_texts = database.clone();
+        tasks.spawn("embedding", |stop| embedding::run(embedded_texts, texts_written, progress, model_state, stop));
+
+        let readiness = Readiness::new(move || ask_database(database.clone()));
+        let bound = match bind(listen, any_port, &ingest, &readiness).await {
+            Ok(bound) => bound,
+            Err(error) => {
+                tasks.stop(DRAIN).await;
+                ingest.drain().await;
+                backend.release().await?;
+                return Err(error);
+            }
+        };
+        let addresses = Addresses { grpc: bound.grpc_addr(), http: bound.http_addr(), api: bound.api_addr() };
+        let stop_serving = CancellationToken::new();
+        let stop = stop_serving.clone();
+        let serving = tokio::spawn(async move { Ok(bound.serve(stop).await?) });
+        Ok(Self { backend, ingest, tasks, addresses, stop_serving, serving, model })
+    }
+
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        self.backend.database()
+    }
+
+    /// Where the model stands.
+    pub(crate) fn model(&self) -> watch::Receiver<ModelState> {
+        self.model.clone()
+    }
+
+    /// Ends only if the listeners end by themselves, which they should not.
+    pub(crate) async fn serving(&mut self) -> Result<()> {
+        (&mut self.serving).await.context("the listeners ended badly")?
+    }
+
+    /// Stops accepting, finishes what is in flight, stops the rest, lets go of PostgreSQL.
+    pub(crate) async fn stop(self) -> Result<()> {
+        let began = Instant::now();
+        self.stop_serving.cancel();
+        if !self.serving.is_finished() {
+            self.serving.await.context("the listeners ended badly")??;
+        }
+        let left = DRAIN.saturating_sub(began.elapsed());
+        if tokio::time::timeout(left, self.ingest.drain()).await.is_err() {
+            tracing::warn!("writing did not end in time; what was not acknowledged is not stored");
+        }
+        self.tasks.stop(DRAIN.saturating_sub(began.elapsed())).await;
+        self.backend.release().await
+    }
+}
+
+async fn bind(listen: &Listen, any_port: bool, ingest: &Ingest, readiness: &Readiness) -> Result<BoundServer> {
+    let defaults = ServerOptions::default();
+    let standard_api = defaults.api_addr.clone().unwrap_or_default();
+    let mut options = ServerOptions {
+        grpc_addr: listen.grpc_addr.clone().unwrap_or(defaults.grpc_addr),
+        http_addr: listen.http_addr.clone().unwrap_or(defaults.http_addr),
+        api_addr: Some(listen.api_addr.clone().unwrap_or(standard_api)),
+        drain_timeout: DRAIN_REQUESTS,
+        ..ServerOptions::default()
+    };
+    if any_port {
+        let free = "127.0.0.1:0";
+        for (asked, address) in
+            [(&listen.grpc_addr, &mut options.grpc_addr), (&listen.http_addr, &mut options.http_addr)]
+        {
+            if asked.is_none() && is_busy(address).await {
+                free.clone_into(address);
+            }
+        }
+        if listen.api_addr.is_none()
+            && let Some(address) = &mut options.api_addr
+            && is_busy(address).await
+        {
+            free.clone_into(address);
+        }
+    }
+    Server::bind(options, ingest.clone(), readiness.clone()).await.map_err(|error| {
+        let in_use = error.to_string().contains("in use");
+        let hint = if in_use {
+            "give other addresses with --grpc-addr, --http-addr and --api-addr, or stop the program that listens there"
+        } else {
+            "--grpc-addr, --http-addr and --api-addr take HOST:PORT"
+        };
+        failure::advised(error.to_string(), hint)
+    })
+}
+
+async fn is_busy(address: &str) -> bool {
+    matches!(tokio::net::TcpListener::bind(address).await,
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+/// Whether a request could be acknowledged now.
+async fn ask_database(database: Database) -> Result<(), String> {
+    let ask = async {
+        let client = database.client().await.map_err(|error| error.to_string())?;
+        client.simple_query("SELECT 1").await.map_err(|error| error.to_string()).map(drop)
+    };
+    tokio::time::timeout(READY_WITHIN, ask)
+        .await
+        .unwrap_or_else(|_| Err(format!("the database did not answer within {} s", READY_WITHIN.as_secs())))
+}
+
+/// Partitions ahead of time, and the indexes that may take long.
+async fn maintain(database: Database, stop: CancellationToken) {
+    let work = async {
+        match database.migrate_deferred().await {
+            Ok(applied) if applied.is_empty() => {}
+            Ok(applied) => tracing::info!(migrations = ?applied, "applied deferred migrations"),
+            Err(error) => tracing::warn!(%error, "deferred migrations wait for the next start"),
+        }
+        loop {
+            match database.make_partitions().await {
+                Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
+                Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
+            }
+            tokio::time::sleep(MAKE_PARTITIONS_EVERY).await;
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}
+
+/// Starts the embedded server again when it has died.
+async fn keep_running(embedded: Embedded, stop: CancellationToken) {
+    let work = async {
+        loop {
+            tokio::time::sleep(CHECK_EMBEDDED_EVERY).await;
+            let embedded = Arc::clone(&embedded);
+            let looked = tokio::task::spawn_blocking(move || {
+                let mut server = backend::lock(&embedded);
+                if server.check_health().is_ok() { Ok(false) } else { server.ensure_running() }
+            });
+            match looked.await {
+                Ok(Ok(false)) => {}
+                Ok(Ok(true)) => tracing::warn!("the embedded PostgreSQL had died and was started again"),
+                Ok(Err(error)) => tracing::error!(%error, "the embedded PostgreSQL does not run"),
+                Err(error) => tracing::error!(%error, "the look at the embedded PostgreSQL was cut off"),
+            }
+        }
+    };
+    stop.run_until_cancelled(work).await;
+}

@@ -1,0 +1,223 @@
+//! The command line: what can be said, and how the help explains it.
+//!
+//! Values are checked here as far as they can be without looking at anything else, so that a wrong one ends with clap's
+//! message and exit code 2.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use oneiric_otel::query::TraceId;
+
+use crate::moment::Moment;
+
+/// Stores OpenTelemetry traces, metrics and logs in PostgreSQL and finds them by meaning.
+#[derive(Debug, Parser)]
+#[command(name = "oneiric-otel", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Where the embedded database lies [default: the user's data directory; for root /var/lib/oneiric-otel]
+    #[arg(long, global = true, value_name = "DIR", env = "OTEL_STORAGE_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// A PostgreSQL to use in place of the embedded one: postgresql://USER:PASSWORD@HOST/DATABASE
+    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_CONNECTION_STRING", hide_env_values = true)]
+    pub(crate) database_url: Option<String>,
+    /// Print JSON for programs on stdout, and nothing else there
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show everything at work: a simulated system with faults, its telemetry over OTLP, searches by meaning
+    Demo(Demo),
+    /// Receive OTLP over gRPC and HTTP and store it
+    Serve(Listen),
+    /// Store telemetry from files: OTLP JSON, JSON lines, OTLP protobuf
+    Import(Import),
+    /// Find traces by describing them in words
+    Search(Search),
+    /// Find traces like this one
+    Similar(Similar),
+    /// Show a trace as a tree
+    Trace(Trace),
+    /// List traces, newest first
+    Traces(Traces),
+    /// Say whether all is well, and how much is stored and waiting
+    Health,
+    /// Open an SQL shell on the database
+    Psql(Psql),
+    /// Look at the database or bring its schema up to date
+    Db {
+        #[command(subcommand)]
+        command: Db,
+    },
+    /// Print the completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Db {
+    /// Print version, size, schema and pgvector of the database
+    Status,
+    /// Apply what is missing of the schema
+    Migrate,
+}
+
+/// Where to listen. Port 0 picks a free one.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Listen {
+    /// Address for OTLP/gRPC [default: 127.0.0.1:4317]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) grpc_addr: Option<String>,
+    /// Address for OTLP/HTTP [default: 127.0.0.1:4318]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http_addr: Option<String>,
+    /// Address for /healthz and /readyz [default: 127.0.0.1:16686]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) api_addr: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    /// End after the searches instead of serving on
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// Files and directories; - is stdin
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// What protobuf input carries, where neither its name nor its contents tell
+    #[arg(long, value_enum)]
+    pub(crate) signal: Option<Signal>,
+    /// End when everything is stored, without waiting until it can be searched
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Signal {
+    Traces,
+    Metrics,
+    Logs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Status {
+    Ok,
+    Error,
+    Unset,
+}
+
+impl Status {
+    /// The word in the database.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Error => "error",
+            Self::Unset => "unset",
+        }
+    }
+}
+
+/// Which traces.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Narrow {
+    /// Traces that began at this time or later: 2h, 2026-03-01, 2026-03-01T12:30, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Moment>,
+    /// Traces that began before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<Moment>,
+    /// Traces in which this service took part
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Traces that ended so
+    #[arg(long, value_enum)]
+    pub(crate) status: Option<Status>,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// What to look for, in your own words
+    #[arg(required = true, value_name = "TEXT")]
+    pub(crate) text: Vec<String>,
+    #[command(flatten)]
+    pub(crate) narrow: Narrow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Similar {
+    /// The trace's id: 32 hex digits
+    pub(crate) trace_id: TraceId,
+    /// The least cosine similarity that counts
+    #[arg(long, value_name = "COSINE", default_value_t = 0.85, value_parser = cosine)]
+    pub(crate) threshold: f64,
+    #[command(flatten)]
+    pub(crate) narrow: Narrow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Trace {
+    /// The trace's id: 32 hex digits
+    pub(crate) trace_id: TraceId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Traces {
+    #[command(flatten)]
+    pub(crate) narrow: Narrow,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Psql {
+    /// What psql is given, such as -c 'select count(*) from otel_spans'
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    pub(crate) arguments: Vec<OsString>,
+}
+
+fn cosine(text: &str) -> Result<f64, String> {
+    let accepted = || format!("expected a number from 0 to 1, found {text:?}");
+    let value: f64 = text.parse().map_err(|_| accepted())?;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(accepted()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere_and_psql_keeps_its_own() {
+        let line = ["oneiric-otel", "psql", "--data-dir", "/d", "-c", "select 1", "--json"];
+        let arguments = Arguments::try_parse_from(line).expect("this is how psql is called");
+        assert_eq!(arguments.global.data_dir, Some(PathBuf::from("/d")));
+        let Command::Psql(psql) = arguments.command else { panic!("{:?}", arguments.command) };
+        assert_eq!(psql.arguments, ["-c", "select 1", "--json"]);
+        assert!(!arguments.global.json, "what follows psql's first argument is psql's");
+    }
+}

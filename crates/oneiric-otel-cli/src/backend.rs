@@ -1,0 +1,162 @@
+//! The database that a command works on: the one that --database-url names, or the embedded one, attached to or
+//! started for as long as it is needed.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result};
+use oneiric_otel::store::{Database, SCHEMA_VERSION};
+use oneiric_otel_parts::Parts;
+use oneiric_otel_postgres::{Options, Server, Status};
+
+use crate::args::Global;
+use crate::progress::Progress;
+use crate::{connection_url, data_dir, failure};
+
+/// An open database. Letting go of it stops the embedded server if nobody else uses it.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    database: Database,
+    embedded: Option<Embedded>,
+}
+
+/// The share in the embedded server. Its calls block.
+pub(crate) type Embedded = Arc<Mutex<Server>>;
+
+impl Backend {
+    /// For commands that bring data: makes what is missing.
+    pub(crate) async fn open_for_writing(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
+        let backend = if global.database_url.is_some() {
+            Self::of_url(global)?
+        } else {
+            Self::start(data_dir::of(global)?, progress).await?
+        };
+        backend.migrate().await?;
+        Ok(backend)
+    }
+
+    /// For commands that read: there must be data to read.
+    pub(crate) async fn open_for_reading(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
+        let backend = Self::open_unmigrated(global, progress).await?;
+        let state =
+            backend.database.migration_state().await.map_err(|error| failure::of_database(&error, backend.target()))?;
+        if backend.embedded.is_some() {
+            // Ours alone, so nobody needs to be asked.
+            backend.migrate().await?;
+        } else if !state.pending.is_empty() {
+            return Err(failure::advised(
+                format!(
+                    "database {}: its schema is at version {}, this program needs {SCHEMA_VERSION}",
+                    backend.target(),
+                    state.version
+                ),
+                "run `oneiric-otel db migrate` with the same --database-url",
+            ));
+        }
+        Ok(backend)
+    }
+
+    /// For commands that look at whatever is there.
+    pub(crate) async fn open_unmigrated(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
+        if global.database_url.is_some() {
+            return Self::of_url(global);
+        }
+        let dir = data_dir::of(global)?;
+        let status = Server::status(&dir)?;
+        if status == Status::NotInitialised {
+            return Err(failure::advised(
+                format!("there is no database in {}", dir.display()),
+                "start `oneiric-otel serve` or `oneiric-otel import` to make one, or name another with --data-dir or \
+                 --database-url",
+            ));
+        }
+        Self::start(dir, progress).await
+    }
+
+    fn of_url(global: &Global) -> Result<Self> {
+        let url = global.database_url.as_deref().unwrap_or_default();
+        let database = Database::new(url).map_err(|error| failure::of_database(&error, "given by --database-url"))?;
+        Ok(Self { database, embedded: None })
+    }
+
+    /// Attaches to the embedded server of a directory, or starts it.
+    async fn start(dir: PathBuf, progress: &Arc<Progress>) -> Result<Self> {
+        let progress = Arc::clone(progress);
+        let server = tokio::task::spawn_blocking(move || attach_or_start(dir, &progress))
+            .await
+            .context("the start of PostgreSQL was cut off")??;
+        let url = server.connection().url();
+        let database = Database::new(&url).map_err(|error| failure::of_database(&error, "that is embedded"))?;
+        Ok(Self { database, embedded: Some(Arc::new(Mutex::new(server))) })
+    }
+
+    /// Brings the schema up to date.
+    pub(crate) async fn migrate(&self) -> Result<Vec<String>> {
+        self.database.migrate().await.map_err(|error| failure::of_database(&error, self.target()))
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Host, port and database, without credentials.
+    pub(crate) fn target(&self) -> &str {
+        self.database.target()
+    }
+
+    /// The embedded server, if that is what this is.
+    pub(crate) fn embedded(&self) -> Option<Embedded> {
+        self.embedded.clone()
+    }
+
+    /// A psql that connects here; `url` is what --database-url said.
+    pub(crate) fn psql(&self, url: Option<&str>) -> Command {
+        if let Some(server) = &self.embedded {
+            return lock(server).psql_command();
+        }
+        let mut command = Command::new(psql_program());
+        let (url, password) = connection_url::split_password(url.unwrap_or_default());
+        // Arguments are in the process list, the environment is not.
+        if let Some(password) = password {
+            command.env("PGPASSWORD", password);
+        }
+        command.arg("--dbname").arg(url);
+        command
+    }
+
+    /// Closes the connections and lets go of the embedded server.
+    pub(crate) async fn release(self) -> Result<()> {
+        self.database.close();
+        let Some(server) = self.embedded.and_then(Arc::into_inner) else { return Ok(()) };
+        let server = server.into_inner().unwrap_or_else(PoisonError::into_inner);
+        tokio::task::spawn_blocking(move || server.release()).await.context("the stop of PostgreSQL was cut off")??;
+        Ok(())
+    }
+}
+
+/// The server behind the lock. A panic while holding it leaves it usable.
+pub(crate) fn lock(server: &Embedded) -> std::sync::MutexGuard<'_, Server> {
+    server.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn attach_or_start(data_dir: PathBuf, progress: &Progress) -> Result<Server> {
+    // A running server needs no parts, and what it runs on may not be what the environment names now.
+    if let Some(server) = Server::attach(&data_dir)? {
+        return Ok(server);
+    }
+    let installation = Parts::open_default()?.postgres(progress)?;
+    Ok(Server::attach_or_start(&Options { installation, data_dir })?)
+}
+
+/// The psql in PATH, else the one among the parts if those are there already.
+fn psql_program() -> PathBuf {
+    let in_path =
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("psql").is_file()));
+    if in_path {
+        return PathBuf::from("psql");
+    }
+    let parts = Parts::open_default().and_then(|parts| parts.postgres(&oneiric_otel_parts::Silent));
+    let bundled = parts.map(|dir| dir.join("bin/psql")).ok();
+    bundled.filter(|program| Path::is_file(program)).unwrap_or_else(|| PathBuf::from("psql"))
+}

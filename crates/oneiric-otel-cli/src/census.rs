@@ -1,0 +1,80 @@
+//! How much is stored and what still waits, by SQL over the public tables.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use oneiric_otel::store::{Database, StoreError};
+use serde::Serialize;
+
+use crate::failure;
+
+/// Numbers about a database.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Census {
+    /// Rows by table, as PostgreSQL's statistics have them: right to some thousandths, and instant at any size.
+    pub(crate) approximate_rows: BTreeMap<String, i64>,
+    /// Traces that were written to since they were derived.
+    pub(crate) traces_to_derive: i64,
+    /// Texts that wait for their vector.
+    pub(crate) texts_to_embed: i64,
+    /// The last reason why a text could not be embedded, while one waits for it.
+    pub(crate) embedding_error: Option<String>,
+    /// Records that the database refused and that nobody has looked at.
+    pub(crate) dead_letters: i64,
+    /// The models that vectors come from.
+    pub(crate) models: Vec<String>,
+}
+
+pub(crate) async fn take(database: &Database) -> Result<Census> {
+    count(database).await.map_err(|error| failure::of_database(&error, database.target()))
+}
+
+async fn count(database: &Database) -> Result<Census, StoreError> {
+    let client = database.client().await?;
+    let row = client
+        .query_one(
+            "SELECT (SELECT count(DISTINCT trace_id) FROM otel_trace_touches),
+                    (SELECT count(*) FROM otel_embedding_work),
+                    (SELECT last_error FROM otel_embedding_work WHERE last_error IS NOT NULL LIMIT 1),
+                    (SELECT count(*) FROM otel_telemetry_dlq WHERE processed_at IS NULL),
+                    ARRAY(SELECT format('%s (%s, %s dimensions)', name, precision, dimension)
+                          FROM otel_embedding_models ORDER BY model_id)",
+            &[],
+        )
+        .await?;
+    let tables = client
+        .query(
+            "SELECT p.relname::text, coalesce(sum(pg_stat_get_live_tuples(coalesce(i.inhrelid, p.oid))), 0)::bigint
+             FROM pg_class p LEFT JOIN pg_inherits i ON i.inhparent = p.oid
+             WHERE p.relnamespace = 'otel'::regnamespace
+               AND p.relname IN ('otel_spans', 'otel_logs', 'otel_metrics', 'otel_traces', 'otel_texts')
+             GROUP BY p.relname",
+            &[],
+        )
+        .await?;
+    Ok(Census {
+        approximate_rows: tables.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        traces_to_derive: row.get(0),
+        texts_to_embed: row.get(1),
+        embedding_error: row.get(2),
+        dead_letters: row.get(3),
+        models: row.get(4),
+    })
+}
+
+/// How many of these traces are derived and have nothing waiting.
+pub(crate) async fn settled(database: &Database, trace_ids: &[String]) -> Result<i64> {
+    let counted = async {
+        let client = database.client().await?;
+        let row = client
+            .query_one(
+                "SELECT count(*) FROM otel_trace_keys k
+                 WHERE k.trace_id = ANY($1::text[]::uuid[])
+                   AND NOT EXISTS (SELECT FROM otel_trace_touches t WHERE t.trace_id = k.trace_id)",
+                &[&trace_ids],
+            )
+            .await?;
+        Ok::<i64, StoreError>(row.get(0))
+    };
+    counted.await.map_err(|error| failure::of_database(&error, database.target()))
+}

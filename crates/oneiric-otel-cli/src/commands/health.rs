@@ -1,0 +1,106 @@
+//! `health`: whether all is well, and how much is stored and waiting.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use oneiric_otel::store::DatabaseStatus;
+use serde::Serialize;
+
+use super::Ending;
+use crate::args::Global;
+use crate::backend::Backend;
+use crate::census::{self, Census};
+use crate::progress::Progress;
+use crate::{failure, screen};
+
+/// Dead letters above this number are a problem and not an incident.
+const MANY_DEAD_LETTERS: i64 = 1000;
+
+#[derive(Debug, Serialize)]
+struct Health {
+    healthy: bool,
+    /// What is wrong, and what to do.
+    problems: Vec<String>,
+    database: DatabaseStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    telemetry: Option<Census>,
+}
+
+pub(crate) async fn run(global: &Global) -> Result<Ending> {
+    let backend = Backend::open_unmigrated(global, &Arc::new(Progress::new())).await?;
+    let examined = examine(&backend).await;
+    backend.release().await?;
+    let health = examined?;
+    if global.json {
+        screen::print_json(&health)?;
+    } else {
+        screen::print(&tell(&health))?;
+    }
+    Ok(if health.healthy { Ending::Good } else { Ending::Bad })
+}
+
+async fn examine(backend: &Backend) -> Result<Health> {
+    let database = backend.database();
+    let status = database.status().await.map_err(|error| failure::of_database(&error, backend.target()))?;
+    let telemetry = if status.schema.version > 0 { Some(census::take(database).await?) } else { None };
+    let problems = problems(&status, telemetry.as_ref());
+    Ok(Health { healthy: problems.is_empty(), problems, database: status, telemetry })
+}
+
+fn problems(status: &DatabaseStatus, telemetry: Option<&Census>) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !status.schema.pending.is_empty() {
+        let pending = status.schema.pending.join(", ");
+        problems.push(format!("the schema lacks {pending}: run `oneiric-otel db migrate`"));
+    }
+    if status.pgvector_version.is_none() && !status.pgvector_available {
+        problems.push(
+            "the server has no pgvector, so there is no search by meaning: install pgvector 0.8 or newer".to_owned(),
+        );
+    }
+    let Some(telemetry) = telemetry else { return problems };
+    if telemetry.dead_letters > MANY_DEAD_LETTERS {
+        problems.push(format!(
+            "{} records were refused by the database: see table otel_telemetry_dlq",
+            telemetry.dead_letters
+        ));
+    }
+    if let Some(error) = &telemetry.embedding_error {
+        problems.push(format!("texts could not be embedded: {error}"));
+    }
+    problems
+}
+
+fn tell(health: &Health) -> String {
+    let mut table = screen::table(&["what", "state"]);
+    let mut row = |what: &str, state: String| {
+        table.add_row([what.to_owned(), screen::clean(&state)]);
+    };
+    let status = &health.database;
+    row("database", status.target.clone());
+    row("PostgreSQL", status.server_version.clone());
+    row("size", indicatif::BinaryBytes(status.size_bytes.unsigned_abs()).to_string());
+    row("schema", format!("version {}", status.schema.version));
+    let pgvector = status.pgvector_version.clone();
+    row("pgvector", pgvector.unwrap_or_else(|| "not installed in this database".to_owned()));
+    if let Some(telemetry) = &health.telemetry {
+        let models = telemetry.models.join(", ");
+        row("models with vectors", if models.is_empty() { "none yet".to_owned() } else { models });
+        for (table, what) in [
+            ("otel_spans", "spans"),
+            ("otel_logs", "log records"),
+            ("otel_metrics", "data points"),
+            ("otel_traces", "traces"),
+            ("otel_texts", "distinct texts"),
+        ] {
+            let rows = telemetry.approximate_rows.get(table).copied().unwrap_or_default();
+            row(what, format!("about {rows}"));
+        }
+        row("traces to derive", telemetry.traces_to_derive.to_string());
+        row("texts to embed", telemetry.texts_to_embed.to_string());
+        row("dead letters", telemetry.dead_letters.to_string());
+    }
+    let verdict = if health.healthy { "healthy\n".to_owned() } else { "unhealthy\n".to_owned() };
+    let problems = health.problems.iter().map(|problem| format!("problem: {}\n", screen::clean(problem)));
+    problems.fold(format!("{table}\n{verdict}"), |text, problem| text + &problem)
+}

@@ -1,0 +1,292 @@
+//! `import`: telemetry from files into the database, past any server.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use oneiric_otel::derive::{DeriveOptions, Deriver};
+use oneiric_otel::otlp::{self, file};
+use oneiric_otel::pipeline::{Ingest, IngestOptions, Request};
+use serde::Serialize;
+
+use super::Ending;
+use crate::args::{Global, Import, Signal};
+use crate::backend::Backend;
+use crate::progress::Progress;
+use crate::{embedding, failure, screen};
+
+/// Requests under way at the same time.
+const AT_ONCE: usize = 8;
+/// Reasons that the summary spells out.
+const REASONS: usize = 20;
+/// Files of a directory that are looked at. A file that is named is, whatever its name.
+const EXTENSIONS: [&str; 8] = ["json", "jsonl", "ndjson", "pb", "bin", "binpb", "otlp", "protobuf"];
+
+/// What became of the input.
+#[derive(Debug, Default, Serialize)]
+struct Summary {
+    files: u64,
+    /// Files of directories that have no name of telemetry.
+    skipped_files: u64,
+    requests: u64,
+    /// Requests that had been stored before.
+    repeated_requests: u64,
+    /// Records kept by signal.
+    kept: BTreeMap<&'static str, u64>,
+    /// Records, or whole requests or files that could not be read, that were not kept.
+    rejected: u64,
+    /// Why, and where.
+    reasons: Vec<String>,
+    /// Reasons beyond those.
+    more_reasons: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    derived: Option<Searchable>,
+}
+
+/// What was done so that the records can be searched.
+#[derive(Debug, Serialize)]
+struct Searchable {
+    traces: u64,
+    texts_embedded: u64,
+    /// Why there are no vectors yet, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_embedded: Option<String>,
+}
+
+impl Summary {
+    fn reject(&mut self, records: u64, reason: String) {
+        self.rejected += records;
+        if self.reasons.len() < REASONS {
+            self.reasons.push(reason);
+        } else {
+            self.more_reasons += 1;
+        }
+    }
+
+    fn kept_any(&self) -> bool {
+        self.kept.values().any(|records| *records > 0)
+    }
+}
+
+pub(crate) async fn run(global: &Global, import: &Import) -> Result<Ending> {
+    let mut summary = Summary::default();
+    let sources = sources(&import.paths, &mut summary)?;
+    let progress = Arc::new(Progress::new());
+    let backend = Backend::open_for_writing(global, &progress).await?;
+    let done = work(&backend, import, sources, &mut summary, &progress).await;
+    backend.release().await?;
+    done?;
+    if global.json {
+        screen::print_json(&summary)?;
+    } else {
+        screen::print(&tell(&summary))?;
+    }
+    Ok(if summary.rejected > 0 && !summary.kept_any() { Ending::Bad } else { Ending::Good })
+}
+
+/// Something to read.
+#[derive(Debug)]
+enum Source {
+    Stdin,
+    File(PathBuf),
+}
+
+/// The files that the paths name. One that is not there is a mistake of the caller, found before anything is stored.
+fn sources(paths: &[PathBuf], summary: &mut Summary) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            sources.push(Source::Stdin);
+            continue;
+        }
+        let meta = std::fs::metadata(path).map_err(|error| {
+            let hint = "give files or directories with OTLP telemetry, or - for stdin; nothing was imported";
+            failure::advised(format!("cannot read {}: {error}", path.display()), hint)
+        })?;
+        if meta.is_dir() {
+            add_directory(path, &mut sources, summary);
+        } else {
+            sources.push(Source::File(path.clone()));
+        }
+    }
+    Ok(sources)
+}
+
+/// Adds what looks like telemetry, in order of name. Hidden files and directories are left alone.
+fn add_directory(dir: &Path, sources: &mut Vec<Source>, summary: &mut Summary) {
+    let mut entries: Vec<PathBuf> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect(),
+        Err(error) => {
+            summary.reject(1, format!("{}: {error}", dir.display()));
+            return;
+        }
+    };
+    entries.sort();
+    for path in entries {
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        // A link to a directory could lead back up.
+        let kind = std::fs::symlink_metadata(&path).map(|meta| meta.file_type());
+        if hidden {
+            continue;
+        }
+        match kind {
+            Ok(kind) if kind.is_dir() => add_directory(&path, sources, summary),
+            _ if path.is_file() && has_known_extension(&path) => sources.push(Source::File(path)),
+            _ => summary.skipped_files += 1,
+        }
+    }
+}
+
+fn has_known_extension(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
+}
+
+async fn work(
+    backend: &Backend,
+    import: &Import,
+    sources: Vec<Source>,
+    summary: &mut Summary,
+    progress: &Arc<Progress>,
+) -> Result<()> {
+    let ingest = Ingest::start(backend.database().clone(), IngestOptions::default());
+    progress.start("storing", Some(sources.len() as u64));
+    for source in sources {
+        store(&ingest, source, import.signal, summary).await;
+        progress.add(1);
+    }
+    progress.end();
+    summary.repeated_requests = ingest.counts().duplicate_requests;
+    ingest.drain().await;
+    if !import.no_wait {
+        summary.derived = Some(make_searchable(backend, progress).await?);
+    }
+    Ok(())
+}
+
+async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary: &mut Summary) {
+    let name = match &source {
+        Source::Stdin => "stdin".to_owned(),
+        Source::File(path) => path.display().to_string(),
+    };
+    let read = tokio::task::spawn_blocking(move || read(&source)).await;
+    let bytes = match read.map_err(std::io::Error::other).and_then(|read| read) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            summary.reject(1, format!("cannot read {name}: {error}"));
+            return;
+        }
+    };
+    summary.files += 1;
+    if let Some(tool) = compressed_by(&bytes) {
+        let reason = format!("{name}: it is compressed; use `{tool} -dc FILE | oneiric-otel import -`");
+        summary.reject(1, reason);
+        return;
+    }
+    let requests = file::requests(&name, bytes, signal.map(otlp_signal)).map(|found| async {
+        match found {
+            Ok(found) => {
+                let request = Request { signal: found.signal, encoding: found.encoding, body: found.body };
+                let answer = ingest.submit(request).await.map_err(|refused| refused.to_string());
+                (found.at, answer.map(|accepted| (found.signal, accepted)))
+            }
+            Err(error) => (error.at, Err(error.reason)),
+        }
+    });
+    let mut answers = futures::stream::iter(requests).buffered(AT_ONCE);
+    while let Some((at, answer)) = answers.next().await {
+        match answer {
+            Ok((signal, accepted)) => {
+                summary.requests += 1;
+                *summary.kept.entry(signal.as_str()).or_default() += accepted.records;
+                if accepted.rejected > 0 {
+                    summary.reject(accepted.rejected, format!("{name}: {at}: {}", accepted.message));
+                }
+            }
+            Err(reason) => summary.reject(1, format!("{name}: {at}: {reason}")),
+        }
+    }
+}
+
+fn read(source: &Source) -> std::io::Result<Bytes> {
+    match source {
+        Source::Stdin => {
+            let mut bytes = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut bytes)?;
+            Ok(bytes.into())
+        }
+        Source::File(path) => std::fs::read(path).map(Bytes::from),
+    }
+}
+
+fn compressed_by(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        _ => None,
+    }
+}
+
+fn otlp_signal(signal: Signal) -> otlp::Signal {
+    match signal {
+        Signal::Traces => otlp::Signal::Traces,
+        Signal::Metrics => otlp::Signal::Metrics,
+        Signal::Logs => otlp::Signal::Logs,
+    }
+}
+
+/// Derives and embeds what was stored. The records are safe already, so a model that is missing is told, not an error.
+async fn make_searchable(backend: &Backend, progress: &Arc<Progress>) -> Result<Searchable> {
+    let deriver = Deriver::new(backend.database().clone(), DeriveOptions::default());
+    progress.start("deriving traces", None);
+    let derived = deriver.derive_all_now().await;
+    progress.end();
+    let derived = derived.map_err(|error| failure::of_database(&error, backend.target()))?;
+    let embedded = embedding::embed_all_now(backend.database(), progress).await;
+    let (texts_embedded, not_embedded) = match embedded {
+        Ok(embedded) if embedded.no_pgvector => (0, Some("the database has no pgvector".to_owned())),
+        Ok(embedded) if embedded.failed > 0 => {
+            (embedded.vectors, Some(format!("{} texts wait for another try", embedded.failed)))
+        }
+        Ok(embedded) => (embedded.vectors, None),
+        Err(error) => (0, Some(format!("{error:#}"))),
+    };
+    Ok(Searchable { traces: derived.traces, texts_embedded, not_embedded })
+}
+
+fn tell(summary: &Summary) -> String {
+    let mut table = screen::table(&["what", "count"]);
+    let mut row = |what: &str, count: u64| {
+        table.add_row([what.to_owned(), count.to_string()]);
+    };
+    row("files", summary.files);
+    if summary.skipped_files > 0 {
+        row("files skipped (not telemetry by their names)", summary.skipped_files);
+    }
+    row("requests", summary.requests);
+    if summary.repeated_requests > 0 {
+        row("requests that had been stored before", summary.repeated_requests);
+    }
+    for (signal, what) in [("traces", "spans kept"), ("metrics", "data points kept"), ("logs", "log records kept")] {
+        row(what, summary.kept.get(signal).copied().unwrap_or_default());
+    }
+    row("rejected", summary.rejected);
+    if let Some(searchable) = &summary.derived {
+        row("traces derived", searchable.traces);
+        row("texts embedded", searchable.texts_embedded);
+    }
+    let mut text = format!("{table}\n");
+    let reasons = summary.reasons.iter().map(|reason| format!("rejected: {}\n", screen::clean(reason)));
+    text.extend(reasons);
+    if summary.more_reasons > 0 {
+        text.push_str(&format!("and {} more\n", summary.more_reasons));
+    }
+    if let Some(reason) = summary.derived.as_ref().and_then(|searchable| searchable.not_embedded.as_ref()) {
+        text.push_str(&format!("not searchable by meaning yet: {}\n", screen::clean(reason)));
+    }
+    text
+}

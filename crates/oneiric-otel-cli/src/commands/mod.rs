@@ -1,0 +1,57 @@
+//! One module per command. Each takes its arguments, does its work and returns how it ended.
+
+pub(crate) mod completions;
+pub(crate) mod db;
+pub(crate) mod demo;
+pub(crate) mod health;
+pub(crate) mod import;
+pub(crate) mod psql;
+pub(crate) mod search;
+pub(crate) mod serve;
+pub(crate) mod similar;
+pub(crate) mod trace;
+pub(crate) mod traces;
+
+use anyhow::Result;
+
+use crate::args::{Command, Global};
+use crate::signals::Signals;
+
+/// How a command ended, where that is no error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// Exit code 0.
+    Good,
+    /// Exit code 1, and what is to be said has been said.
+    Bad,
+    /// The exit code of a program that ran in our place, or of a signal.
+    Code(u8),
+}
+
+/// Runs a command to its end. Those that serve handle signals themselves; the others are cut off by the first.
+pub(crate) async fn run(global: &Global, command: Command, mut signals: Signals) -> Result<Ending> {
+    match command {
+        Command::Serve(listen) => return serve::run(global, &listen, signals).await,
+        Command::Demo(demo) => return demo::run(global, &demo, signals).await,
+        Command::Psql(psql) => return psql::run(global, psql).await,
+        Command::Completions { shell } => return completions::run(shell),
+        _ => {}
+    }
+    let work = async {
+        match command {
+            Command::Import(import) => import::run(global, &import).await,
+            Command::Search(search) => search::run(global, &search).await,
+            Command::Similar(similar) => similar::run(global, &similar).await,
+            Command::Trace(trace) => trace::run(global, &trace).await,
+            Command::Traces(traces) => traces::run(global, &traces).await,
+            Command::Health => health::run(global).await,
+            Command::Db { command } => db::run(global, &command).await,
+            // These were handled above.
+            Command::Serve(_) | Command::Demo(_) | Command::Psql(_) | Command::Completions { .. } => Ok(Ending::Good),
+        }
+    };
+    tokio::select! {
+        ending = work => ending,
+        code = signals.first() => Ok(Ending::Code(code)),
+    }
+}

@@ -1,0 +1,34 @@
+//! `psql`: an SQL shell on the database.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Ending;
+use crate::args::{Global, Psql};
+use crate::backend::Backend;
+use crate::failure;
+use crate::progress::Progress;
+
+/// The tables' schema first, so that `select count(*) from otel_spans` works as it stands.
+const SEARCH_PATH: &str = "-c search_path=otel,public";
+
+pub(crate) async fn run(global: &Global, psql: Psql) -> Result<Ending> {
+    let backend = Backend::open_unmigrated(global, &Arc::new(Progress::new())).await?;
+    let mut command = backend.psql(global.database_url.as_deref());
+    let options = std::env::var("PGOPTIONS").ok().filter(|_| global.database_url.is_some());
+    command.env("PGOPTIONS", format!("{} {SEARCH_PATH}", options.unwrap_or_default()).trim());
+    command.args(psql.arguments);
+    // Ctrl-C cancels a statement in psql. It reaches us too and must not end us before psql.
+    let status = tokio::task::spawn_blocking(move || command.status()).await?;
+    backend.release().await?;
+    let status = status.map_err(|error| {
+        failure::advised(
+            format!("cannot run psql: {error}"),
+            "install PostgreSQL's client programs, or name a PostgreSQL installation in ONEIRIC_OTEL_POSTGRES_DIR",
+        )
+    })?;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    Ok(Ending::Code(u8::try_from(code).unwrap_or(1)))
+}

@@ -1,0 +1,49 @@
+//! `serve`: receives telemetry until it is told to stop.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::Ending;
+use crate::app::{Addresses, App};
+use crate::args::{Global, Listen};
+use crate::backend::Backend;
+use crate::progress::Progress;
+use crate::screen;
+use crate::signals::Signals;
+
+pub(crate) async fn run(global: &Global, listen: &Listen, mut signals: Signals) -> Result<Ending> {
+    let progress = Arc::new(Progress::new());
+    let start = async {
+        let backend = Backend::open_for_writing(global, &progress).await?;
+        App::start(backend, listen, false, Arc::clone(&progress)).await
+    };
+    let mut app = tokio::select! {
+        app = start => app?,
+        code = signals.first() => return Ok(Ending::Code(code)),
+    };
+    let announced = announce(global, app.addresses(), app.database().target());
+    let served = match announced {
+        Ok(()) => tokio::select! {
+            served = app.serving() => served,
+            _ = signals.first() => Ok(()),
+        },
+        Err(error) => Err(error),
+    };
+    tracing::info!("stopping");
+    let stopped = app.stop().await;
+    served.and(stopped).map(|()| Ending::Good)
+}
+
+fn announce(global: &Global, addresses: Addresses, database: &str) -> Result<()> {
+    if global.json {
+        return screen::print_json(&addresses);
+    }
+    let api = addresses.api.map(|api| format!("health     http://{api}/readyz\n")).unwrap_or_default();
+    screen::print(&format!(
+        "ready\nOTLP/gRPC  http://{}\nOTLP/HTTP  http://{}\n{api}database   {}\n",
+        addresses.grpc,
+        addresses.http,
+        screen::clean(database)
+    ))
+}

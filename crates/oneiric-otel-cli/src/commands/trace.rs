@@ -1,0 +1,74 @@
+//! `trace`: one trace, as a tree for people or as OTLP/JSON for programs.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use oneiric_otel::otlp::record::Record;
+use oneiric_otel::otlp::{Group, json};
+use oneiric_otel::store::Stored;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Ending;
+use crate::args::{Global, Trace};
+use crate::backend::Backend;
+use crate::progress::Progress;
+use crate::trace_tree::{self, Overview};
+use crate::{failure, screen};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Output {
+    summary: Overview,
+    /// An `ExportTraceServiceRequest`.
+    traces: Box<RawValue>,
+    /// An `ExportLogsServiceRequest`.
+    logs: Box<RawValue>,
+}
+
+pub(crate) async fn run(global: &Global, trace: &Trace) -> Result<Ending> {
+    let backend = Backend::open_for_reading(global, &Arc::new(Progress::new())).await?;
+    let read = read(&backend, trace).await;
+    backend.release().await?;
+    let (spans, logs) = read?;
+    if spans.is_empty() && logs.is_empty() {
+        return Err(failure::advised(
+            format!("trace {} not found", trace.trace_id),
+            "`oneiric-otel traces` lists what is there; --data-dir or --database-url name another database",
+        ));
+    }
+    let overview = trace_tree::overview(trace.trace_id, &spans, &logs);
+    if global.json {
+        let output = Output { summary: overview, traces: otlp(spans)?, logs: otlp(logs)? };
+        screen::print_json(&output)?;
+    } else {
+        screen::print(&trace_tree::draw(&overview, &spans, &logs))?;
+    }
+    Ok(Ending::Good)
+}
+
+async fn read(backend: &Backend, trace: &Trace) -> Result<(Vec<Stored<Span>>, Vec<Stored<LogRecord>>)> {
+    let database = backend.database();
+    let failed = |error| failure::of_database(&error, backend.target());
+    let spans = database.trace_spans(trace.trace_id.0).await.map_err(failed)?;
+    let logs = database.trace_logs(trace.trace_id.0).await.map_err(failed)?;
+    Ok((spans, logs))
+}
+
+/// An export request of the records, on one line.
+fn otlp<R: Record>(stored: Vec<Stored<R>>) -> Result<Box<RawValue>> {
+    let mut groups: Vec<Group<R>> = Vec::new();
+    for Stored { resource, scope, record } in stored {
+        let same = |group: &Group<R>| Arc::ptr_eq(&group.resource, &resource) && Arc::ptr_eq(&group.scope, &scope);
+        match groups.iter().position(same) {
+            Some(index) => groups[index].records.push(record),
+            None => groups.push(Group { resource, scope, records: vec![record] }),
+        }
+    }
+    // Scopes of one resource are to be neighbours.
+    groups.sort_by_key(|group| Arc::as_ptr(&group.resource));
+    let text = String::from_utf8(json::encode(&groups)).context("OTLP/JSON is UTF-8")?;
+    RawValue::from_string(text).context("OTLP/JSON is JSON")
+}

@@ -1,0 +1,31 @@
+//! The searches that the demo shows: questions in words that its telemetry does not use.
+
+use super::plan::Fault;
+
+/// A question and what it is after.
+#[derive(Debug)]
+pub(crate) struct Search {
+    pub(crate) question: &'static str,
+    /// The words for the fault. None of them occurs in what the demo sends.
+    pub(crate) fault_words: &'static [&'static str],
+    /// What should be found.
+    pub(crate) fault: Fault,
+}
+
+pub(crate) const SEARCHES: [Search; 3] = [
+    Search {
+        question: "could not reach the payment service",
+        fault_words: &["could not", "reach"],
+        fault: Fault::RefusedConnection,
+    },
+    Search {
+        question: "the language model told us to slow down",
+        fault_words: &["told us", "slow down"],
+        fault: Fault::RateLimit,
+    },
+    Search {
+        question: "product suggestions took too long to arrive",
+        fault_words: &["suggestions", "too long", "arrive"],
+        fault: Fault::Timeout,
+    },
+];

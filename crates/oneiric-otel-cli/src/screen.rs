@@ -1,0 +1,144 @@
+//! What goes to stdout: text and tables for people, JSON for programs.
+//!
+//! Text from telemetry is not to be trusted: whoever can send a span could otherwise move the cursor, retitle the
+//! window or hide a line. [`clean`] makes it harmless; JSON needs no such care, because it escapes control characters.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use anyhow::{Context as _, Result};
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+/// The width of tables where stdout is no terminal.
+const WIDTH_ELSEWHERE: u16 = 140;
+
+/// Writes text to stdout.
+///
+/// # Errors
+/// If stdout cannot be written to, as when the reader of a pipe is gone.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
+/// Writes one line of JSON.
+///
+/// # Errors
+/// As [`print`].
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string(value).context("the answer has no JSON form")?;
+    text.push('\n');
+    print(&text)
+}
+
+/// An empty table with these headings.
+pub(crate) fn table(headings: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if !io::stdout().is_terminal() {
+        table.set_width(WIDTH_ELSEWHERE);
+    }
+    table.set_header(headings);
+    table
+}
+
+/// Untrusted text on one line: escape sequences, control characters and those that turn the direction of writing
+/// become one space or nothing.
+pub(crate) fn clean(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '\u{1b}' => skip_escape(&mut characters),
+            // The same as ESC [ in one character.
+            '\u{9b}' => skip_sequence(&mut characters),
+            c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
+                if !cleaned.ends_with(' ') && !cleaned.is_empty() {
+                    cleaned.push(' ');
+                }
+            }
+            // Marks that reorder or hide what is shown around them.
+            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {}
+            c => cleaned.push(c),
+        }
+    }
+    cleaned.truncate(cleaned.trim_end().len());
+    cleaned
+}
+
+/// [`clean`], cut to a number of characters.
+pub(crate) fn clean_short(text: &str, characters: usize) -> String {
+    let cleaned = clean(text);
+    if cleaned.chars().count() <= characters {
+        return cleaned;
+    }
+    let mut cut: String = cleaned.chars().take(characters.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
+
+fn skip_escape(characters: &mut Characters<'_>) {
+    match characters.peek() {
+        Some('[') => {
+            characters.next();
+            skip_sequence(characters);
+        }
+        // Strings that a terminal takes as a title, a link or a request; they end with BEL or ESC \.
+        Some(']' | 'P' | 'X' | '^' | '_') => {
+            while let Some(c) = characters.next() {
+                if c == '\u{7}' || c == '\u{9c}' {
+                    break;
+                }
+                if c == '\u{1b}' {
+                    if characters.peek() == Some(&'\\') {
+                        characters.next();
+                    }
+                    break;
+                }
+            }
+        }
+        Some(c) if !c.is_control() => {
+            characters.next();
+        }
+        _ => {}
+    }
+}
+
+/// Parameters up to the final character.
+fn skip_sequence(characters: &mut Characters<'_>) {
+    while let Some(&c) = characters.peek() {
+        if c.is_control() || !c.is_ascii() {
+            return;
+        }
+        characters.next();
+        if ('@'..='~').contains(&c) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn telemetry_cannot_drive_the_terminal() {
+        assert_eq!(clean("plain text, ünïcödé 日本"), "plain text, ünïcödé 日本");
+        assert_eq!(clean("\u{1b}[2J\u{1b}[31mred\u{1b}[0m"), "red");
+        assert_eq!(clean("a\u{1b}]0;new title\u{7}b"), "ab");
+        assert_eq!(clean("a\u{1b}]8;;http://x\u{1b}\\b"), "ab");
+        assert_eq!(clean("a\u{9b}31mb"), "ab");
+        assert_eq!(clean("one\r\ntwo\tthree\u{0}"), "one two three");
+        assert_eq!(clean("safe\u{202e}txt.exe"), "safetxt.exe");
+        assert_eq!(clean("\u{1b}"), "");
+        assert_eq!(clean("unfinished \u{1b}[12"), "unfinished");
+        for c in clean(&(0..=0x10_ffff).filter_map(char::from_u32).collect::<String>()).chars() {
+            assert!(!c.is_control(), "{c:?}");
+        }
+        assert_eq!(clean_short("abcdef", 4), "abc…");
+        assert_eq!(clean_short("abcd", 4), "abcd");
+    }
+}

@@ -1,0 +1,49 @@
+//! Named background tasks with one owner that awaits each of them.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Tasks that run until they are stopped, in the order in which they were started.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    running: Vec<Task>,
+}
+
+#[derive(Debug)]
+struct Task {
+    name: &'static str,
+    stop: CancellationToken,
+    handle: JoinHandle<()>,
+}
+
+impl Tasks {
+    /// Starts a task. It is to end soon after its token is cancelled.
+    pub(crate) fn spawn<F>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let handle = tokio::spawn(run(stop.clone()));
+        self.running.push(Task { name, stop, handle });
+    }
+
+    /// Stops the tasks, the last one first, each within what is left of `patience`.
+    pub(crate) async fn stop(self, patience: Duration) {
+        let deadline = tokio::time::Instant::now() + patience;
+        for task in self.running.into_iter().rev() {
+            task.stop.cancel();
+            let abort = task.handle.abort_handle();
+            match tokio::time::timeout_at(deadline, task.handle).await {
+                Ok(Ok(())) => tracing::debug!(task = task.name, "ended"),
+                Ok(Err(error)) => tracing::error!(task = task.name, %error, "ended badly"),
+                Err(_) => {
+                    tracing::warn!(task = task.name, "did not end in time and is cut off");
+                    abort.abort();
+                }
+            }
+        }
+    }
+}

@@ -18,13 +18,13 @@ CREATE TABLE otel_resources (
   deployment_environment text,
   schema_url             text NOT NULL,
   attributes             jsonb NOT NULL,
-  message                bytea,
+  envelope               bytea NOT NULL,
   first_seen             timestamptz NOT NULL DEFAULT now(),
   last_seen              date NOT NULL DEFAULT current_date
 );
 COMMENT ON TABLE otel_resources IS 'distinct OpenTelemetry resources with their schema URL';
 COMMENT ON COLUMN otel_resources.content_hash IS 'hash of the canonical encoding of resource and schema URL';
-COMMENT ON COLUMN otel_resources.message IS 'the Resource message as protobuf; null when the sender gave none';
+COMMENT ON COLUMN otel_resources.envelope IS 'resource and schema URL as they came: a ResourceSpans message without spans';
 CREATE INDEX otel_resources_service ON otel_resources (left(service_name, 256));
 
 CREATE TABLE otel_scopes (
@@ -34,12 +34,12 @@ CREATE TABLE otel_scopes (
   version      text NOT NULL,
   schema_url   text NOT NULL,
   attributes   jsonb NOT NULL,
-  message      bytea,
+  envelope     bytea NOT NULL,
   first_seen   timestamptz NOT NULL DEFAULT now(),
   last_seen    date NOT NULL DEFAULT current_date
 );
 COMMENT ON TABLE otel_scopes IS 'distinct instrumentation scopes with their schema URL';
-COMMENT ON COLUMN otel_scopes.message IS 'the InstrumentationScope message as protobuf; null when the sender gave none';
+COMMENT ON COLUMN otel_scopes.envelope IS 'scope and schema URL as they came: a ScopeSpans message without spans';
 
 ---------- spans ----------
 CREATE TABLE otel_spans (

@@ -6,8 +6,8 @@ mod worker;
 
 use std::fmt;
 
-pub use worker::{EmbedOptions, Embedded, EmbeddingWorker};
 pub(crate) use worker::check;
+pub use worker::{EmbedOptions, Embedded, EmbeddingWorker};
 
 /// What turns texts into vectors.
 ///

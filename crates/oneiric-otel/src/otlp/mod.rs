@@ -17,6 +17,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
+use prost::Message as _;
 
 use record::Record;
 
@@ -89,6 +91,34 @@ pub struct ScopeEnvelope {
     pub scope: Option<InstrumentationScope>,
     /// `ScopeSpans.schema_url` and its like.
     pub schema_url: String,
+}
+
+impl ResourceEnvelope {
+    /// As a `ResourceSpans` message without spans, which keeps all that an envelope says.
+    pub(crate) fn to_protobuf(&self) -> Vec<u8> {
+        let Self { resource, schema_url } = self.clone();
+        ResourceSpans { resource, scope_spans: Vec::new(), schema_url }.encode_to_vec()
+    }
+
+    /// The inverse of [`Self::to_protobuf`].
+    pub(crate) fn from_protobuf(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
+        let ResourceSpans { resource, schema_url, .. } = ResourceSpans::decode(bytes)?;
+        Ok(Self { resource, schema_url })
+    }
+}
+
+impl ScopeEnvelope {
+    /// As a `ScopeSpans` message without spans, which keeps all that an envelope says.
+    pub(crate) fn to_protobuf(&self) -> Vec<u8> {
+        let Self { scope, schema_url } = self.clone();
+        ScopeSpans { scope, spans: Vec::new(), schema_url }.encode_to_vec()
+    }
+
+    /// The inverse of [`Self::to_protobuf`].
+    pub(crate) fn from_protobuf(bytes: &[u8]) -> Result<Self, prost::DecodeError> {
+        let ScopeSpans { scope, schema_url, .. } = ScopeSpans::decode(bytes)?;
+        Ok(Self { scope, schema_url })
+    }
 }
 
 /// What was read from a request.

@@ -88,7 +88,7 @@ impl Dimensions {
             let row = transaction
                 .query_one(
                     "INSERT INTO otel_resources (content_hash, service_name, service_namespace, service_version,
-                       service_instance_id, deployment_environment, schema_url, attributes, message)
+                       service_instance_id, deployment_environment, schema_url, attributes, envelope)
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9)
                      ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
                      RETURNING resource_id",
@@ -101,7 +101,7 @@ impl Dimensions {
                         &text(&["deployment.environment.name", "deployment.environment"]),
                         &without_nul(&envelope.schema_url),
                         &natural_json(attributes),
-                        &envelope.resource.as_ref().map(prost::Message::encode_to_vec),
+                        &envelope.to_protobuf(),
                     ],
                 )
                 .await?;
@@ -127,7 +127,7 @@ impl Dimensions {
                 let scope = envelope.scope.clone().unwrap_or_default();
                 let row = transaction
                     .query_one(
-                        "INSERT INTO otel_scopes (content_hash, name, version, schema_url, attributes, message)
+                        "INSERT INTO otel_scopes (content_hash, name, version, schema_url, attributes, envelope)
                          VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
                          ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
                          RETURNING scope_id",
@@ -137,7 +137,7 @@ impl Dimensions {
                             &without_nul(&scope.version),
                             &without_nul(&envelope.schema_url),
                             &natural_json(&scope.attributes),
-                            &envelope.scope.as_ref().map(prost::Message::encode_to_vec),
+                            &envelope.to_protobuf(),
                         ],
                     )
                     .await?;

@@ -3,12 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
-use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
-use prost::Message as _;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -115,11 +112,9 @@ impl Owners {
         if let Some(known) = self.resources.get(&id) {
             return Ok(Arc::clone(known));
         }
-        let row =
-            client.query_one("SELECT message, schema_url FROM otel_resources WHERE resource_id = $1", &[&id]).await?;
-        let message: Option<&[u8]> = row.get(0);
-        let resource = message.map(Resource::decode).transpose().map_err(|error| damaged(error.into()))?;
-        let envelope = Arc::new(ResourceEnvelope { resource, schema_url: row.get(1) });
+        let row = client.query_one("SELECT envelope FROM otel_resources WHERE resource_id = $1", &[&id]).await?;
+        let envelope = ResourceEnvelope::from_protobuf(row.get(0)).map_err(|error| damaged(error.into()))?;
+        let envelope = Arc::new(envelope);
         self.resources.insert(id, Arc::clone(&envelope));
         Ok(envelope)
     }
@@ -128,12 +123,9 @@ impl Owners {
         if let Some(known) = self.scopes.get(&id) {
             return Ok(Arc::clone(known));
         }
-        let row = client
-            .query_one("SELECT message, schema_url FROM otel_scopes WHERE scope_id = $1", &[&i64::from(id)])
-            .await?;
-        let message: Option<&[u8]> = row.get(0);
-        let scope = message.map(InstrumentationScope::decode).transpose().map_err(|error| damaged(error.into()))?;
-        let envelope = Arc::new(ScopeEnvelope { scope, schema_url: row.get(1) });
+        let row = client.query_one("SELECT envelope FROM otel_scopes WHERE scope_id = $1", &[&i64::from(id)]).await?;
+        let envelope = ScopeEnvelope::from_protobuf(row.get(0)).map_err(|error| damaged(error.into()))?;
+        let envelope = Arc::new(envelope);
         self.scopes.insert(id, Arc::clone(&envelope));
         Ok(envelope)
     }

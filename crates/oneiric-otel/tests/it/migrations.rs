@@ -1,0 +1,60 @@
+//! The schema reaches its newest version from every earlier one, once, however many instances try.
+
+use oneiric_otel::store::{Database, SCHEMA_VERSION};
+use oneiric_otel_testkit::database::TestDatabase;
+
+async fn open(test: &TestDatabase) -> Database {
+    Database::new(test.url()).expect("a valid URL")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_earlier_version_can_be_upgraded() {
+    for from in 0..=SCHEMA_VERSION {
+        let test = TestDatabase::create().await;
+        let database = open(&test).await;
+        database.migrate_to(from).await.expect("migrates");
+        database.migrate().await.expect("migrates");
+        database.migrate_deferred().await.expect("migrates");
+        let state = database.migration_state().await.expect("state");
+        assert_eq!((state.version, state.pending.len(), state.pending_deferred.len()), (SCHEMA_VERSION, 0, 0));
+        assert!(database.migrate().await.expect("nothing to do").is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_start_together_migrate_once() {
+    let test = TestDatabase::create().await;
+    let databases: Vec<Database> = futures::future::join_all((0..6).map(|_| open(&test))).await.into_iter().collect();
+    let applied = futures::future::join_all(databases.iter().map(Database::migrate)).await;
+    let total: usize = applied.into_iter().map(|applied| applied.expect("migrates").len()).sum();
+    assert_eq!(total as i32, SCHEMA_VERSION);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_or_altered_schema_is_refused() {
+    let test = TestDatabase::create().await;
+    let database = open(&test).await;
+    database.migrate().await.expect("migrates");
+    let client = test.client().await;
+    client
+        .batch_execute(
+            "INSERT INTO otel_migrations (version, name, track, checksum) VALUES (9999, 'future', 'required', 'x')",
+        )
+        .await
+        .expect("inserted");
+    let error = database.migrate().await.expect_err("refused").to_string();
+    assert!(error.contains("9999_future") && error.contains("newer"), "{error}");
+
+    client.batch_execute("DELETE FROM otel_migrations WHERE version = 9999").await.expect("deleted");
+    client.batch_execute("UPDATE otel_migrations SET checksum = 'other' WHERE version = 1").await.expect("updated");
+    let error = database.migrate().await.expect_err("refused").to_string();
+    assert!(error.contains("0001_telemetry"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_urls_are_refused_without_repeating_them() {
+    let error = Database::new("mysql://user:secret@host/db").expect_err("refused").to_string();
+    assert!(error.contains("postgresql://") && !error.contains("secret"), "{error}");
+    let error = Database::new("postgresql://user:secret@host:port/db").expect_err("refused").to_string();
+    assert!(!error.contains("secret"), "{error}");
+}

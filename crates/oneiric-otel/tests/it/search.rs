@@ -1,0 +1,313 @@
+//! Traces are found by what people say about them, with the real model; and what cannot be answered is said.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use oneiric_otel::embed::{EmbedOptions, EmbeddingWorker};
+use oneiric_otel::query::{
+    QueryError, QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest,
+};
+use oneiric_otel::store::Database;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio_util::sync::CancellationToken;
+
+use crate::scene::{NOON, Scene, failed, minilm, span, text, trace_id};
+
+const ZERO: Duration = Duration::ZERO;
+const CLIENT: i32 = 3;
+
+fn client(span: Span) -> Span {
+    Span { kind: CLIENT, ..span }
+}
+
+fn lasting(span: Span, duration: Duration) -> Span {
+    Span { end_time_unix_nano: span.start_time_unix_nano + duration.as_nanos() as u64, ..span }
+}
+
+/// A shop with five kinds of fault among healthy requests, each several times.
+async fn shop() -> Scene {
+    let scene = Scene::new().await;
+    for round in 0..5 {
+        let at = Duration::from_secs(round);
+        let number = |kind: u64| kind * 100 + round;
+        let root = |kind: u64, name: &str| span(number(kind), 1, 0, name, at);
+        let call = |kind: u64, name: &str| client(span(number(kind), 2, 1, name, at));
+        let mut spans = vec![
+            // refused connection
+            failed(root(1, "POST /checkout"), "502", &[]),
+            failed(
+                call(1, "POST"),
+                &format!("connect ECONNREFUSED 10.0.3.{round}:8443"),
+                &[("peer.service", "payment"), ("http.method", "POST")],
+            ),
+            // timeout
+            failed(lasting(root(2, "GET /recommendations"), Duration::from_secs(5)), "", &[]),
+            failed(
+                lasting(call(2, "SELECT products"), Duration::from_secs(5)),
+                "context deadline exceeded",
+                &[("db.system", "postgresql"), ("db.sql.table", "products")],
+            ),
+            // bad input
+            failed(
+                root(3, "PUT /profile"),
+                "ValidationError: birthday must be in the past",
+                &[("http.response.status_code", "422")],
+            ),
+            // rate limit
+            failed(root(4, "POST /chat"), "", &[]),
+            failed(
+                call(4, "chat gpt-4o"),
+                "429",
+                &[
+                    ("gen_ai.system", "openai"),
+                    ("gen_ai.request.model", "gpt-4o"),
+                    ("http.response.status_code", "429"),
+                ],
+            ),
+            // slow dependency
+            lasting(root(5, "GET /shipping-quote"), Duration::from_secs(9)),
+            lasting(call(5, "GET /carriers"), Duration::from_secs(9)),
+        ];
+        spans.extend(
+            ["GET /", "GET /cart", "POST /login", "GET /search", "GET /orders"]
+                .iter()
+                .zip(6..)
+                .map(|(name, kind)| root(kind, name)),
+        );
+        scene.spans("frontend", spans).await;
+    }
+    scene.derive().await;
+    scene.embed().await;
+    scene
+}
+
+fn ask(text: &str) -> SearchRequest {
+    SearchRequest { text: text.to_owned(), limit: 10, filter: TraceFilter::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_are_found_by_other_words_than_the_data_has() {
+    let scene = shop().await;
+    let queries = scene.queries();
+    for (question, root) in [
+        ("could not reach the payment service", "POST /checkout"),
+        ("the query on the catalogue took too long and was given up", "GET /recommendations"),
+        ("somebody entered a wrong date of birth", "PUT /profile"),
+        ("the AI provider throttled us", "POST /chat"),
+        ("waiting ages for delivery costs", "GET /shipping-quote"),
+    ] {
+        let answer = queries.search_traces(&ask(question)).await.unwrap();
+        assert!(!answer.nothing_near, "{question}");
+        assert_eq!(answer.note, None);
+        let first = &answer.hits[0];
+        assert_eq!(first.newest.root_name, root, "{question}: {:#?}", answer.hits);
+        assert_eq!(first.trace_count, 5, "hits are texts, not copies");
+        assert!(first.score <= 1.0 && first.cosine.unwrap() > 0.2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_near_is_said() {
+    let scene = shop().await;
+    for question in
+        ["how do I bake sourdough bread", "the migration of arctic terns", "best chess openings for beginners"]
+    {
+        let answer = scene.queries().search_traces(&ask(question)).await.unwrap();
+        assert!(answer.nothing_near && answer.hits.is_empty(), "{question}: {:#?}", answer.hits);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_narrow_a_search() {
+    let scene = shop().await;
+    let noon = Timestamp::from_nanosecond(i128::from(NOON)).unwrap();
+    let later = TraceFilter { since: Some(noon + jiff::SignedDuration::from_secs(3)), ..TraceFilter::default() };
+    let answer = scene
+        .queries()
+        .search_traces(&SearchRequest { filter: later, ..ask("payment service unreachable") })
+        .await
+        .unwrap();
+    assert_eq!(answer.hits[0].trace_count, 2, "of five, those of seconds 3 and 4");
+    let healthy = TraceFilter { status: Some("unset".to_owned()), ..TraceFilter::default() };
+    let answer =
+        scene.queries().search_traces(&SearchRequest { filter: healthy, ..ask("shipping quote slow") }).await.unwrap();
+    assert!(answer.hits.iter().all(|hit| hit.newest.status == "unset"));
+    let nobody = TraceFilter { service: Some("nobody".to_owned()), ..TraceFilter::default() };
+    assert!(
+        scene.queries().search_traces(&SearchRequest { filter: nobody, ..ask("payment") }).await.unwrap().nothing_near
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn similar_traces_are_grouped_and_leave_out_the_trace_itself() {
+    let scene = shop().await;
+    let request = |number: u64| SimilarRequest {
+        trace_id: TraceId(trace_id(number).try_into().unwrap()),
+        threshold: 0.85,
+        limit: 10,
+        filter: TraceFilter::default(),
+    };
+    let answer = scene.queries().find_similar_traces(&request(100)).await.unwrap();
+    assert_eq!(answer.trace.root_name, "POST /checkout");
+    assert_eq!(answer.hits[0].trace_count, 4);
+    assert!(answer.hits[0].score > 0.999 && answer.hits[0].newest.trace_id.0.as_slice() == trace_id(104));
+    assert!(answer.hits.iter().all(|hit| hit.score >= 0.85));
+    let error = scene.queries().find_similar_traces(&request(4711)).await.expect_err("unknown");
+    assert!(matches!(error, QueryError::NotFound { .. }), "{error}");
+    let error = scene
+        .queries()
+        .find_similar_traces(&SimilarRequest { threshold: 1.5, ..request(100) })
+        .await
+        .expect_err("wrong");
+    assert_eq!(error.to_string(), "threshold: expected a number from 0 to 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_are_listed_in_pages_without_gap_or_repetition() {
+    let scene = shop().await;
+    let mut request = TracesRequest { filter: TraceFilter::default(), limit: 7, after: None };
+    let mut seen = Vec::new();
+    loop {
+        let page = scene.queries().find_traces(&request).await.unwrap();
+        seen.extend(page.traces.iter().map(|trace| (trace.start_time, trace.trace_id)));
+        let Some(next) = page.next else { break };
+        request.after = Some(next);
+    }
+    assert_eq!(seen.len(), 50);
+    assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "newest first, each once");
+    request.after = None;
+    request.filter = TraceFilter { min_duration: Some(Duration::from_secs(6)), ..TraceFilter::default() };
+    assert_eq!(scene.queries().find_traces(&request).await.unwrap().traces.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_arguments_are_named() {
+    let scene = Scene::new().await;
+    let noon = Timestamp::UNIX_EPOCH;
+    for (request, message) in [
+        (ask("  "), "text: expected a description of 1 to 10000 characters"),
+        (SearchRequest { limit: 0, ..ask("x") }, "limit: expected a number from 1 to 1000"),
+        (
+            SearchRequest {
+                filter: TraceFilter { status: Some("bad".to_owned()), ..TraceFilter::default() },
+                ..ask("x")
+            },
+            "status: expected error, ok or unset",
+        ),
+        (
+            SearchRequest {
+                filter: TraceFilter { since: Some(noon), until: Some(noon), ..TraceFilter::default() },
+                ..ask("x")
+            },
+            "until: expected a time after since",
+        ),
+    ] {
+        assert_eq!(scene.queries().search_traces(&request).await.expect_err("wrong").to_string(), message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_pgvector_words_still_find_and_the_lack_is_said_until_it_appears() {
+    let scene = Scene::new().await;
+    scene.spans("shop", vec![failed(span(1, 1, 0, "POST /pay", ZERO), "insufficient funds", &[])]).await;
+    scene.derive().await;
+    // A role that may use the tables and may not create extensions. Its rights go with the database.
+    let admin = scene.bench.test.client().await;
+    admin
+        .batch_execute("GRANT USAGE ON SCHEMA otel TO pg_monitor; GRANT ALL ON ALL TABLES IN SCHEMA otel TO pg_monitor")
+        .await
+        .unwrap();
+    let separator = if scene.bench.test.url().contains('?') { '&' } else { '?' };
+    let limited =
+        Database::new(&format!("{}{separator}options=-c%20role%3Dpg_monitor", scene.bench.test.url())).unwrap();
+    let worker =
+        EmbeddingWorker::new(limited.clone(), minilm(), EmbedOptions::default(), scene.deriver.texts_written());
+    let embedded = worker.embed_all_now().await.unwrap();
+    assert!(embedded.no_pgvector && embedded.vectors == 0);
+
+    let queries = QueryService::new(limited, Some(minilm()));
+    let answer = queries.search_traces(&ask("insufficient funds while paying")).await.unwrap();
+    assert_eq!(answer.note.as_deref(), Some("pgvector is missing in the database: only words were compared"));
+    assert_eq!(answer.hits[0].newest.root_name, "POST /pay");
+    assert_eq!(answer.hits[0].cosine, None);
+    let similar = SimilarRequest {
+        trace_id: TraceId(trace_id(1).try_into().unwrap()),
+        threshold: 0.85,
+        limit: 1,
+        filter: TraceFilter::default(),
+    };
+    let error = queries.find_similar_traces(&similar).await.expect_err("no vectors");
+    assert!(
+        matches!(&error, QueryError::Unavailable { reason } if reason.contains("CREATE EXTENSION vector")),
+        "{error}"
+    );
+
+    assert_eq!(scene.embed().await.vectors, 1, "somebody who may has installed it");
+    admin.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA otel TO pg_monitor").await.unwrap();
+    assert_eq!(queries.search_traces(&ask("card was declined")).await.unwrap().note, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_table_of_vectors_gets_its_index_and_answers_from_it() {
+    let scene = Scene::new().await;
+    scene.spans("shop", vec![failed(span(1, 1, 0, "POST /pay", ZERO), "card declined", &[])]).await;
+    scene.derive().await;
+    assert_eq!(scene.embed().await.vectors, 1);
+    let client = scene.bench.test.client().await;
+    client
+        .batch_execute(
+            "SELECT setseed(0.5);
+             INSERT INTO otel_embeddings_1 (text_id, embedding)
+             SELECT 1000000 + n, (SELECT array_agg(random() - 0.5) FROM generate_series(1, 384) WHERE n > 0)::vector::halfvec
+             FROM generate_series(1, 10001) n",
+        )
+        .await
+        .unwrap();
+    let token = CancellationToken::new();
+    let worker = scene.worker();
+    let running = tokio::spawn({
+        let token = token.clone();
+        async move { worker.run(token).await }
+    });
+    let built =
+        "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('otel.otel_embeddings_1_hnsw') AND indisvalid";
+    while scene.bench.test.count(built).await == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    token.cancel();
+    running.await.unwrap();
+    let answer = scene.queries().search_traces(&ask("the bank rejected the credit card")).await.unwrap();
+    assert_eq!(answer.hits[0].newest.root_name, "POST /pay");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_an_agent_is_found_by_one_of_its_messages() {
+    let scene = Scene::new().await;
+    let step = |trace: u64, id: u64, content: &str| {
+        let mut step = span(trace, id, 1, "chat", Duration::from_secs(id));
+        step.attributes = vec![
+            text("gen_ai.operation.name", "chat"),
+            text("gen_ai.agent.name", "researcher"),
+            text(
+                "gen_ai.output.messages",
+                &format!("[{{\"role\":\"assistant\",\"parts\":[{{\"type\":\"text\",\"content\":\"{content}\"}}]}}]"),
+            ),
+        ];
+        step
+    };
+    let topics = ["the population of Iceland", "how volcanoes form", "train times to Vienna", "recipes with lentils"];
+    for (trace, topic) in (1..).zip(topics) {
+        let steps = vec![
+            span(trace, 1, 0, "run", ZERO),
+            step(trace, 2, &format!("I looked up {topic}.")),
+            step(trace, 3, "I am done."),
+        ];
+        scene.spans("agents", steps).await;
+    }
+    scene.derive().await;
+    scene.embed().await;
+    assert_eq!(scene.bench.count("otel_texts WHERE text LIKE '%I am done.'").await, 1, "equal messages share a text");
+    let answer = scene.queries().search_traces(&ask("railway connections to Austria's capital")).await.unwrap();
+    assert_eq!(answer.hits[0].text, "researcher: I looked up train times to Vienna.");
+    assert_eq!(answer.hits[0].newest.trace_id.0.as_slice(), trace_id(3));
+}

@@ -1,0 +1,273 @@
+//! Every trace ends in exactly one right row, however its spans and logs arrive and whatever is killed when.
+
+use std::time::{Duration, Instant};
+
+use oneiric_otel::derive::{DeriveOptions, Deriver};
+use oneiric_otel::otlp::Signal;
+use oneiric_otel::store::Database;
+
+use crate::scene::{Scene, failed, log, of_service, span};
+
+const ZERO: Duration = Duration::ZERO;
+const ERROR: i32 = 17;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_root_rewrites_the_row_in_its_place() {
+    let scene = Scene::new().await;
+    scene.spans("cart", vec![span(1, 2, 1, "load", Duration::from_millis(5))]).await;
+    let first = scene.derive().await;
+    assert_eq!((first.traces, first.texts_new), (1, 1));
+    let bucket = scene.row("SELECT bucket FROM otel_traces").await;
+    assert_eq!(scene.row("SELECT (root_name, span_count, root_seen) FROM otel_traces").await, "(load,1,f)");
+
+    scene.spans("shop", vec![span(1, 1, 0, "GET /cart", ZERO)]).await;
+    scene.derive().await;
+    assert_eq!(
+        scene.row("SELECT (service_name, root_name, span_count, root_seen, services) FROM otel_traces").await,
+        "(shop,\"GET /cart\",2,t,\"{cart,shop}\")"
+    );
+    assert_eq!(scene.row("SELECT bucket FROM otel_traces").await, bucket);
+    assert_eq!(scene.row("SELECT seen_from = start_time FROM otel_traces").await, "true");
+    assert_eq!(scene.bench.count("otel_trace_texts").await, 1, "the former text's link is gone");
+    assert_eq!(scene.bench.count("otel_trace_touches").await, 0);
+    assert_eq!(scene.derive().await.traces, 0, "nothing is left to do");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_error_logs_are_counted_and_told() {
+    let scene = Scene::new().await;
+    scene.spans("shop", vec![span(1, 1, 0, "GET /cart", ZERO)]).await;
+    scene.derive().await;
+    scene.logs("shop", vec![log(1, ERROR, "stock 17 is gone", ZERO), log(1, 9, "fine", ZERO)]).await;
+    scene.derive().await;
+    assert_eq!(
+        scene.row("SELECT (log_count, status, error_message) FROM otel_traces").await,
+        "(1,unset,\"stock 17 is gone\")"
+    );
+    assert_eq!(
+        scene.row("SELECT text FROM traces").await,
+        "shop reports an error: stock # is gone. Request shop GET /cart."
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_that_came_hours_before_the_spans_are_found() {
+    let scene = Scene::new().await;
+    scene.logs("queue", vec![log(1, ERROR, "first try failed", ZERO)]).await;
+    scene.logs("queue", vec![log(1, ERROR, "second try failed", Duration::from_secs(60))]).await;
+    let derived = scene.derive().await;
+    assert_eq!((derived.traces, derived.log_only), (0, 1));
+    assert_eq!(scene.bench.count("otel_traces").await, 0, "no trace without a span");
+    assert_eq!(scene.bench.count("otel_trace_touches").await, 0);
+
+    scene.spans("worker", vec![span(1, 1, 0, "job", Duration::from_secs(9000))]).await;
+    scene.derive().await;
+    assert_eq!(scene.row("SELECT (log_count, span_count) FROM otel_traces").await, "(2,1)");
+    assert_eq!(scene.bench.count("otel_trace_orphans").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cause_of_a_failure_stands_in_the_row() {
+    let scene = Scene::new().await;
+    let root = failed(span(1, 1, 0, "POST /checkout", ZERO), "payment failed", &[]);
+    let call = failed(
+        span(1, 2, 1, "POST", Duration::from_millis(1)),
+        "connect ECONNREFUSED 10.0.0.7:8443",
+        &[("error.type", "ConnectionError"), ("peer.service", "payment")],
+    );
+    scene.spans("frontend", vec![root, call]).await;
+    scene.derive().await;
+    assert_eq!(
+        scene.row("SELECT (status, error_count, error_type, error_message) FROM otel_traces").await,
+        "(error,2,ConnectionError,\"connect ECONNREFUSED 10.0.0.7:8443\")"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_across_midnight_has_one_row() {
+    let scene = Scene::new().await;
+    let to_midnight = Duration::from_hours(12);
+    scene.spans("a", vec![span(1, 2, 1, "after", to_midnight + Duration::from_millis(50))]).await;
+    scene.derive().await;
+    scene.spans("a", vec![span(1, 1, 0, "before", to_midnight - Duration::from_millis(50))]).await;
+    scene.derive().await;
+    scene.spans("a", vec![span(1, 3, 1, "next day", to_midnight + Duration::from_hours(24))]).await;
+    scene.derive().await;
+    assert_eq!(scene.row("SELECT array_agg((span_count, root_name)) FROM otel_traces").await, "{\"(3,before)\"}");
+    assert_eq!(scene.row("SELECT start_time < bucket FROM otel_traces").await, "true");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_at_the_edges_are_derived() {
+    let scene = Scene::new().await;
+    let mut never = span(1, 1, 0, "no times", ZERO);
+    (never.start_time_unix_nano, never.end_time_unix_nano) = (0, 0);
+    let mut last = span(2, 1, 0, "the end of time", ZERO);
+    (last.start_time_unix_nano, last.end_time_unix_nano) = (u64::MAX - 1, u64::MAX);
+    let mut all = span(3, 1, 0, "all of time", ZERO);
+    (all.start_time_unix_nano, all.end_time_unix_nano) = (1, u64::MAX);
+    scene.spans("edge", vec![never, last, all]).await;
+    assert_eq!(scene.derive().await.traces, 3);
+    assert_eq!(
+        scene.row("SELECT array_agg(duration_ns ORDER BY trace_id) FROM otel_traces").await,
+        format!("{{0,1,{}}}", i64::MAX)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_quiet_traces_are_due() {
+    let scene = Scene::new().await;
+    scene.spans("a", vec![span(1, 1, 0, "root", ZERO)]).await;
+    scene.spans("a", vec![span(2, 2, 9, "no root yet", ZERO)]).await;
+    let client = scene.bench.test.client().await;
+    assert_eq!(scene.deriver.derive_due().await.unwrap().traces, 0, "both were touched just now");
+    client.batch_execute("UPDATE otel_trace_touches SET touched_at = touched_at - interval '3 seconds'").await.unwrap();
+    assert_eq!(scene.deriver.derive_due().await.unwrap().traces, 1, "the one with a root");
+    client.batch_execute("UPDATE otel_trace_touches SET touched_at = touched_at - interval '8 seconds'").await.unwrap();
+    assert_eq!(scene.deriver.derive_due().await.unwrap().traces, 1, "the other one too");
+}
+
+/// What every trace of these tests must have come to: 3 spans, 1 log, one row, one link to its text, no touch left.
+async fn assert_whole(scene: &Scene, traces: i64) {
+    assert_eq!(scene.bench.count("otel_traces").await, traces);
+    assert_eq!(
+        scene
+            .bench
+            .count("otel_traces WHERE span_count = 3 AND log_count = 1 AND root_seen AND root_name = 'root'")
+            .await,
+        traces
+    );
+    assert_eq!(scene.bench.count("otel_trace_keys").await, traces);
+    assert_eq!(
+        scene
+            .bench
+            .count("otel_trace_texts l JOIN otel_traces t USING (trace_id, bucket) WHERE t.text_ids = ARRAY[l.text_id]")
+            .await,
+        traces
+    );
+    assert_eq!(scene.bench.count("otel_trace_texts").await, traces);
+    assert_eq!(scene.bench.count("otel_trace_touches").await, 0);
+    assert_eq!(scene.bench.count("otel_trace_orphans").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_servers_with_half_of_each_trace_agree() {
+    const TRACES: u64 = 200;
+    let scene = Scene::new().await;
+    let other = Deriver::new(Database::new(scene.bench.test.url()).unwrap(), DeriveOptions::default());
+    let first_half = async {
+        for trace in 0..TRACES {
+            scene.spans("a", vec![span(trace, 1, 0, "root", ZERO), span(trace, 2, 1, "mine", ZERO)]).await;
+            if trace % 10 == 0 {
+                scene.derive().await;
+            }
+        }
+        scene.derive().await;
+    };
+    let second_half = async {
+        for trace in (0..TRACES).rev() {
+            scene.logs("b", vec![log(trace, ERROR, "it broke", ZERO)]).await;
+            scene.spans("b", vec![span(trace, 3, 1, "theirs", ZERO)]).await;
+            if trace % 10 == 0 {
+                other.derive_all_now().await.unwrap();
+            }
+        }
+        other.derive_all_now().await.unwrap();
+    };
+    tokio::join!(first_half, second_half);
+    scene.derive().await;
+    assert_whole(&scene, TRACES as i64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_derivation_cut_off_anywhere_is_repeated() {
+    const TRACES: u64 = 300;
+    let scene = Scene::new().await;
+    for trace in 0..TRACES {
+        scene
+            .spans(
+                "a",
+                vec![span(trace, 1, 0, "root", ZERO), span(trace, 2, 1, "x", ZERO), span(trace, 3, 1, "y", ZERO)],
+            )
+            .await;
+        scene.logs("a", vec![log(trace, ERROR, "it broke", ZERO)]).await;
+    }
+    // Small batches, so that there are many places to be cut off at.
+    let options = DeriveOptions { batch_traces: 5, ..DeriveOptions::default() };
+    let victim = Deriver::new(
+        Database::new(&format!(
+            "{}{}application_name=victim",
+            scene.bench.test.url(),
+            if scene.bench.test.url().contains('?') { '&' } else { '?' }
+        ))
+        .unwrap(),
+        options,
+    );
+    let killer = scene.bench.test.client().await;
+    let mut cut_off = 0;
+    for round in 0..40u64 {
+        let killing = async {
+            tokio::time::sleep(Duration::from_millis(round % 20)).await;
+            killer
+                .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'victim' AND datname = current_database()", &[])
+                .await
+                .unwrap()
+        };
+        let (result, _) = tokio::join!(victim.derive_all_now(), killing);
+        cut_off += u32::from(result.is_err());
+    }
+    assert!(cut_off > 0, "no derivation was cut off, so this test showed nothing");
+    scene.derive().await;
+    assert_whole(&scene, TRACES as i64).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_trace_in_trickles_is_read_a_bounded_number_of_times() {
+    const SPANS: u64 = 100_000;
+    const TRICKLE: u64 = 1_000;
+    let scene = Scene::new().await;
+    // Every trickle is followed by a look, and no quiet is asked for: the worst case for reading again and again.
+    let options = DeriveOptions { quiet: ZERO, quiet_after_root: ZERO, ..DeriveOptions::default() };
+    let eager = Deriver::new(scene.bench.store.clone(), options);
+    let begun = Instant::now();
+    let mut read = 0;
+    let mut derivations = 0;
+    for trickle in 0..SPANS / TRICKLE {
+        let ids = trickle * TRICKLE + 1..=(trickle + 1) * TRICKLE;
+        let spans = ids.map(|id| span(1, id, u64::from(id > 1), "step", Duration::from_millis(id * 100))).collect();
+        scene.spans("agent", spans).await;
+        let derived = eager.derive_due().await.unwrap();
+        read += derived.spans_read;
+        derivations += derived.traces;
+    }
+    let last = eager.derive_all_now().await.unwrap();
+    read += last.spans_read;
+    let bound = 9 * SPANS + u64::try_from(begun.elapsed().as_millis()).unwrap();
+    assert!(read <= bound, "{read} spans were read in {derivations} derivations, {bound} are allowed");
+    assert!(derivations < SPANS / TRICKLE, "every trickle was derived");
+    assert_eq!(scene.row("SELECT (span_count, root_seen) FROM otel_traces").await, format!("({SPANS},t)"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_traces_of_one_shape_share_a_text_and_a_vector() {
+    let scene = Scene::new().await;
+    let spans =
+        (0..500).map(|trace| span(trace, 1, 0, &format!("GET /users/{trace}{trace}"), Duration::from_secs(trace)));
+    scene.spans("users", spans.collect()).await;
+    let derived = scene.derive().await;
+    assert_eq!((derived.traces, derived.texts_new), (500, 1));
+    assert_eq!(scene.embed().await.vectors, 1);
+    assert_eq!(scene.embed().await.vectors, 0);
+    assert_eq!(
+        scene.bench.count("traces WHERE embedding IS NOT NULL AND embedding_model = 'all-MiniLM-L6-v2'").await,
+        500
+    );
+    // More of the same needs no more.
+    scene
+        .bench
+        .send(Signal::Traces, of_service("users", vec![span(9_999, 1, 0, "GET /users/77", ZERO)]))
+        .await
+        .unwrap();
+    assert_eq!(scene.derive().await.texts_new, 0);
+    assert_eq!(scene.bench.count("otel_embedding_work").await, 0);
+}

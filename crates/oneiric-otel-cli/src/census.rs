@@ -23,6 +23,9 @@ pub(crate) struct Census {
     pub(crate) dead_letters: i64,
     /// The models that vectors come from.
     pub(crate) models: Vec<String>,
+    /// Whether there is anything to embed or embedded.
+    #[serde(skip)]
+    pub(crate) has_texts: bool,
 }
 
 pub(crate) async fn take(database: &Database) -> Result<Census> {
@@ -38,7 +41,8 @@ async fn count(database: &Database) -> Result<Census, StoreError> {
                     (SELECT last_error FROM otel_embedding_work WHERE last_error IS NOT NULL LIMIT 1),
                     (SELECT count(*) FROM otel_telemetry_dlq WHERE processed_at IS NULL),
                     ARRAY(SELECT format('%s (%s, %s dimensions)', name, precision, dimension)
-                          FROM otel_embedding_models ORDER BY model_id)",
+                          FROM otel_embedding_models ORDER BY model_id),
+                    EXISTS (SELECT FROM otel_texts)",
             &[],
         )
         .await?;
@@ -59,6 +63,7 @@ async fn count(database: &Database) -> Result<Census, StoreError> {
         embedding_error: row.get(2),
         dead_letters: row.get(3),
         models: row.get(4),
+        has_texts: row.get(5),
     })
 }
 

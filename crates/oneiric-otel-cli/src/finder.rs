@@ -74,7 +74,7 @@ pub(crate) fn filter(narrow: &Narrow) -> TraceFilter {
 
 /// Hits as a table, best first.
 pub(crate) fn hits_table(hits: &[TextHit], score: &str) -> Table {
-    let mut table = screen::table(&[score, "traces", "newest of them", "began", "what happened"]);
+    let mut table = screen::spaced_table(&[score, "traces", "newest of them", "began", "what happened"]);
     for hit in hits {
         table.add_row([
             format!("{:.2}", hit.score),

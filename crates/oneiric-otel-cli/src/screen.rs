@@ -6,7 +6,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ContentArrangement, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 /// The width of tables where stdout is no terminal.
@@ -31,15 +31,24 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     print(&text)
 }
 
-/// An empty table with these headings.
+/// An empty table with these headings, for rows of one line.
 pub(crate) fn table(headings: &[&str]) -> Table {
+    let line = LineStyle::none().fill('─').junction('─');
     let mut table = Table::new();
-    table.load_style(comfy_table::presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(TableStyle::new().header_separator(line));
     table.set_content_arrangement(ContentArrangement::Dynamic);
     if !io::stdout().is_terminal() {
         table.set_width(WIDTH_ELSEWHERE);
     }
     table.set_header(headings);
+    table
+}
+
+/// The same with space between rows, which may have several lines.
+pub(crate) fn spaced_table(headings: &[&str]) -> Table {
+    let mut table = table(headings);
+    let style = table.style().row_separator(LineStyle::none().fill(' ').junction(' '));
+    table.load_style(style);
     table
 }
 

@@ -233,7 +233,8 @@ fn tell(output: &Output, global: &Global, demo: &Demo) -> String {
     write!(text, "\nFrom start to answers: {took:.1} s. What to try next").unwrap_or_default();
     text.push_str(if demo.once { ":\n" } else { ", in another terminal:\n" });
     for command in [
-        "search 'customers could not log in'".to_owned(),
+        "search 'the stock lookup is sluggish'".to_owned(),
+        "search 'shoppers entered a malformed zip code'".to_owned(),
         format!("trace {id}"),
         format!("similar {id}"),
         "traces --status error --since 1h".to_owned(),

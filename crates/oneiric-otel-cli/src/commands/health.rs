@@ -59,6 +59,13 @@ fn problems(status: &DatabaseStatus, telemetry: Option<&Census>) -> Vec<String> 
         );
     }
     let Some(telemetry) = telemetry else { return problems };
+    if status.pgvector_version.is_none() && status.pgvector_available && telemetry.has_texts {
+        problems.push(
+            "pgvector is not installed in this database, so there is no search by meaning: its owner can run CREATE \
+             EXTENSION vector"
+                .to_owned(),
+        );
+    }
     if telemetry.dead_letters > MANY_DEAD_LETTERS {
         problems.push(format!(
             "{} records were refused by the database: see table otel_telemetry_dlq",

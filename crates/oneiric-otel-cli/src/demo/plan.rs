@@ -163,8 +163,8 @@ pub(crate) fn draw(seed: u64) -> Vec<Planned> {
         .into_iter()
         .enumerate()
         .map(|(index, fault)| {
-            let left = REQUESTS - index;
-            let ago = between * left as u32 + between.mul_f64(random.random_range(-0.5..0.5)) + Duration::from_secs(20);
+            let later = (REQUESTS - 1 - index) as u32;
+            let ago = between * later + between.mul_f64(random.random_range(0.5..1.5)) + Duration::from_secs(20);
             Planned { ago, fault, root: request(fault, &mut random) }
         })
         .collect()

@@ -18,11 +18,7 @@ pub(crate) const SEARCHES: [Search; 3] = [
         fault_words: &["could not", "reach"],
         fault: Fault::RefusedConnection,
     },
-    Search {
-        question: "the language model told us to slow down",
-        fault_words: &["told us", "slow down"],
-        fault: Fault::RateLimit,
-    },
+    Search { question: "language model requests were throttled", fault_words: &["throttl"], fault: Fault::RateLimit },
     Search {
         question: "product suggestions took too long to arrive",
         fault_words: &["suggestions", "too long", "arrive"],

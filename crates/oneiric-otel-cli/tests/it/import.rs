@@ -1,0 +1,104 @@
+//! Files into a database.
+
+use oneiric_otel_testkit::TestDatabase;
+use oneiric_otel_testkit::data::shared_data_for;
+use serde_json::json;
+
+use crate::cli::{run, run_with_input, text};
+
+const TRACE: &str = "5b8efff798038103d269b633813fc60c";
+
+/// A request with one span, on one line.
+fn request(trace_id: &str, name: &str) -> String {
+    json!({"resourceSpans": [{
+        "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "till"}}]},
+        "scopeSpans": [{"spans": [{
+            "traceId": trace_id, "spanId": "eee19b7ec3c1b174", "name": name, "kind": 2,
+            "startTimeUnixNano": "1544712660000000000", "endTimeUnixNano": "1544712661000000000",
+            "status": {"code": 2, "message": "\u{1b}[31mprinter out of paper"}
+        }]}]
+    }]})
+    .to_string()
+}
+
+#[tokio::test]
+async fn the_examples_of_the_protocol_are_kept_and_a_second_time_adds_nothing() {
+    let Some(examples) = shared_data_for("the_examples_of_the_protocol", "otlp/opentelemetry-proto") else { return };
+    let database = TestDatabase::create().await;
+    let arguments = ["import", text(&examples), "--json", "--database-url", database.url()];
+    let summary = run(&arguments).await.expect(0).json();
+    assert_eq!(summary["files"], 4);
+    assert_eq!(summary["rejected"], 0, "{summary:#}");
+    assert_eq!(summary["kept"]["traces"], 1);
+    assert_eq!(summary["derived"]["traces"], 1);
+    assert!(summary["derived"]["not_embedded"].is_null(), "{summary:#}");
+    let counts = "select (select count(*) from otel_spans) + (select count(*) from otel_logs)
+                       + (select count(*) from otel_metrics)";
+    let stored = {
+        let client = database.client().await;
+        client.query_one(counts, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let kept: i64 = summary["kept"].as_object().unwrap().values().map(|count| count.as_i64().unwrap()).sum();
+    assert_eq!(stored, kept);
+
+    let again = run(&arguments).await.expect(0).json();
+    assert_eq!(again["repeated_requests"], again["requests"], "{again:#}");
+    assert_eq!(database.count(counts).await, stored);
+}
+
+#[tokio::test]
+async fn stdin_is_read_and_what_is_bad_costs_only_itself() {
+    let database = TestDatabase::create().await;
+    let input =
+        format!("{}\nnot json\n{}\n", request(TRACE, "print"), request("5b8efff798038103d269b633813fc6", "short id"));
+    let arguments = ["import", "-", "--json", "--database-url", database.url()];
+    let summary = run_with_input(&arguments, input.as_bytes()).await.expect(0).json();
+    assert_eq!(summary["kept"]["traces"], 1, "{summary:#}");
+    assert_eq!(summary["rejected"], 2, "{summary:#}");
+    let reasons = summary["reasons"].to_string();
+    assert!(reasons.contains("stdin: ") && reasons.contains("16 bytes"), "{reasons}");
+
+    // The trace is shown, and what its sender wrote does not drive the terminal.
+    let tree = run(&["trace", TRACE, "--database-url", database.url()]).await.expect(0).stdout;
+    assert!(tree.contains("printer out of paper") && !tree.contains('\u{1b}'), "{tree:?}");
+    let found = run(&["search", "printer out of paper", "--database-url", database.url()]).await.expect(0).stdout;
+    assert!(found.contains(TRACE) && !found.contains('\u{1b}'), "{found}");
+}
+
+#[tokio::test]
+async fn an_import_that_keeps_nothing_fails_and_says_why() {
+    let database = TestDatabase::create().await;
+    let arguments = ["import", "-", "--no-wait", "--database-url", database.url()];
+    let nothing = run_with_input(&arguments, b"{\"hello\": 1}").await.expect(1);
+    assert!(nothing.stdout.contains("resourceSpans"), "{}", nothing.stdout);
+    let truncated =
+        run_with_input(&[&arguments[..], &["--signal=traces"]].concat(), b"\x0a\x80\x01abc").await.expect(1);
+    assert!(truncated.stdout.contains("rejected: stdin"), "{}", truncated.stdout);
+    let zipped = run_with_input(&arguments, b"\x1f\x8b\x08\0").await.expect(1);
+    assert!(zipped.stdout.contains("gzip -dc"), "{}", zipped.stdout);
+    // Nothing to keep is not a failure to keep it.
+    run_with_input(&arguments, b"").await.expect(0);
+    assert_eq!(database.count("select count(*) from otel_spans").await, 0);
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_are_named() {
+    let database = TestDatabase::create().await;
+    let missing = run(&["import", "/no/such/file.json", "--database-url", database.url()]).await.expect(1);
+    assert!(missing.stderr.starts_with("error: cannot read /no/such/file.json: "), "{}", missing.stderr);
+    assert!(missing.stderr.contains("\nhint: "), "{}", missing.stderr);
+
+    // A file that is there and refuses to be read, even by root.
+    let unreadable = "/proc/self/mem";
+    if !std::path::Path::new(unreadable).exists() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("good.json");
+    std::fs::write(&good, request(TRACE, "print")).unwrap();
+    let arguments = ["import", unreadable, text(&good), "--no-wait", "--database-url", database.url()];
+    let mixed = run(&arguments).await.expect(0);
+    assert!(mixed.stdout.contains("cannot read /proc/self/mem"), "{}", mixed.stdout);
+    assert_eq!(database.count("select count(*) from otel_spans").await, 1);
+    run(&["import", unreadable, "--no-wait", "--database-url", database.url()]).await.expect(1);
+}

@@ -1,0 +1,9 @@
+//! The real binary against real databases, one file per behaviour.
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+mod bad_input;
+mod cli;
+mod demo;
+mod import;
+mod readme;
+mod serve;

@@ -1,0 +1,137 @@
+//! Servers and those who use their database beside them.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use oneiric_otel_testkit::TestDatabase;
+use serde_json::json;
+
+use crate::cli::{Serving, data_dir, run, run_with_input, text};
+
+/// A request with one span of the trace and span with this number.
+fn request(number: u64) -> String {
+    json!({"resourceSpans": [{"scopeSpans": [{"spans": [{
+        "traceId": format!("{:032x}", number + 1), "spanId": format!("{:016x}", number + 1), "name": "tick",
+        "startTimeUnixNano": "1794000000000000000", "endTimeUnixNano": "1794000000001000000"
+    }]}]}]})
+    .to_string()
+}
+
+/// Sends a request over HTTP and returns the status; none when the connection broke before an answer came.
+fn post(address: &str, body: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    let head = format!(
+        "POST /v1/traces HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let line = String::from_utf8_lossy(&answer).lines().next()?.to_owned();
+    line.split(' ').nth(1)?.parse().ok()
+}
+
+#[tokio::test]
+async fn others_attach_to_the_embedded_server_while_it_serves_and_after() {
+    let dir = data_dir();
+    let dir = text(dir.path());
+    let serving = Serving::start(&["--data-dir", dir]).await;
+    let http = serving.address("http_addr");
+    assert_eq!(tokio::task::spawn_blocking(move || post(&http, &request(0))).await.unwrap(), Some(200));
+
+    let count = ["psql", "--data-dir", dir, "-Atc", "select count(*) from otel_spans"];
+    assert_eq!(run(&count).await.expect(0).stdout, "1\n");
+    let input = format!("{}\n{}\n", request(1), request(2));
+    let imported = run_with_input(&["import", "-", "--json", "--no-wait", "--data-dir", dir], input.as_bytes()).await;
+    assert_eq!(imported.expect(0).json()["kept"]["traces"], 2);
+    assert_eq!(run(&count).await.expect(0).stdout, "3\n");
+
+    // psql's own failures are passed on.
+    run(&["psql", "--data-dir", dir, "-c", "select no_such_column"]).await.expect(1);
+
+    // Whoever knows the socket still needs the password.
+    let socket_dir = run(&["psql", "--data-dir", dir, "-Atc", "show unix_socket_directories"]).await.expect(0).stdout;
+    let url = format!("postgresql://oneiric:wrong@/otel?host={}&port=5432", socket_dir.trim().replace('/', "%2F"));
+    let refused = run(&["traces", "--database-url", &url]).await.expect(1);
+    assert!(refused.stderr.contains("password authentication failed"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("hint: check user and password"), "{}", refused.stderr);
+
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+    let pid_file = std::path::Path::new(dir).join("postgres/data/postmaster.pid");
+    assert!(!pid_file.exists(), "the last user stops the server");
+    // A command starts it for as long as it needs it.
+    assert_eq!(run(&count).await.expect(0).stdout, "3\n");
+    assert!(!pid_file.exists());
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_was_begun_and_every_acknowledged_span_is_stored() {
+    let database = TestDatabase::create().await;
+    let serving = Serving::start(&["--database-url", database.url()]).await;
+    let http: Arc<str> = serving.address("http_addr").into();
+    let next = Arc::new(AtomicU64::new(0));
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let over = Arc::new(AtomicBool::new(false));
+    let mut senders = Vec::new();
+    for _ in 0..4 {
+        let (http, next, acknowledged, over) =
+            (Arc::clone(&http), Arc::clone(&next), Arc::clone(&acknowledged), Arc::clone(&over));
+        senders.push(std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                if post(&http, &request(next.fetch_add(1, Ordering::Relaxed))) == Some(200) {
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }));
+    }
+    while acknowledged.load(Ordering::Relaxed) < 50 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    serving.terminate().await;
+    let code = serving.end().await;
+    over.store(true, Ordering::Relaxed);
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    assert_eq!(code, Some(0));
+    let stored = database.count("select count(*) from otel_spans").await;
+    let acknowledged = i64::try_from(acknowledged.load(Ordering::Relaxed)).unwrap();
+    let sent = i64::try_from(next.load(Ordering::Relaxed)).unwrap();
+    assert!(stored >= acknowledged, "{stored} stored, {acknowledged} acknowledged");
+    assert!(stored <= sent);
+}
+
+#[tokio::test]
+async fn readiness_follows_the_server() {
+    let database = TestDatabase::create().await;
+    let serving = Serving::start(&["--database-url", database.url()]).await;
+    let api = serving.address("api_addr");
+    let answer = tokio::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(&api).unwrap();
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    let answer = answer.await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ready\n"), "{answer}");
+    // The shell works on a database by URL too.
+    let shell = run(&["psql", "--database-url", database.url(), "-Atc", "select count(*) from otel_spans"]).await;
+    assert_eq!(shell.expect(0).stdout, "0\n");
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn completions_know_the_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]).await.expect(0).stdout;
+        assert!(script.contains("similar") && script.contains("data-dir"), "{shell}");
+    }
+}

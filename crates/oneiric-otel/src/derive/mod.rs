@@ -48,7 +48,7 @@ impl Default for DeriveOptions {
         Self {
             quiet_after_root: Duration::from_secs(2),
             quiet: Duration::from_secs(10),
-            patience: Duration::from_secs(60),
+            patience: Duration::from_mins(1),
             interval: Duration::from_millis(500),
             batch_traces: 1000,
             batch_records: 100_000,

@@ -47,7 +47,6 @@ pub struct Story<'a> {
 pub fn wanted_details(outline: &Outline) -> Vec<usize> {
     let mut wanted = vec![outline.root];
     wanted.extend(outline.cause);
-    wanted.extend(outline.slowest);
     wanted.extend(&outline.agent_steps);
     wanted.sort_unstable();
     wanted.dedup();

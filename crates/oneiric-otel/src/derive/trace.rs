@@ -3,7 +3,7 @@
 //! Pure: facts in, [`TraceSummary`] and [`Outline`] out; no clock, no database. Any input gives an answer: loops of
 //! parents, missing roots, times anywhere in the range of a u64, equal span ids.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 /// The longest service name in a trace row, in bytes: it stands under a btree.
@@ -102,18 +102,27 @@ pub struct Outline {
     pub cause: Option<usize>,
     /// The span of another service that the cause called, if its failure has one below it.
     pub callee: Option<usize>,
-    /// The innermost span that took most of a trace's time, when it is not the root.
-    pub slowest: Option<usize>,
+    /// Where the time went, when that is not in the root itself.
+    pub slowest: Option<Slowest>,
     /// Steps of an agent in order of time: all of them, or the first and the last ones of very many.
     pub agent_steps: Vec<usize>,
+}
+
+/// The span that took most time of its own: the time in which no deeper span lasted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slowest {
+    /// Its position.
+    pub span: usize,
+    /// A span of another service right below it: the time may have gone on the way there.
+    pub callee: Option<usize>,
 }
 
 /// Agent steps whose contents are read at most. The beginning says what was asked, the end how it came out.
 const AGENT_STEPS_FIRST: usize = 24;
 const AGENT_STEPS_LAST: usize = 72;
 
-/// A span is "where the time went" when it took at least this share of the trace.
-const SLOW_SHARE_PERCENT: u128 = 60;
+/// A span is "where the time went" when its own time is at least this share of the root's.
+const SLOW_SHARE_PERCENT: u128 = 30;
 
 /// The derived columns of a trace's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +174,7 @@ pub fn outline(spans: &[SpanFact]) -> Option<Outline> {
         agent_steps.truncate(AGENT_STEPS_FIRST);
         agent_steps.extend(last);
     }
-    Some(Outline { root, cause, callee, slowest: find_slowest(spans, &tree, root), agent_steps })
+    Some(Outline { root, cause, callee, slowest: find_slowest(spans, &tree, &depth, root), agent_steps })
 }
 
 /// Computes the row's columns from all spans of a trace and the first of its warning and error logs.
@@ -274,6 +283,11 @@ impl Tree {
         self.children[self.first_child[index]..self.first_child[index + 1]].iter().copied()
     }
 
+    /// The first span of another service right below.
+    fn callee(&self, spans: &[SpanFact], index: usize) -> Option<usize> {
+        self.children(index).find(|&child| spans[child].service != spans[index].service)
+    }
+
     /// Distance from the top. Spans in a loop of parents, and those below one, have depth 0.
     fn depths(&self) -> Vec<u32> {
         let mut depth = vec![0; self.parent.len()];
@@ -302,18 +316,40 @@ fn find_cause(spans: &[SpanFact], tree: &Tree, depth: &[u32]) -> Option<usize> {
         .min_by_key(|&index| (!handed_up[index], std::cmp::Reverse(depth[index]), start_key(&spans[index])))
 }
 
-fn find_slowest(spans: &[SpanFact], tree: &Tree, root: usize) -> Option<usize> {
+fn find_slowest(spans: &[SpanFact], tree: &Tree, depth: &[u32], root: usize) -> Option<Slowest> {
     let whole = u128::from(spans[root].elapsed_ns());
-    let mut current = root;
-    // At most as many steps as spans: a loop of parents cannot hold us.
-    for _ in 0..spans.len() {
-        let next = tree.children(current).filter(|&child| child != root).max_by_key(|&child| spans[child].elapsed_ns());
-        match next {
-            Some(child) if u128::from(spans[child].elapsed_ns()) * 100 >= whole * SLOW_SHARE_PERCENT => current = child,
-            _ => break,
+    let own = own_times(spans, depth);
+    let slowest = (0..spans.len()).max_by_key(|&index| (own[index], std::cmp::Reverse(start_key(&spans[index]))))?;
+    if slowest == root || whole == 0 || own[slowest] * 100 < whole * SLOW_SHARE_PERCENT {
+        return None;
+    }
+    Some(Slowest { span: slowest, callee: tree.callee(spans, slowest) })
+}
+
+/// Gives every moment to the deepest of the spans that last then, and of equally deep ones to the one that began last.
+fn own_times(spans: &[SpanFact], depth: &[u32]) -> Vec<u128> {
+    let mut own = vec![0; spans.len()];
+    let mut order: Vec<usize> = (0..spans.len()).filter(|&index| spans[index].elapsed_ns() > 0).collect();
+    order.sort_unstable_by_key(|&index| start_key(&spans[index]));
+    let mut moments: Vec<u64> =
+        order.iter().flat_map(|&index| [spans[index].start_ns, spans[index].end_ns()]).collect();
+    moments.sort_unstable();
+    moments.dedup();
+    let mut waiting = order.into_iter().peekable();
+    let mut open = BinaryHeap::new();
+    for pair in moments.windows(2) {
+        let [from, to] = pair else { break };
+        while let Some(index) = waiting.next_if(|&index| spans[index].start_ns <= *from) {
+            open.push((depth[index], start_key(&spans[index]), index));
+        }
+        while open.peek().is_some_and(|&(.., index)| spans[index].end_ns() <= *from) {
+            open.pop();
+        }
+        if let Some(&(.., index)) = open.peek() {
+            own[index] += u128::from(to - from);
         }
     }
-    (current != root && whole > 0).then_some(current)
+    own
 }
 
 #[cfg(test)]

@@ -189,11 +189,11 @@ impl Database {
         if let Some((start, remainder, id)) = &before {
             let first = values.len() + 1;
             values.extend([start as &(dyn ToSql + Sync), remainder, id]);
-            conditions.push_str(&format!(
-                " AND (t.start_time, t.start_ns, t.trace_id) < (${first}, ${}, ${})",
+            conditions = format!(
+                "{conditions} AND (t.start_time, t.start_ns, t.trace_id) < (${first}, ${}, ${})",
                 first + 1,
                 first + 2
-            ));
+            );
         }
         // A row lies where its trace began when it was first derived. What came late can have moved the start by a
         // little, never by a day without the row having been read for it; the margin keeps partitions prunable.

@@ -1,7 +1,6 @@
 //! Integration tests of the library against a real PostgreSQL, one file per behaviour.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
-mod calibrate;
 mod fidelity;
 mod migrations;
 mod scene;

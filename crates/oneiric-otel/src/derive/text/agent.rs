@@ -152,7 +152,7 @@ fn read_numbered(values: &Map<String, Value>, prefix: &str, messages: &mut Vec<M
         let field = field.strip_prefix("message.").unwrap_or(field);
         if field == "role" {
             roles.insert(number, Role::of(value.as_str().unwrap_or_default()));
-        } else if field == "content" || field.ends_with("arguments") || field.ends_with(".text") {
+        } else if field == "content" || field.ends_with("arguments") || field.rsplit('.').next() == Some("text") {
             contents.entry(number).or_default().push(value);
         }
     }
@@ -210,11 +210,11 @@ fn plain(value: &Value, depth: usize, out: &mut String) {
     }
     match value {
         Value::String(text) => {
-            if text.trim_start().starts_with(['{', '[']) {
-                if let Ok(inner @ (Value::Object(_) | Value::Array(_))) = serde_json::from_str(text) {
-                    plain(&inner, depth - 1, out);
-                    return;
-                }
+            if text.trim_start().starts_with(['{', '['])
+                && let Ok(inner @ (Value::Object(_) | Value::Array(_))) = serde_json::from_str(text)
+            {
+                plain(&inner, depth - 1, out);
+                return;
             }
             if !out.is_empty() {
                 out.push(' ');

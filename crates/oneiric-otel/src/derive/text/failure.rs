@@ -247,8 +247,8 @@ pub(super) fn http(code: i64) -> Option<String> {
         503 => "service unavailable, overloaded or down",
         504 => "gateway timeout, upstream timed out",
         507 => "insufficient storage",
-        400..=499 => "client error",
-        500..=599 => "server error",
+        _ if (400..=499).contains(&code) => "client error",
+        _ if (500..=599).contains(&code) => "server error",
         _ => return None,
     };
     Some(format!("{code} {words}"))

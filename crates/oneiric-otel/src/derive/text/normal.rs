@@ -251,5 +251,98 @@ fn push_mask(out: &mut String) {
     out.push('#');
 }
 
+/// Levels and fillers that a log line begins with and that its record says better.
+const LINE_STARTS: &[&str] = &[
+    "#", "-", ":", "|", "*", "trace", "debug", "info", "warn", "warning", "error", "fatal", "severe", "critical",
+    "panic",
+];
+
+/// Names of ids that every line of some loggers repeats.
+const ID_NAMES: &[&str] = &["traceid", "spanid", "requestid", "correlationid", "parentid"];
+
+/// [`mask`], then written as people write: `o.s.OrderServiceImpl` is "Order Service Impl", `[a][b]` is "a b".
+pub(super) fn words(text: &str) -> String {
+    let masked = mask(text).replace(['[', ']'], " ");
+    let mut out = String::with_capacity(masked.len() + 16);
+    for token in masked.split_whitespace() {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        push_split(&mut out, without_package(token));
+    }
+    out
+}
+
+/// The telling line of a log or of an exception's text, in [`words`], without time, level and ids at its beginning.
+pub(super) fn line(text: &str) -> String {
+    let spoken = words(telling_line(text));
+    let mut kept: Vec<&str> = Vec::new();
+    let mut tokens = spoken.split(' ').peekable();
+    while let Some(token) = tokens.next() {
+        let bare: String = token.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
+        let next_bare =
+            tokens.peek().map(|next| next.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase());
+        if kept.is_empty() && (LINE_STARTS.contains(&token.to_lowercase().trim_end_matches(':')) || token == "#:") {
+            continue;
+        }
+        if ID_NAMES.contains(&bare.as_str())
+            && (token.contains('#') || tokens.next_if(|next| next.starts_with('#')).is_some())
+        {
+            continue;
+        }
+        // "Trace ID: #", in two words.
+        if next_bare.as_deref() == Some("id") && ID_NAMES.contains(&format!("{bare}id").as_str()) {
+            tokens.next();
+            tokens.next_if(|next| next.starts_with('#'));
+            continue;
+        }
+        kept.push(token);
+    }
+    kept.join(" ")
+}
+
+/// Of a chain of exceptions the innermost, of a Python traceback the last line, else the first line.
+fn telling_line(text: &str) -> &str {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    if let Some(cause) = text.lines().rev().find_map(|line| line.trim().strip_prefix("Caused by: ")) {
+        return cause;
+    }
+    if first.starts_with("Traceback (most recent call last)") {
+        return lines.next_back().unwrap_or(first);
+    }
+    match first.rfind("nested exception is ") {
+        Some(at) => tail(first, at + "nested exception is ".len()),
+        None => first,
+    }
+}
+
+/// `java.lang.IllegalStateException:` without `java.lang.`.
+fn without_package(token: &str) -> &str {
+    let Some((package, name)) = token.rsplit_once('.') else { return token };
+    let is_package = !package.is_empty()
+        && package.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.' || c == '_');
+    if is_package && name.starts_with(|c: char| c.is_ascii_uppercase()) { name } else { token }
+}
+
+/// A space between `aa` and `Bb`; after a single letter there is none, so that `gRPC` and `iPhone` stay whole.
+fn push_split(out: &mut String, token: &str) {
+    if token.contains('/') {
+        out.push_str(token);
+        return;
+    }
+    let mut since_split = 0;
+    let mut after_small = false;
+    for character in token.chars() {
+        if character.is_uppercase() && after_small && since_split >= 2 {
+            out.push(' ');
+            since_split = 0;
+        }
+        after_small = character.is_lowercase();
+        since_split += 1;
+        out.push(character);
+    }
+}
+
 #[cfg(test)]
 mod tests;

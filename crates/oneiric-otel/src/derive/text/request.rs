@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::normal::{duration, mask};
+use super::normal::{duration, line, mask, words};
 use super::{Attributes, Story, failure};
 use crate::derive::trace::{LogFact, SpanFact};
 
@@ -38,7 +38,7 @@ fn failing(story: &Story<'_>, cause: usize) -> String {
     let callee = story.outline.callee.map(|callee| mask(&story.spans[callee].service));
     match target(span, details, callee) {
         Some(target) => write!(text, " failed calling {target}"),
-        None => write!(text, " failed in {}", short(&mask(&span.name), 120)),
+        None => write!(text, " failed in {}", short(&words(&span.name), 120)),
     }
     .unwrap_or_default(); // Writing to a string cannot fail.
     let reasons = reasons(span, details);
@@ -48,12 +48,16 @@ fn failing(story: &Story<'_>, cause: usize) -> String {
     }
     text.push('.');
     let kind = span.error_type.as_deref().filter(|kind| *kind != "_OTHER" && kind.parse::<i64>().is_err());
-    let message = span.message().map(|message| short(&mask(message), MESSAGE_CHARACTERS));
-    match (kind.map(|kind| mask(kind)), message) {
-        (Some(kind), Some(message)) if !message.contains(&kind) => push_part(&mut text, &format!("{kind}: {message}")),
-        (_, Some(message)) => push_part(&mut text, &message),
-        (Some(kind), None) => push_part(&mut text, &kind),
-        (None, None) => {}
+    let message = span.message().map(|message| short(&line(message), MESSAGE_CHARACTERS));
+    let message = match (kind.map(words), message) {
+        (Some(kind), Some(message)) if !message.contains(&kind) => format!("{kind}: {message}"),
+        (_, Some(message)) => message,
+        (Some(kind), None) => kind,
+        (None, None) => return text,
+    };
+    push_part(&mut text, &message);
+    if !text.ends_with(['.', '!', '?']) {
+        text.push('.');
     }
     text
 }
@@ -89,7 +93,7 @@ fn target(span: &SpanFact, details: &Attributes, callee: Option<String>) -> Opti
     }
     let outgoing = matches!(&*span.kind, "client" | "producer");
     match peer {
-        Some(peer) if outgoing => Some(format!("{peer} ({})", short(&mask(&span.name), 100))),
+        Some(peer) if outgoing => Some(format!("{peer} ({})", short(&words(&span.name), 100))),
         _ => None,
     }
 }
@@ -123,52 +127,68 @@ fn push_logs(text: &mut String, logs: &[LogFact]) {
         if said.len() == LOG_LINES {
             break;
         }
-        let line = match (&log.exception_type, &log.exception_message) {
+        let whole = match (&log.exception_type, &log.exception_message) {
             (Some(kind), Some(message)) => format!("{kind}: {message}"),
             (Some(kind), None) => format!("{kind}: {}", log.body),
             (None, Some(message)) => message.clone(),
             (None, None) => log.body.clone(),
         };
-        let line = short(&mask(first_line(&line)), LOG_CHARACTERS);
+        let line = short(&line(&whole), LOG_CHARACTERS);
         if line.is_empty() || text.contains(&line) || !said.insert(line.clone()) {
             continue;
         }
         let service = mask(&log.service);
         let verb = if log.is_error() { "reports an error" } else { "warns" };
-        let words = failure::signs(&line);
-        let words = match words.first() {
-            Some(words) if !text.contains(words) => format!(" ({words})"),
+        let signs = match failure::signs(&line).first() {
+            Some(signs) if !text.contains(signs) => format!(" ({signs})"),
             _ => String::new(),
         };
-        push_part(text, &format!("{service} {verb}{words}: {line}."));
+        push_part(text, &format!("{service} {verb}{signs}: {line}."));
     }
-}
-
-/// A stack trace's first line says what happened; the rest is code.
-fn first_line(text: &str) -> &str {
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default()
 }
 
 /// The request that it happened in.
 fn push_request(text: &mut String, story: &Story<'_>) {
     let root = &story.spans[story.outline.root];
     let elapsed = story.summary.duration_ns.unsigned_abs();
-    let mut part = format!("Request {} {}", mask(&root.service), short(&mask(&root.name), 120));
-    if story.summary.error_count > 0 {
+    let mut part = format!("Request {}", entry(story));
+    let failed = story.summary.error_count > 0;
+    if failed {
         part.push_str(if root.failed() { " failed" } else { " went on" });
     }
     if elapsed >= SLOW_NS {
-        write!(part, " after {}", duration(elapsed)).unwrap_or_default();
+        write!(part, " {} {}", if failed { "after" } else { "took" }, duration(elapsed)).unwrap_or_default();
         push_slowest(&mut part, story);
     }
     part.push('.');
     push_part(text, &part);
 }
 
+/// Service and name of the root; where that name says nothing, such as `/*`, also the first that does.
+fn entry(story: &Story<'_>) -> String {
+    let root = &story.spans[story.outline.root];
+    let mut entry = format!("{} {}", mask(&root.service), short(&words(&root.name), 120));
+    let first = story.spans.iter().find(|span| says_something(&span.name) && span.service != root.service);
+    if let Some(span) = first.filter(|_| !says_something(&root.name)) {
+        write!(entry, " to {} {}", mask(&span.service), short(&words(&span.name), 100)).unwrap_or_default();
+    }
+    entry
+}
+
+/// Whether a name is more than a method and signs.
+fn says_something(name: &str) -> bool {
+    name.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).any(|word| {
+        !["http", "get", "post", "put", "patch", "delete", "head", "options"].contains(&word.to_lowercase().as_str())
+    })
+}
+
 fn push_slowest(part: &mut String, story: &Story<'_>) {
-    if let Some(slowest) = story.outline.slowest {
-        let span = &story.spans[slowest];
-        write!(part, ", most of it in {} {}", mask(&span.service), short(&mask(&span.name), 100)).unwrap_or_default();
+    if let Some(slowest) = &story.outline.slowest {
+        let span = &story.spans[slowest.span];
+        write!(part, ", most of it in {} {}", mask(&span.service), short(&words(&span.name), 100)).unwrap_or_default();
+        if let Some(callee) = slowest.callee {
+            write!(part, " calling {}", mask(&story.spans[callee].service)).unwrap_or_default();
+        }
     }
 }
 
@@ -177,12 +197,11 @@ fn healthy(story: &Story<'_>) -> String {
     let root = &story.spans[story.outline.root];
     let details = story.details.get(&story.outline.root).unwrap_or(&none);
     let elapsed = story.summary.duration_ns.unsigned_abs();
-    let root_name = mask(&root.name);
-    let mut text = format!("{} {}", mask(&root.service), short(&root_name, 120));
-    if let Some(route) = details.text("http.route").map(|route| mask(route.split('?').next().unwrap_or_default())) {
-        if !root_name.contains(&route) {
-            write!(text, " {}", short(&route, 80)).unwrap_or_default();
-        }
+    let root_name = words(&root.name);
+    let mut text = entry(story);
+    let route = details.text("http.route").map(|route| mask(route.split('?').next().unwrap_or_default()));
+    if let Some(route) = route.filter(|route| !root_name.contains(route)) {
+        write!(text, " {}", short(&route, 80)).unwrap_or_default();
     }
     if elapsed >= SLOW_NS {
         write!(text, " was slow, took {}", duration(elapsed)).unwrap_or_default();
@@ -192,7 +211,8 @@ fn healthy(story: &Story<'_>) -> String {
     }
     text.push('.');
     push_agents(&mut text, story);
-    let mut operations: BTreeSet<String> = story.spans.iter().map(|span| mask(&span.name)).collect();
+    let mut operations: BTreeSet<String> =
+        story.spans.iter().filter(|span| says_something(&span.name)).map(|span| words(&span.name)).collect();
     operations.remove(&root_name);
     let mut listed = String::new();
     for operation in operations {

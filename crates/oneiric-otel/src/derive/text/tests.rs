@@ -59,7 +59,7 @@ fn a_refused_connection() {
         texts_of(&spans, &[], &[(1, r#"{"peer.service": "payment", "http.method": "POST"}"#)]),
         [
             "checkout failed calling payment (POST): connection refused, could not connect, service is down or unreachable. \
-          ConnectionError: connect ECONNREFUSED #. Request frontend POST /checkout failed."
+          Connection Error: connect ECONNREFUSED #. Request frontend POST /checkout failed."
         ]
     );
 }
@@ -75,7 +75,7 @@ fn a_database_and_a_status_code_in_words() {
         ),
         [
             "orders failed calling the mongodb database orders (find): database is down or unreachable, no server could be \
-          selected, timed out, no answer in time, took too long. ServerSelectionTimeoutError: db-#. Request orders \
+          selected, timed out, no answer in time, took too long. Server Selection Timeout Error: db-#. Request orders \
           orders.find failed."
         ]
     );
@@ -103,7 +103,7 @@ fn error_logs_stand_first_where_no_span_failed() {
     assert_eq!(
         texts_of(&spans, &logs, &[]),
         [
-            "booking reports an error: No contacts according to contactsId #. booking warns: slow answer. Request gateway \
+            "booking reports an error: No contacts according to contacts Id #. booking warns: slow answer. Request gateway \
           POST /book."
         ]
     );

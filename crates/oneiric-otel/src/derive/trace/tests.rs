@@ -104,7 +104,19 @@ fn where_the_time_went() {
     let mut slow = span(2, 1, "stock", "reserve", 1);
     slow.duration_ns = 950 * MS;
     let spans = [root, slow, span(3, 1, "cart", "load", 2)];
-    assert_eq!(outline(&spans).expect("spans").slowest, Some(1));
+    assert_eq!(outline(&spans).expect("spans").slowest, Some(Slowest { span: 1, callee: None }));
+}
+
+#[test]
+fn a_wrapper_beside_the_work_took_no_time_of_its_own() {
+    let lasting = |span: SpanFact, ms: u64| SpanFact { duration_ns: ms * MS, ..span };
+    let spans = [
+        lasting(span(1, 0, "gateway", "/*", 0), 1000),
+        lasting(span(2, 1, "gateway", "handle", 0), 1000),
+        lasting(span(3, 1, "gateway", "HTTP GET", 1), 990),
+        lasting(span(4, 3, "route", "query", 600), 100),
+    ];
+    assert_eq!(outline(&spans).expect("spans").slowest, Some(Slowest { span: 2, callee: Some(3) }));
 }
 
 #[test]

@@ -32,6 +32,30 @@ fn prose_keeps_its_numbers() {
 }
 
 #[test]
+fn log_lines_are_told_as_people_would() {
+    let cases = [
+        (
+            "16:43:26.379 ERROR c.s.ContactsServiceImpl#175 TraceID: fbb1c2904ee397adaf90efb157db6791 SpanID: 66efc3be7e5d090c \
+             [findContactsById][No contacts according to contactsId]",
+            "Contacts Service Impl# find Contacts By Id No contacts according to contacts Id",
+        ),
+        (
+            "Servlet.service() threw exception [Request processing failed; nested exception is \
+             java.lang.IllegalStateException: No instances available for ts-food-service] with root cause",
+            "Illegal State Exception: No instances available for ts-food-service with root cause",
+        ),
+        ("a.B: outer\n  at x.y(Z.java:1)\nCaused by: java.net.ConnectException: refused", "Connect Exception: refused"),
+        ("Traceback (most recent call last):\n  File \"x.py\", line 3\nValueError: bad date", "Value Error: bad date"),
+        ("[2026-11-20 12:00:01] WARN: trace_id=4bf92f3577b34da6a3ce929d0e0e4736 disk is full", "disk is full"),
+        ("gRPC error", "gRPC error"),
+        ("", ""),
+    ];
+    for (before, after) in cases {
+        assert_eq!(line(before), after, "{before}");
+    }
+}
+
+#[test]
 fn control_characters_escapes_and_overrides_go() {
     assert_eq!(clean("\u{1b}[31mred\u{1b}[0m\r\n\tplain\0\u{202e}evil\u{200b}"), "red plain evil");
     assert_eq!(clean("\u{1b}"), "");
@@ -61,6 +85,7 @@ proptest! {
         let masked = mask(&text);
         prop_assert!(!masked.contains(char::is_control));
         prop_assert!(!mask_ids(&text).contains(char::is_control));
+        prop_assert!(!line(&text).contains(char::is_control));
         prop_assert_eq!(clean(&masked), masked.clone());
         // Masked once, nothing is left to mask.
         prop_assert_eq!(mask(&masked), masked);

@@ -12,6 +12,10 @@ use crate::embed::EmbeddingModel;
 /// Above this number of vectors an index is faster than looking at all of them.
 const INDEX_FROM_ROWS: i64 = 10_000;
 
+/// Dimensions that fit a row in line, and that an index can take.
+const MAX_INLINE_DIMENSION: usize = 2000;
+const MAX_INDEXED_DIMENSION: usize = 4000;
+
 /// Memory that building an index may take.
 const INDEX_MEMORY: &str = "256MB";
 
@@ -92,6 +96,8 @@ impl Database {
         let registered = RegisteredModel { id: row.get(0), dimension: model.dimension, vector_schema };
         let table = registered.table();
         let vector = registered.vector_type();
+        // In line, where a scan finds it at once, unless a row would not fit its page.
+        let storage = if model.dimension <= MAX_INLINE_DIMENSION { "PLAIN" } else { "EXTERNAL" };
         transaction
             .batch_execute(&format!(
                 "CREATE TABLE {table} (
@@ -99,7 +105,7 @@ impl Database {
                    generated_at timestamptz NOT NULL DEFAULT now(),
                    embedding {vector}({dimension}) NOT NULL
                  );
-                 ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN;"
+                 ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE {storage};"
             ))
             .await?;
         transaction
@@ -138,6 +144,9 @@ impl Database {
 
     /// Builds the model's index when it has grown large enough and none is there or being built. Returns whether it did.
     pub(crate) async fn build_vector_index(&self, model: &RegisteredModel) -> Result<bool, StoreError> {
+        if model.dimension > MAX_INDEXED_DIMENSION {
+            return Ok(false);
+        }
         let client = self.client().await?;
         let (table, index) = (model.table(), model.index());
         let row = client

@@ -84,10 +84,11 @@ impl Connections {
         }
     }
 
-    /// The permit comes first: a connection beyond the limit stays in the kernel's queue.
+    /// A connection beyond the limit waits here for its permit, and those after it in the kernel's queue. Permits are
+    /// not taken ahead of connections: a listener that nobody talks to would keep one from the others.
     async fn accept_one(&self, listener: &TcpListener) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(std::io::Error::other)?;
         let (stream, _) = listener.accept().await?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(std::io::Error::other)?;
         Ok((stream, permit))
     }
 

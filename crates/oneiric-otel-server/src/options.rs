@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::server::ServerError;
 
+/// The budget is counted in KiB; below this rounding would matter.
+const MIN_IN_FLIGHT_BYTES: usize = 64 << 10;
+
 /// Addresses and limits of a server. [`ServerOptions::default`] listens on loopback only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerOptions {
@@ -16,7 +19,7 @@ pub struct ServerOptions {
     /// Largest request message in bytes, measured as sent and again after decompression.
     pub max_request_bytes: usize,
     /// Bytes of all requests being received, decompressed or stored at one time. Beyond it requests wait, unread, for
-    /// `admission_wait`, and are then answered as unavailable. At least three times `max_request_bytes`.
+    /// `admission_wait`, and are then answered as unavailable. At least three times `max_request_bytes` and 64 KiB.
     pub max_in_flight_bytes: usize,
     /// How long a request may wait for its share of `max_in_flight_bytes`.
     pub admission_wait: Duration,
@@ -40,7 +43,7 @@ impl Default for ServerOptions {
             max_in_flight_bytes: 256 << 20,
             admission_wait: Duration::from_secs(5),
             max_connections: 2048,
-            body_timeout: Duration::from_secs(60),
+            body_timeout: Duration::from_mins(1),
             // Longer than a minute: exporters of metrics commonly speak once a minute, and a connection that closes
             // just as they do costs them a retry.
             idle_timeout: Duration::from_secs(150),
@@ -54,10 +57,10 @@ impl ServerOptions {
         if self.max_request_bytes == 0 {
             return Err(ServerError::Option("max_request_bytes: expected at least 1".to_owned()));
         }
-        let least = self.max_request_bytes.saturating_mul(3);
+        let least = self.max_request_bytes.saturating_mul(3).max(MIN_IN_FLIGHT_BYTES);
         if self.max_in_flight_bytes < least {
             return Err(ServerError::Option(format!(
-                "max_in_flight_bytes: {} given, expected at least {least} (three times max_request_bytes)",
+                "max_in_flight_bytes: {} given, expected at least {least} (three times max_request_bytes, 64 KiB)",
                 self.max_in_flight_bytes
             )));
         }

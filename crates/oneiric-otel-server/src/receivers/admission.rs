@@ -144,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_ends_when_another_gives_back() {
-        let admission = Admission::new(4 * UNIT, Duration::from_secs(600));
+        let admission = Admission::new(4 * UNIT, Duration::from_mins(10));
         let mut first = admission.reserve();
         first.cover(4 * UNIT).await.expect("the budget is free");
         let mut second = admission.reserve();
@@ -157,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cancelled_waiter_is_not_counted() {
-        let admission = Admission::new(UNIT, Duration::from_secs(600));
+        let admission = Admission::new(UNIT, Duration::from_mins(10));
         let mut first = admission.reserve();
         first.cover(UNIT).await.expect("the budget is free");
         let mut second = admission.reserve();

@@ -11,15 +11,12 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::admission::{Admission, Reservation};
-use super::compression::{Compression, Inflater, Progress};
+use super::compression::{Compression, Inflater, Progress, first_step};
 use super::status::Failure;
 
 /// How much of the budget a request takes at first on the strength of what it says about itself. A larger one earns
 /// the rest by sending, so that a few idle senders cannot take it all.
 const STEP: usize = 8 << 20;
-
-/// What telemetry is expected to grow by when it is decompressed.
-const EXPECTED_RATIO: usize = 8;
 
 /// What is decompressed on the thread that serves connections; a larger body moves to another.
 const INLINE_BYTES: usize = 128 << 10;
@@ -128,7 +125,7 @@ where
         let bytes = bytes.min(self.buffer.len() + STEP);
         let budget = match self.compression {
             Compression::Identity => bytes,
-            _ => bytes + bytes.saturating_mul(EXPECTED_RATIO).min(STEP),
+            _ => bytes + first_step(bytes).min(self.limits.max_bytes + 1),
         };
         let granted = tokio::time::timeout_at(self.deadline, self.reservation.cover(budget)).await;
         granted.map_err(|_| Failure::BodyTimeout { after: self.limits.timeout, received: self.buffer.len() })??;

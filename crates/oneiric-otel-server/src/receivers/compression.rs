@@ -51,8 +51,12 @@ impl Compression {
 /// it before the first byte comes out.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// How much is decompressed before looking at limits again, at first; then it doubles.
-const FIRST_STEP: usize = 64 << 10;
+/// What telemetry is expected to grow by when it is decompressed.
+const EXPECTED_RATIO: usize = 8;
+
+/// Bounds on what is set aside before the first byte is decompressed. From there on it doubles.
+const MIN_FIRST_STEP: usize = 4 << 10;
+const MAX_FIRST_STEP: usize = 8 << 20;
 
 /// A message being decompressed. It can stop half-way and go on in another thread.
 pub(crate) struct Inflater {
@@ -95,7 +99,8 @@ impl Inflater {
         while self.output.len() < until {
             let length = self.output.len();
             // One byte beyond the limit tells too much from just enough.
-            let step = length.max(FIRST_STEP).min(self.max_bytes + 1 - length);
+            let step =
+                length.max(first_step(self.compressed_bytes)).min(until - length).min(self.max_bytes + 1 - length);
             self.reservation.try_cover(self.compressed_bytes + length + step)?;
             self.output.reserve_exact(step);
             let mut source = (&mut self.source).take(step as u64);
@@ -116,6 +121,11 @@ impl Inflater {
         reservation.shrink(output.capacity());
         (Bytes::from(output), reservation)
     }
+}
+
+/// What is set aside at first for the result of decompressing this many bytes.
+pub(crate) fn first_step(compressed_bytes: usize) -> usize {
+    compressed_bytes.saturating_mul(EXPECTED_RATIO).clamp(MIN_FIRST_STEP, MAX_FIRST_STEP)
 }
 
 fn zstd_decoder(input: Cursor<Bytes>) -> io::Result<zstd::Decoder<'static, Cursor<Bytes>>> {

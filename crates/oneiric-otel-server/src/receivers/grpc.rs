@@ -25,6 +25,12 @@ const STATUS: &str = "grpc-status";
 /// Before each message: one byte that says whether it is compressed, four bytes of length.
 const FRAME_HEADER_BYTES: usize = 5;
 
+/// Whether a content type is of gRPC, whatever the format of its messages. gRPC-Web is another protocol.
+pub(super) fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
 /// Answers a call. gRPC errors are HTTP 200 with a status in headers.
 pub(super) async fn respond(receiver: &Receiver, head: &Parts, incoming: &mut Incoming) -> Response<Reply> {
     match export(receiver, head, incoming).await {
@@ -125,4 +131,21 @@ fn frame(message: &[u8]) -> Bytes {
     framed.put_u32(length);
     framed.put_slice(message);
     framed.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types_of_grpc_are_told_from_others() {
+        for grpc in ["application/grpc", "application/grpc+proto", "application/grpc+json", "application/grpc; x=y"] {
+            assert!(is_grpc(grpc.as_bytes()), "{grpc}");
+        }
+        for other in ["application/grpc-web", "application/grpc-web+proto", "application/json", ""] {
+            assert!(!is_grpc(other.as_bytes()), "{other}");
+        }
+        assert!(check_content_type(b"application/grpc+proto").is_ok());
+        assert!(check_content_type(b"application/grpc+json").is_err());
+    }
 }

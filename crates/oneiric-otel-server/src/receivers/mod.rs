@@ -13,7 +13,7 @@ mod status;
 
 use std::sync::Arc;
 
-use ::http::header;
+use ::http::{HeaderValue, header};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::{Request as HttpRequest, Response};
@@ -80,11 +80,8 @@ impl Respond for Receiver {
 
     async fn respond(&self, request: HttpRequest<Incoming>) -> Response<Reply> {
         let (head, mut incoming) = request.into_parts();
-        let is_grpc = head
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        let response = if is_grpc {
+        let content_type = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let response = if content_type.is_some_and(grpc::is_grpc) {
             grpc::respond(self, &head, &mut incoming).await
         } else {
             http::respond(self, &head, &mut incoming).await

@@ -57,11 +57,15 @@ impl tokio_postgres::types::ToSql for Micros {
     tokio_postgres::types::to_sql_checked!();
 }
 
-/// Encoded rows of one table, with where each begins.
+/// Orders the rows of a table, and tells two rows with one primary key. Rows of a table without a key have equal ones.
+pub(crate) type RowKey = [u64; 4];
+
+/// Encoded rows of one table.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     buffer: Vec<u8>,
-    starts: Vec<usize>,
+    /// Where each row begins, and its key.
+    starts: Vec<(usize, RowKey)>,
 }
 
 impl Rows {
@@ -72,14 +76,18 @@ impl Rows {
 
     /// The bytes of some rows.
     pub(crate) fn bytes(&self, rows: Range<usize>) -> &[u8] {
-        let start = self.starts.get(rows.start).copied().unwrap_or(self.buffer.len());
-        let end = self.starts.get(rows.end).copied().unwrap_or(self.buffer.len());
-        &self.buffer[start..end]
+        let start_of = |row| self.starts.get(row).map_or(self.buffer.len(), |(start, _)| *start);
+        &self.buffer[start_of(rows.start)..start_of(rows.end)]
+    }
+
+    /// The key of a row.
+    pub(crate) fn key(&self, row: usize) -> RowKey {
+        self.starts[row].1
     }
 
     /// Begins a row of `columns` columns; each must then be written once, in the order of the COPY's column list.
-    pub(crate) fn begin(&mut self, columns: i16) -> RowWriter<'_> {
-        self.starts.push(self.buffer.len());
+    pub(crate) fn begin(&mut self, key: RowKey, columns: i16) -> RowWriter<'_> {
+        self.starts.push((self.buffer.len(), key));
         self.buffer.extend_from_slice(&columns.to_be_bytes());
         RowWriter { buffer: &mut self.buffer, left: columns }
     }

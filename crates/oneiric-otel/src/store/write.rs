@@ -8,9 +8,12 @@
 //! The first pass copies rows straight into the tables, which is fastest and nearly always enough. A duplicate key or a
 //! refused value aborts that transaction; the second pass then goes through a staging table that lets duplicates pass,
 //! and halves the rows until the refused ones are alone. Those become dead letters.
+//!
+//! # Order
+//! Rows are inserted in the order of their keys, requests entered by their hash: two transactions that meet in the same
+//! rows wait for each other in the same order, so neither can wait for the other in a circle.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 use std::pin::pin;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -18,7 +21,7 @@ use futures::SinkExt as _;
 use tokio_postgres::Transaction;
 use uuid::Uuid;
 
-use super::copy::{HEADER, Micros, Rows, TRAILER};
+use super::copy::{HEADER, Micros, RowKey, Rows, TRAILER};
 use super::database::Database;
 use super::dimensions::Dimensions;
 use super::error::{ErrorClass, StoreError};
@@ -149,26 +152,18 @@ impl Store {
             fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
         let mut poison = Vec::new();
         for signal in [Signal::Traces, Signal::Logs, Signal::Metrics] {
-            let of_signal: Vec<usize> = (0..batches.len())
-                .filter(|i| fresh[*i] && batches[*i].signal == signal && batches[*i].rows.len() > 0)
-                .collect();
-            if of_signal.is_empty() {
+            let table = table(signal);
+            let rows = ordered_rows(&table, signal, batches, &fresh);
+            if rows.is_empty() {
                 continue;
             }
-            let table = table(signal);
             match pass {
-                Pass::Direct => {
-                    let pieces = of_signal.iter().map(|i| &batches[*i].rows).map(|rows| rows.bytes(0..rows.len()));
-                    copy(&transaction, &table.copy_into(table.name), pieces).await?;
-                }
+                Pass::Direct => copy(&transaction, &table.copy_into(table.name), batches, &rows).await?,
                 Pass::Careful => {
                     if table.keyed {
                         transaction.batch_execute(&table.create_staging()).await?;
                     }
-                    for i in of_signal {
-                        let rows = 0..batches[i].rows.len();
-                        insert(&transaction, &table, batches, i, rows, &mut poison).await?;
-                    }
+                    insert(&transaction, &table, batches, &rows, &mut poison).await?;
                 }
             }
         }
@@ -234,8 +229,39 @@ async fn enter_ledger(transaction: &Transaction<'_>, batches: &[Batch]) -> Resul
     Ok(batches.iter().map(|batch| entered.remove(&Uuid::from_bytes(batch.request_hash.0))).collect())
 }
 
+/// A row of a batch.
+#[derive(Debug, Clone, Copy)]
+struct RowRef {
+    key: RowKey,
+    batch: usize,
+    row: usize,
+}
+
+/// The rows for a table in the order of their keys. Of rows with one key the first is enough.
+fn ordered_rows(table: &Table, signal: Signal, batches: &[Batch], fresh: &[bool]) -> Vec<RowRef> {
+    let mut rows = Vec::new();
+    for (i, batch) in batches.iter().enumerate().filter(|(i, batch)| fresh[*i] && batch.signal == signal) {
+        rows.extend((0..batch.rows.len()).map(|row| RowRef { key: batch.rows.key(row), batch: i, row }));
+    }
+    if table.keyed {
+        rows.sort_by_key(|row| row.key);
+        rows.dedup_by_key(|row| row.key);
+    }
+    rows
+}
+
 /// Copies encoded rows.
-async fn copy<'a>(
+async fn copy(
+    transaction: &Transaction<'_>,
+    statement: &str,
+    batches: &[Batch],
+    rows: &[RowRef],
+) -> Result<(), StoreError> {
+    let pieces = rows.iter().map(|at| batches[at.batch].rows.bytes(at.row..at.row + 1));
+    copy_bytes(transaction, statement, pieces).await
+}
+
+async fn copy_bytes<'a>(
     transaction: &Transaction<'_>,
     statement: &str,
     pieces: impl Iterator<Item = &'a [u8]>,
@@ -243,14 +269,10 @@ async fn copy<'a>(
     let mut sink = pin!(transaction.copy_in::<_, Bytes>(statement).await?);
     let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES);
     chunk.put_slice(HEADER);
-    for mut piece in pieces {
-        while !piece.is_empty() {
-            let (head, rest) = piece.split_at(piece.len().min(COPY_CHUNK_BYTES));
-            chunk.put_slice(head);
-            piece = rest;
-            if chunk.len() >= COPY_CHUNK_BYTES {
-                sink.feed(chunk.split().freeze()).await?;
-            }
+    for piece in pieces {
+        chunk.put_slice(piece);
+        if chunk.len() >= COPY_CHUNK_BYTES {
+            sink.feed(chunk.split().freeze()).await?;
         }
     }
     chunk.put_slice(TRAILER);
@@ -259,21 +281,19 @@ async fn copy<'a>(
     Ok(())
 }
 
-/// Inserts rows of a batch, letting those pass that are there already, and setting aside those that are refused.
+/// Inserts rows, letting those pass that are there already, and setting aside those that are refused.
 async fn insert(
     transaction: &Transaction<'_>,
     table: &Table,
     batches: &[Batch],
-    batch: usize,
-    rows: Range<usize>,
+    rows: &[RowRef],
     poison: &mut Vec<Poison>,
 ) -> Result<(), StoreError> {
-    let encoded = &batches[batch].rows;
     let mut left = vec![rows];
     while let Some(rows) = left.pop() {
         transaction.batch_execute("SAVEPOINT part").await?;
         let target = if table.keyed { table.staging() } else { table.name.to_owned() };
-        let mut done = copy(transaction, &table.copy_into(&target), std::iter::once(encoded.bytes(rows.clone()))).await;
+        let mut done = copy(transaction, &table.copy_into(&target), batches, rows).await;
         if done.is_ok() && table.keyed {
             done = transaction.batch_execute(&table.insert_staged()).await.map_err(StoreError::from);
         }
@@ -281,13 +301,14 @@ async fn insert(
             Ok(()) => transaction.batch_execute("RELEASE SAVEPOINT part").await?,
             Err(error) if error.class() == ErrorClass::BadData && !error.is_missing_partition() => {
                 transaction.batch_execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
-                if rows.len() == 1 {
-                    poison.push(Poison { batch, record: batches[batch].records[rows.start], reason: error });
+                if let [one] = rows {
+                    let record = batches[one.batch].records[one.row];
+                    poison.push(Poison { batch: one.batch, record, reason: error });
                     continue;
                 }
-                let middle = rows.start + rows.len() / 2;
-                left.push(middle..rows.end);
-                left.push(rows.start..middle);
+                let (first, second) = rows.split_at(rows.len() / 2);
+                left.push(second);
+                left.push(first);
             }
             Err(error) => return Err(error),
         }
@@ -334,7 +355,7 @@ async fn touch<'a>(transaction: &Transaction<'_>, batches: impl Iterator<Item = 
     }
     let mut rows = Rows::default();
     for (trace_id, touch) in &touched {
-        let mut row = rows.begin(6);
+        let mut row = rows.begin([0; 4], 6);
         row.timestamp(touch.first);
         row.timestamp(touch.last);
         row.uuid(*trace_id);
@@ -345,7 +366,7 @@ async fn touch<'a>(transaction: &Transaction<'_>, batches: impl Iterator<Item = 
     }
     let statement =
         "COPY otel_trace_touches (first_time, last_time, trace_id, records, slot, has_root) FROM STDIN (FORMAT binary)";
-    copy(transaction, statement, std::iter::once(rows.bytes(0..rows.len()))).await
+    copy_bytes(transaction, statement, std::iter::once(rows.bytes(0..rows.len()))).await
 }
 
 /// The slot in which a trace is derived: the rows of `otel_trace_slots`.

@@ -54,13 +54,13 @@ async fn late_error_logs_are_counted_and_told() {
 async fn logs_that_came_hours_before_the_spans_are_found() {
     let scene = Scene::new().await;
     scene.logs("queue", vec![log(1, ERROR, "first try failed", ZERO)]).await;
-    scene.logs("queue", vec![log(1, ERROR, "second try failed", Duration::from_secs(60))]).await;
+    scene.logs("queue", vec![log(1, ERROR, "second try failed", Duration::from_mins(1))]).await;
     let derived = scene.derive().await;
     assert_eq!((derived.traces, derived.log_only), (0, 1));
     assert_eq!(scene.bench.count("otel_traces").await, 0, "no trace without a span");
     assert_eq!(scene.bench.count("otel_trace_touches").await, 0);
 
-    scene.spans("worker", vec![span(1, 1, 0, "job", Duration::from_secs(9000))]).await;
+    scene.spans("worker", vec![span(1, 1, 0, "job", Duration::from_mins(150))]).await;
     scene.derive().await;
     assert_eq!(scene.row("SELECT (log_count, span_count) FROM otel_traces").await, "(2,1)");
     assert_eq!(scene.bench.count("otel_trace_orphans").await, 0);
@@ -89,7 +89,7 @@ async fn a_trace_across_midnight_has_one_row() {
     let to_midnight = Duration::from_hours(12);
     scene.spans("a", vec![span(1, 2, 1, "after", to_midnight + Duration::from_millis(50))]).await;
     scene.derive().await;
-    scene.spans("a", vec![span(1, 1, 0, "before", to_midnight - Duration::from_millis(50))]).await;
+    scene.spans("a", vec![span(1, 1, 0, "before", Duration::from_millis(12 * 3_600_000 - 50))]).await;
     scene.derive().await;
     scene.spans("a", vec![span(1, 3, 1, "next day", to_midnight + Duration::from_hours(24))]).await;
     scene.derive().await;

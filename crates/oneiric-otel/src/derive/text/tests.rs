@@ -176,7 +176,8 @@ fn long_messages_are_cut_between_words_and_the_number_of_texts_is_bounded() {
 
 #[test]
 fn text_hash_is_frozen() {
-    assert_eq!(hex::encode(text_hash("a")), hex::encode(text_hash("a")));
+    // Another hash would store and embed every text anew: a change of the rules is a new version instead.
+    assert_eq!(hex::encode(text_hash("a")), "be3093c5fe79ac925205f6878edb7d42");
     assert_ne!(text_hash("a"), text_hash("b"));
 }
 

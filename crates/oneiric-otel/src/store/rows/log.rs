@@ -72,7 +72,7 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, l
     let observed_delta = (log.observed_time_unix_nano != 0)
         .then(|| log.observed_time_unix_nano.wrapping_sub(effective_time(log)) as i64);
 
-    let mut row = rows.begin(COLUMNS.len() as i16);
+    let mut row = rows.begin([0; 4], COLUMNS.len() as i16);
     row.timestamp(time);
     row.int8_or_null(observed_delta);
     row.int8(owner.resource_id);

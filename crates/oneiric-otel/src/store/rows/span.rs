@@ -78,12 +78,16 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, h
     let status = span.status.as_ref().map_or(0, |status| status.code);
     let (error_type, error_message) = error_of(span);
 
-    let mut row = rows.begin(COLUMNS.len() as i16);
+    let trace_id: [u8; 16] = span.trace_id.as_slice().try_into().unwrap_or_default();
+    let (high, low) = trace_id.split_at(8);
+    let half = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap_or_default());
+    let key = [half(high), half(low), start_time.0 as u64, hash as u64];
+    let mut row = rows.begin(key, COLUMNS.len() as i16);
     row.timestamp(start_time);
     row.int8(span.end_time_unix_nano.wrapping_sub(span.start_time_unix_nano) as i64);
     row.int8(hash);
     row.int8(owner.resource_id);
-    row.uuid(span.trace_id.as_slice().try_into().unwrap_or_default());
+    row.uuid(trace_id);
     row.int4(owner.scope_id);
     row.int4(span.flags as i32);
     row.int4_or_null(count_or_null(span.dropped_attributes_count));

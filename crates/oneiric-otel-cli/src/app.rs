@@ -133,22 +133,20 @@ async fn bind(listen: &Listen, any_port: bool, ingest: &Ingest, readiness: &Read
     let defaults = ServerOptions::default();
     let standard_api = defaults.api_addr.clone().unwrap_or_default();
     let mut options = ServerOptions {
-        grpc_addr: listen.grpc_addr.clone().unwrap_or(defaults.grpc_addr),
-        http_addr: listen.http_addr.clone().unwrap_or(defaults.http_addr),
-        api_addr: Some(listen.api_addr.clone().unwrap_or(standard_api)),
+        grpc_addr: listen.grpc.clone().unwrap_or(defaults.grpc_addr),
+        http_addr: listen.http.clone().unwrap_or(defaults.http_addr),
+        api_addr: Some(listen.api.clone().unwrap_or(standard_api)),
         drain_timeout: DRAIN_REQUESTS,
         ..ServerOptions::default()
     };
     if any_port {
         let free = "127.0.0.1:0";
-        for (asked, address) in
-            [(&listen.grpc_addr, &mut options.grpc_addr), (&listen.http_addr, &mut options.http_addr)]
-        {
+        for (asked, address) in [(&listen.grpc, &mut options.grpc_addr), (&listen.http, &mut options.http_addr)] {
             if asked.is_none() && is_busy(address).await {
                 free.clone_into(address);
             }
         }
-        if listen.api_addr.is_none()
+        if listen.api.is_none()
             && let Some(address) = &mut options.api_addr
             && is_busy(address).await
         {

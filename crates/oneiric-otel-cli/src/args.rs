@@ -79,14 +79,14 @@ pub(crate) enum Db {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Listen {
     /// Address for OTLP/gRPC [default: 127.0.0.1:4317]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) grpc_addr: Option<String>,
+    #[arg(long = "grpc-addr", value_name = "HOST:PORT")]
+    pub(crate) grpc: Option<String>,
     /// Address for OTLP/HTTP [default: 127.0.0.1:4318]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) http_addr: Option<String>,
+    #[arg(long = "http-addr", value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
     /// Address for /healthz and /readyz [default: 127.0.0.1:16686]
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) api_addr: Option<String>,
+    #[arg(long = "api-addr", value_name = "HOST:PORT")]
+    pub(crate) api: Option<String>,
 }
 
 #[derive(Debug, Args)]

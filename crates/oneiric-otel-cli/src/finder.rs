@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::progress::Progress;
 use crate::{failure, model, moment, screen};
 
-const TEXT_CHARACTERS: usize = 400;
+const TEXT_CHARACTERS: usize = 260;
 const ID_DIGITS: u16 = 32;
 
 /// A database that is open for questions.

@@ -74,15 +74,21 @@ impl Progress {
         }
     }
 
-    /// Ends the step. A long one leaves a line that says how long.
-    pub(crate) fn end(&self) {
-        let Some(step) = self.lock().take() else { return };
+    /// Ends the step without a trace.
+    pub(crate) fn clear(&self) -> Option<(String, Instant)> {
+        let step = self.lock().take()?;
         if let Some(bar) = step.bar {
             bar.finish_and_clear();
         }
-        let took = step.began.elapsed();
+        Some((step.what, step.began))
+    }
+
+    /// Ends the step. A long one leaves a line that says how long.
+    pub(crate) fn end(&self) {
+        let Some((what, began)) = self.clear() else { return };
+        let took = began.elapsed();
         if took >= WORTH_TELLING {
-            self.say(&format!("{} took {:.1} s", step.what, took.as_secs_f64()));
+            self.say(&format!("{what} took {:.1} s", took.as_secs_f64()));
         }
     }
 

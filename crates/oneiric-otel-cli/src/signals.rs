@@ -32,6 +32,7 @@ impl Signals {
                     _ = terminate.recv() => 15,
                 };
                 if sender.send_replace(Some(number)).is_some() {
+                    #[expect(clippy::disallowed_methods, reason = "a second signal asks for an end without clean-up")]
                     process::exit(i32::from(SIGNAL_BASE + number));
                 }
             }

@@ -21,7 +21,8 @@ const MESSAGE_CHARACTERS: usize = 200;
 /// OTLP's number of the first warning, and of the first error.
 const WARNING: i32 = 13;
 const ERROR: i32 = 17;
-/// OTLP's status code for an error.
+/// OTLP's status codes.
+const STATUS_OK: i32 = 1;
 const STATUS_ERROR: i32 = 2;
 /// A branch this deep is drawn flat from here on: no terminal is wide enough for more.
 const DEPTH: usize = 60;
@@ -51,7 +52,11 @@ pub(crate) fn overview(trace_id: TraceId, spans: &[Stored<Span>], logs: &[Stored
         start_time: moment::rfc3339(start_ns),
         start_ns,
         duration_ns: end.saturating_sub(start_ns),
-        status: if error_count > 0 { "error" } else { "ok" },
+        status: match error_count {
+            0 if spans.iter().any(|span| is_ok_root(&span.record)) => "ok",
+            0 => "unset",
+            _ => "error",
+        },
         span_count: spans.len(),
         error_count,
         log_count: logs.len(),
@@ -256,6 +261,10 @@ impl<'a> Drawing<'a> {
             format!("-{}", moment::show_duration(self.start - time))
         }
     }
+}
+
+fn is_ok_root(span: &Span) -> bool {
+    span.parent_span_id.is_empty() && span.status.as_ref().is_some_and(|status| status.code == STATUS_OK)
 }
 
 fn failed(span: &Span) -> bool {

@@ -185,7 +185,7 @@ async fn wait_until_searchable(app: &App, told: &Told, watch: &mut Stopwatch) ->
         }
         tokio::time::sleep(LOOK_EVERY).await;
     };
-    watch.progress.end();
+    watch.progress.clear();
     waited?;
     watch.lap("searchable", "every trace is derived, embedded and searchable");
     Ok(())
@@ -202,13 +202,8 @@ fn tell(output: &Output, global: &Global, demo: &Demo) -> String {
     let mut text = String::new();
     for answered in &output.searches {
         let words: Vec<String> = answered.fault_words.iter().map(|word| format!("\"{word}\"")).collect();
-        write!(
-            text,
-            "\nsearch \"{}\"\n  (the telemetry contains neither {})\n",
-            answered.question,
-            words.join(" nor ")
-        )
-        .unwrap_or_default(); // Writing to a string cannot fail.
+        write!(text, "\nsearch \"{}\"\n  (nowhere in what was sent: {})\n", answered.question, words.join(", "))
+            .unwrap_or_default(); // Writing to a string cannot fail.
         for hit in answered.answer.hits.iter().take(HITS_SHOWN) {
             let traces = if hit.trace_count == 1 { "trace" } else { "traces" };
             write!(
@@ -217,7 +212,7 @@ fn tell(output: &Output, global: &Global, demo: &Demo) -> String {
                 hit.score,
                 hit.trace_count,
                 hit.newest.trace_id,
-                screen::clean_short(&hit.text, 230)
+                screen::clean_short(&hit.text, 200)
             )
             .unwrap_or_default();
         }

@@ -279,14 +279,13 @@ fn tell(summary: &Summary) -> String {
         row("traces derived", searchable.traces);
         row("texts embedded", searchable.texts_embedded);
     }
-    let mut text = format!("{table}\n");
-    let reasons = summary.reasons.iter().map(|reason| format!("rejected: {}\n", screen::clean(reason)));
-    text.extend(reasons);
+    let mut lines = vec![table.to_string()];
+    lines.extend(summary.reasons.iter().map(|reason| format!("rejected: {}", screen::clean(reason))));
     if summary.more_reasons > 0 {
-        text.push_str(&format!("and {} more\n", summary.more_reasons));
+        lines.push(format!("and {} more", summary.more_reasons));
     }
     if let Some(reason) = summary.derived.as_ref().and_then(|searchable| searchable.not_embedded.as_ref()) {
-        text.push_str(&format!("not searchable by meaning yet: {}\n", screen::clean(reason)));
+        lines.push(format!("not searchable by meaning yet: {}", screen::clean(reason)));
     }
-    text
+    lines.join("\n") + "\n"
 }

@@ -18,7 +18,7 @@ pub(crate) const SEARCHES: [Search; 3] = [
         fault_words: &["could not", "reach"],
         fault: Fault::RefusedConnection,
     },
-    Search { question: "language model requests were throttled", fault_words: &["throttl"], fault: Fault::RateLimit },
+    Search { question: "language model requests were throttled", fault_words: &["throttled"], fault: Fault::RateLimit },
     Search {
         question: "product suggestions took too long to arrive",
         fault_words: &["suggestions", "too long", "arrive"],

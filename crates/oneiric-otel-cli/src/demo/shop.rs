@@ -187,8 +187,7 @@ fn recommend(fault: Option<Fault>, product: &str, random: &mut StdRng) -> Step {
         .working(about(2.0, random));
     match fault {
         Some(Fault::Timeout) => {
-            let rank =
-                Step::new(RECOMMENDATION, SpanKind::Internal, "rank candidates").working(Duration::from_millis(2_000));
+            let rank = Step::new(RECOMMENDATION, SpanKind::Internal, "rank candidates").working(Duration::from_secs(2));
             server = server
                 .then(rank)
                 .with("rpc.response.status_code", "CANCELLED")

@@ -10,12 +10,12 @@ use super::*;
 
 const ID: TraceId = TraceId([7; 16]);
 
-fn text(value: &str) -> Option<AnyValue> {
-    Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) })
+fn text(value: &str) -> AnyValue {
+    AnyValue { value: Some(Value::StringValue(value.to_owned())) }
 }
 
 fn pair(key: &str, value: &str) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: text(value), ..KeyValue::default() }
+    KeyValue { key: key.to_owned(), value: Some(text(value)), ..KeyValue::default() }
 }
 
 fn stored<R>(service: &str, record: R) -> Stored<R> {
@@ -60,10 +60,10 @@ fn a_trace_is_a_tree_with_its_errors_in_place() {
         time_unix_nano: 1_003_000_000,
         severity_number: ERROR,
         span_id: vec![3; 8],
-        body: text("it went \u{1b}[31mwrong"),
+        body: Some(text("it went \u{1b}[31mwrong")),
         ..LogRecord::default()
     };
-    let quiet = LogRecord { severity_number: 9, span_id: vec![1; 8], body: text("all fine"), ..log.clone() };
+    let quiet = LogRecord { severity_number: 9, span_id: vec![1; 8], body: Some(text("all fine")), ..log.clone() };
     assert_eq!(
         drawn(&spans, &[stored("db", log), stored("web", quiet)]),
         [
@@ -116,7 +116,7 @@ fn logs_without_spans_are_a_trace_too() {
         observed_time_unix_nano: 5_000_000_000,
         severity_number: WARNING,
         span_id: vec![3; 8],
-        body: text("disk is filling up"),
+        body: Some(text("disk is filling up")),
         ..LogRecord::default()
     };
     let lines = drawn(&[], &[stored("db", log)]);

@@ -62,7 +62,7 @@ fn run(arguments: Arguments) -> Result<Ending> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     let ending = runtime.block_on(async {
-        let signals = Signals::watch()?;
+        let signals = Signals::watch(!matches!(arguments.command, Command::Psql(_)))?;
         commands::run(&arguments.global, arguments.command, signals).await
     });
     runtime.shutdown_timeout(LINGER);

@@ -16,11 +16,12 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Starts watching. A second signal ends the process at once, whatever it is doing.
+    /// Starts watching. A second signal ends the process at once, whatever it is doing. `interrupts` is false for a
+    /// command whose child takes SIGINT from the terminal and means something else by it.
     ///
     /// # Errors
     /// If the system does not let us watch.
-    pub(crate) fn watch() -> Result<Self> {
+    pub(crate) fn watch(interrupts: bool) -> Result<Self> {
         let (sender, received) = watch::channel(None);
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
@@ -31,6 +32,9 @@ impl Signals {
                     _ = interrupt.recv() => 2,
                     _ = terminate.recv() => 15,
                 };
+                if number == 2 && !interrupts {
+                    continue;
+                }
                 if sender.send_replace(Some(number)).is_some() {
                     #[expect(clippy::disallowed_methods, reason = "a second signal asks for an end without clean-up")]
                     process::exit(i32::from(SIGNAL_BASE + number));

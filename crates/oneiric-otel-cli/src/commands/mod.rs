@@ -33,7 +33,7 @@ pub(crate) async fn run(global: &Global, command: Command, mut signals: Signals)
     match command {
         Command::Serve(listen) => return serve::run(global, &listen, signals).await,
         Command::Demo(demo) => return demo::run(global, &demo, signals).await,
-        Command::Psql(psql) => return psql::run(global, psql).await,
+        Command::Psql(psql) => return psql::run(global, psql, signals).await,
         Command::Completions { shell } => return completions::run(shell),
         _ => {}
     }

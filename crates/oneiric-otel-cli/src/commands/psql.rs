@@ -10,19 +10,27 @@ use crate::args::{Global, Psql};
 use crate::backend::Backend;
 use crate::failure;
 use crate::progress::Progress;
+use crate::signals::Signals;
 
 /// The tables' schema first, so that `select count(*) from otel_spans` works as it stands.
 const SEARCH_PATH: &str = "-c search_path=otel,public";
 
-pub(crate) async fn run(global: &Global, psql: Psql) -> Result<Ending> {
+pub(crate) async fn run(global: &Global, psql: Psql, mut signals: Signals) -> Result<Ending> {
     let backend = Backend::open_unmigrated(global, &Arc::new(Progress::new())).await?;
-    let mut command = backend.psql(global.database_url.as_deref());
+    let mut command = tokio::process::Command::from(backend.psql(global.database_url.as_deref()));
     let options = std::env::var("PGOPTIONS").ok().filter(|_| global.database_url.is_some());
     command.env("PGOPTIONS", format!("{} {SEARCH_PATH}", options.unwrap_or_default()).trim());
     command.args(psql.arguments);
     // Ctrl-C cancels a statement in psql. It reaches us too and must not end us before psql.
-    let status = tokio::task::spawn_blocking(move || command.status()).await?;
+    let ended = tokio::select! {
+        status = command.kill_on_drop(true).status() => Ok(status),
+        code = signals.first() => Err(code),
+    };
     backend.release().await?;
+    let status = match ended {
+        Ok(status) => status,
+        Err(code) => return Ok(Ending::Code(code)),
+    };
     let status = status.map_err(|error| {
         failure::advised(
             format!("cannot run psql: {error}"),

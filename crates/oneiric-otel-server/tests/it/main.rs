@@ -5,6 +5,8 @@ mod conformance;
 mod hostile;
 mod lifecycle;
 mod messages;
+mod nezha;
+mod python;
 mod sdk;
 mod serving;
 mod wire;

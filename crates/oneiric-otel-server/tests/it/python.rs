@@ -148,7 +148,7 @@ async fn compare(server: &Serving, sent: &Value) {
     assert_eq!(stored(server, LOGS).await, sent_logs(sent), "logs");
     assert_eq!(by_value(stored(server, POINTS).await), by_value(sent_points(sent)), "data points");
     let services = "select count(*) from spans where resource_attributes->>'service.name' is distinct from ";
-    let service = sent["resource"]["attributes"]["service.name"].as_str().unwrap();
+    let service = sent["resource"]["service.name"].as_str().unwrap();
     assert_eq!(server.test().count(&format!("{services}'{service}'")).await, 0);
 }
 

@@ -171,13 +171,10 @@ async fn is_busy(address: &str) -> bool {
 
 /// Whether a request could be acknowledged now.
 async fn ask_database(database: Database) -> Result<(), String> {
-    let ask = async {
-        let client = database.client().await.map_err(|error| error.to_string())?;
-        client.simple_query("SELECT 1").await.map_err(|error| error.to_string()).map(drop)
-    };
-    tokio::time::timeout(READY_WITHIN, ask)
-        .await
-        .unwrap_or_else(|_| Err(format!("the database did not answer within {} s", READY_WITHIN.as_secs())))
+    match tokio::time::timeout(READY_WITHIN, database.ping()).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the database did not answer within {} s", READY_WITHIN.as_secs())),
+    }
 }
 
 /// Partitions ahead of time, and the indexes that may take long.

@@ -12,7 +12,6 @@
 mod app;
 mod args;
 mod backend;
-mod census;
 mod commands;
 mod connection_url;
 mod data_dir;

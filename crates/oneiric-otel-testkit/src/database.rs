@@ -122,7 +122,13 @@ impl Drop for TestDatabase {
         let server_url = self.server.url().to_owned();
         let name = self.name.clone();
         // A thread with a runtime of its own: the test's runtime may be this thread's, and must not be blocked on.
-        let dropped = std::thread::spawn(move || server::run_blocking(drop_database(&server_url, &name))).join();
+        let thread = std::thread::spawn(move || server::run_blocking(drop_database(&server_url, &name)));
+        // PostgreSQL drops the database once every session of the server took note, and a session that is in the
+        // middle of a COPY takes note only when its client, perhaps a task of this runtime, goes on.
+        let dropped = match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(|| thread.join()),
+            _ => thread.join(),
+        };
         let failure = match dropped {
             Ok(Ok(())) => return,
             Ok(Err(error)) => format!("{error:#}"),

@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use oneiric_otel::embed::Embedder;
-use oneiric_otel::query::{QueryService, SearchAnswer, SearchRequest, TraceFilter, TraceId};
+use oneiric_otel::query::{QueryService, SearchAnswer, SearchRequest, TraceFilter};
 use serde::Serialize;
 
 use super::Ending;
 use crate::app::{Addresses, App};
 use crate::args::{Demo, Global};
 use crate::backend::Backend;
-use crate::census;
 use crate::demo::SEED;
 use crate::demo::plan::{self, Fault};
 use crate::demo::searches::{SEARCHES, Search};
@@ -158,20 +157,22 @@ async fn wait_for_model(app: &App, watch: &mut Stopwatch) -> Result<Arc<dyn Embe
 }
 
 async fn wait_until_searchable(app: &App, told: &Told, watch: &mut Stopwatch) -> Result<()> {
-    let ids: Vec<String> = told.traces.keys().map(|id| TraceId(*id).to_string()).collect();
+    let ids: Vec<[u8; 16]> = told.traces.keys().copied().collect();
+    let database = app.database();
+    let explain = |error| failure::of_database(&error, database.target());
     let deadline = Instant::now() + SEARCHABLE_WITHIN;
     watch.progress.start("deriving and embedding", Some(ids.len() as u64));
     let waited = loop {
-        let settled = census::settled(app.database(), &ids).await?;
+        let settled = database.settled_traces(&ids).await.map_err(explain)?;
         watch.progress.set(settled.unsigned_abs());
         if settled.unsigned_abs() as usize >= ids.len() {
-            let census = census::take(app.database()).await?;
+            let census = database.census().await.map_err(explain)?;
             if census.texts_to_embed == 0 && !census.models.is_empty() {
                 break Ok(());
             }
         }
         if Instant::now() >= deadline {
-            let census = census::take(app.database()).await?;
+            let census = database.census().await.map_err(explain)?;
             let reason = census.embedding_error.map(|error| format!(" ({error})")).unwrap_or_default();
             break Err(failure::advised(
                 format!(

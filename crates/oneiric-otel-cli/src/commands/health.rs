@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use oneiric_otel::store::DatabaseStatus;
+use oneiric_otel::store::{Census, DatabaseStatus};
 use serde::Serialize;
 
 use super::Ending;
 use crate::args::Global;
 use crate::backend::Backend;
-use crate::census::{self, Census};
 use crate::progress::Progress;
 use crate::{failure, screen};
 
@@ -41,8 +40,9 @@ pub(crate) async fn run(global: &Global) -> Result<Ending> {
 
 async fn examine(backend: &Backend) -> Result<Health> {
     let database = backend.database();
-    let status = database.status().await.map_err(|error| failure::of_database(&error, backend.target()))?;
-    let telemetry = if status.schema.version > 0 { Some(census::take(database).await?) } else { None };
+    let explain = |error| failure::of_database(&error, backend.target());
+    let status = database.status().await.map_err(explain)?;
+    let telemetry = if status.schema.version > 0 { Some(database.census().await.map_err(explain)?) } else { None };
     let problems = problems(&status, telemetry.as_ref());
     Ok(Health { healthy: problems.is_empty(), problems, database: status, telemetry })
 }

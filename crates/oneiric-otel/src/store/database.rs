@@ -10,7 +10,7 @@ use tokio_postgres::{Config, NoTls};
 use super::error::StoreError;
 
 /// A pooled connection. Its search path is `otel, public`.
-pub type Client = deadpool_postgres::Object;
+pub(crate) type Client = deadpool_postgres::Object;
 
 /// Connections held open to the server at most.
 const MAX_CONNECTIONS: usize = 16;
@@ -95,8 +95,14 @@ impl Database {
     ///
     /// # Errors
     /// When the database is away, busy or refuses us.
-    pub async fn client(&self) -> Result<Client, StoreError> {
+    pub(crate) async fn client(&self) -> Result<Client, StoreError> {
         self.pool.get().await.map_err(StoreError::from)
+    }
+
+    /// Asks the database for nothing, to see whether it answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.client().await?.simple_query("SELECT 1").await?;
+        Ok(())
     }
 
     /// Host, port and database for messages, without credentials.

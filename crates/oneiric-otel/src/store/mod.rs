@@ -3,6 +3,7 @@
 //! The only module that knows tables and SQLSTATEs. It knows nothing of receivers, retries or rendering: every call is
 //! one attempt, and its [`StoreError`] says which [class](ErrorClass) of trouble it met.
 
+mod census;
 mod copy;
 mod database;
 mod dimensions;
@@ -20,7 +21,8 @@ pub(crate) mod traces;
 mod tree;
 mod write;
 
-pub use database::{Client, Database, DatabaseStatus};
+pub use census::Census;
+pub use database::{Database, DatabaseStatus};
 pub use error::{ErrorClass, StoreError};
 pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;

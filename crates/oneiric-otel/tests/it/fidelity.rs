@@ -50,8 +50,7 @@ fn expected_spans(groups: &[Group<Span>]) -> Contents {
             add(&mut contents, &group.resource, &group.scope, span);
         }
     }
-    contents.values_mut().for_each(|entry| entry.0 = 1);
-    contents
+    once_each(contents)
 }
 
 /// Log records: every one.
@@ -78,7 +77,13 @@ fn expected_points(groups: &[Group<Metric>]) -> Contents {
             }
         }
     }
-    contents.values_mut().for_each(|entry| entry.0 = 1);
+    once_each(contents)
+}
+
+fn once_each(mut contents: Contents) -> Contents {
+    for (count, _) in contents.values_mut() {
+        *count = 1;
+    }
     contents
 }
 

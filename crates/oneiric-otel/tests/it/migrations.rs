@@ -3,7 +3,7 @@
 use oneiric_otel::store::{Database, SCHEMA_VERSION};
 use oneiric_otel_testkit::database::TestDatabase;
 
-async fn open(test: &TestDatabase) -> Database {
+fn open(test: &TestDatabase) -> Database {
     Database::new(test.url()).expect("a valid URL")
 }
 
@@ -11,7 +11,7 @@ async fn open(test: &TestDatabase) -> Database {
 async fn every_earlier_version_can_be_upgraded() {
     for from in 0..=SCHEMA_VERSION {
         let test = TestDatabase::create().await;
-        let database = open(&test).await;
+        let database = open(&test);
         database.migrate_to(from).await.expect("migrates");
         database.migrate().await.expect("migrates");
         database.migrate_deferred().await.expect("migrates");
@@ -24,7 +24,7 @@ async fn every_earlier_version_can_be_upgraded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_that_start_together_migrate_once() {
     let test = TestDatabase::create().await;
-    let databases: Vec<Database> = futures::future::join_all((0..6).map(|_| open(&test))).await.into_iter().collect();
+    let databases: Vec<Database> = (0..6).map(|_| open(&test)).collect();
     let applied = futures::future::join_all(databases.iter().map(Database::migrate)).await;
     let total: usize = applied.into_iter().map(|applied| applied.expect("migrates").len()).sum();
     assert_eq!(total as i32, SCHEMA_VERSION);
@@ -33,7 +33,7 @@ async fn instances_that_start_together_migrate_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_or_altered_schema_is_refused() {
     let test = TestDatabase::create().await;
-    let database = open(&test).await;
+    let database = open(&test);
     database.migrate().await.expect("migrates");
     let client = test.client().await;
     client

@@ -1,5 +1,4 @@
 //! Properties that hold for every message, whatever it holds.
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is the failure of the test")]
 
 use std::fmt::Write as _;
 

@@ -6,7 +6,12 @@
 //!
 //! What cannot be read costs itself and not its neighbours. No request is decoded here beyond what is needed to tell
 //! what it is; bodies are slices of the file.
+//!
+//! Of what OTLP/JSON forbids one thing is repaired, because it is common in files and certain in meaning: enums by name,
+//! as `"kind": "SPAN_KIND_SERVER"`, become numbers. The body is a copy then, and [`FileRequest::enum_names`] counts
+//! them: no repair is silent. A receiver does not do this; what comes to it is refused record by record, as OTLP says.
 
+mod enums;
 mod framing;
 mod values;
 
@@ -30,6 +35,9 @@ pub struct FileRequest {
     pub encoding: Encoding,
     /// The request, as a receiver would get it.
     pub body: Bytes,
+    /// How many enum names in the file stand in `body` as their numbers; always 0 for protobuf. A name that OTLP does not
+    /// know is not among them: it stays, and the decoder refuses its record.
+    pub enum_names: u64,
     /// Where in the file, such as `line 3` or `message 2`.
     pub at: String,
 }
@@ -104,7 +112,10 @@ fn json_requests(item: Item) -> Vec<Result<FileRequest, FileError>> {
     let found: Vec<_> = signals
         .into_iter()
         .filter(|(_, key)| keys.iter().any(|found| found == key))
-        .map(|(signal, _)| Ok(FileRequest { signal, encoding: Encoding::Json, body: body.clone(), at: at.clone() }))
+        .map(|(signal, _)| {
+            let (body, enum_names) = enums::number_names(signal, &body);
+            Ok(FileRequest { signal, encoding: Encoding::Json, body, enum_names, at: at.clone() })
+        })
         .collect();
     // An empty object is a request without groups, of whatever signal.
     if found.is_empty() && !keys.is_empty() {
@@ -126,7 +137,7 @@ fn protobuf_requests(name: &str, bytes: &Bytes, hint: Option<Signal>) -> VecDequ
         };
         let request = |(index, body): (usize, Bytes)| {
             let at = format!("message {}", index + 1);
-            Ok(FileRequest { signal, encoding: Encoding::Protobuf, body, at })
+            Ok(FileRequest { signal, encoding: Encoding::Protobuf, body, enum_names: 0, at })
         };
         return messages.into_iter().enumerate().map(request).collect();
     }

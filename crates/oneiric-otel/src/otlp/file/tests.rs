@@ -1,5 +1,3 @@
-#![expect(clippy::unwrap_used, reason = "a failed unwrap is the failure of the test")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +13,9 @@ use crate::otlp::{Group, Undecodable, decode, json};
 
 const SPANS: &str = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"s"}]}]}]}"#;
 const LOGS: &str = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityText":"w"}]}]}]}"#;
+/// In the shared data: spans whose kinds are names, three requests one after the other.
+const NAMED_KINDS: &str = "otlp/gcp-opentelemetry-operations-go/exporter/collector/integrationtest/testdata/fixtures/\
+                           traces/traces_basic.json";
 
 /// What is found, as `traces at line 1` or the error.
 fn found(name: &str, bytes: impl Into<Vec<u8>>, hint: Option<Signal>) -> Vec<String> {
@@ -227,6 +228,7 @@ fn every_file_of_real_telemetry_is_read_whole_or_refused_with_a_reason() {
     let mut kept = [0, 0, 0];
     let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
     let mut refused = 0;
+    let mut enum_names = [0, 0, 0];
     for path in files(&folder) {
         let bytes = Bytes::from(fs::read(&path).unwrap());
         for found in requests(path.to_str().unwrap(), bytes, None) {
@@ -244,16 +246,70 @@ fn every_file_of_real_telemetry_is_read_whole_or_refused_with_a_reason() {
                 Signal::Logs => check::<LogRecord>(&path, &request),
             };
             kept[request.signal as usize] += read;
+            enum_names[request.signal as usize] += request.enum_names;
             for Undecodable { records, reason, .. } in lost {
-                let known = ["written as their number", "looks like base64", "expected a string"];
+                let known = ["looks like base64", "expected a string"];
                 let class = known.into_iter().find(|class| reason.contains(class));
                 *reasons.entry(class.unwrap_or("unexpected")).or_default() += records;
             }
         }
     }
-    // Lost are only records that OTLP/JSON forbids: enums by name, ids in base64, and `"unit": 1`.
-    assert_eq!(kept, [7, 565, 91]);
-    let expected = [("expected a string", 18), ("looks like base64", 10), ("written as their number", 288)];
+    // Lost are only records that OTLP/JSON forbids: ids in base64, and `"unit": 1`. Enums by name are read.
+    assert_eq!(kept, [52, 804, 93]);
+    assert_eq!(enum_names, [65, 116, 4]);
+    let expected = [("expected a string", 18), ("looks like base64", 12)];
     assert_eq!(reasons.into_iter().collect::<Vec<_>>(), expected);
     assert_eq!(refused, 158);
+}
+
+#[test]
+fn spans_whose_kinds_are_names_are_read_from_a_file_and_refused_from_a_sender() {
+    let Some(path) = shared_data_for("spans_whose_kinds_are_names", NAMED_KINDS) else { return };
+    let text = Bytes::from(fs::read(&path).unwrap());
+    let mut kinds = BTreeMap::new();
+    let mut enum_names = 0;
+    for request in requests("traces_basic.json", text.clone(), None) {
+        let request = request.unwrap();
+        enum_names += request.enum_names;
+        let decoded: Decoded<Span> = decode(request.encoding, &request.body).unwrap();
+        assert_eq!(decoded.undecodable, []);
+        for span in decoded.groups.iter().flat_map(|group| &group.records) {
+            *kinds.entry(span.kind().as_str_name()).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(enum_names, 45);
+    let expected = [("SPAN_KIND_CLIENT", 15), ("SPAN_KIND_INTERNAL", 15), ("SPAN_KIND_SERVER", 15)];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
+
+    let mut sent = 0;
+    for item in Values::new(text) {
+        let decoded: Decoded<Span> = decode(Encoding::Json, &item.unwrap().body).unwrap();
+        assert!(decoded.groups.is_empty());
+        assert!(decoded.undecodable.iter().all(|lost| lost.reason.contains("written as their number")));
+        sent += decoded.undecodable.len();
+    }
+    assert_eq!(sent, 45);
+}
+
+#[test]
+fn an_object_of_two_signals_has_each_name_counted_once() {
+    let both = r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"kind":"SPAN_KIND_SERVER"}]}]}],
+        "resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityNumber":"SEVERITY_NUMBER_INFO"}]}]}]}"#;
+    let found: Vec<FileRequest> = requests("x", both.into(), None).map(Result::unwrap).collect();
+    assert_eq!(
+        found.iter().map(|request| (request.signal, request.enum_names)).collect::<Vec<_>>(),
+        [(Signal::Traces, 1), (Signal::Logs, 1)]
+    );
+    let logs: Decoded<LogRecord> = decode(Encoding::Json, &found[1].body).unwrap();
+    assert_eq!(logs.groups[0].records[0].severity_number, 9);
+}
+
+#[test]
+fn an_enum_name_that_nobody_knows_costs_its_record() {
+    let line = SPANS.replace(r#""name":"s""#, r#""kind":"SPAN_KIND_OTHER"},{"kind":"SPAN_KIND_CLIENT""#);
+    let request = requests("x", line.into(), None).next().unwrap().unwrap();
+    assert_eq!(request.enum_names, 1);
+    let decoded: Decoded<Span> = decode(Encoding::Json, &request.body).unwrap();
+    assert_eq!(decoded.groups[0].records[0].kind, 3);
+    assert!(decoded.undecodable[0].reason.contains("SPAN_KIND_OTHER"), "{:?}", decoded.undecodable);
 }

@@ -35,6 +35,8 @@ struct Summary {
     requests: u64,
     /// Requests that had been stored before.
     repeated_requests: u64,
+    /// Enum names, which OTLP/JSON forbids, that were read as their numbers.
+    enum_names: u64,
     /// Records kept by signal.
     kept: BTreeMap<&'static str, u64>,
     /// Records, or whole requests or files that could not be read, that were not kept.
@@ -192,7 +194,7 @@ async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary:
             Ok(found) => {
                 let request = Request { signal: found.signal, encoding: found.encoding, body: found.body };
                 let answer = ingest.submit(request).await.map_err(|refused| refused.to_string());
-                (found.at, answer.map(|accepted| (found.signal, accepted)))
+                (found.at, answer.map(|accepted| (found.signal, found.enum_names, accepted)))
             }
             Err(error) => (error.at, Err(error.reason)),
         }
@@ -200,8 +202,9 @@ async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary:
     let mut answers = futures::stream::iter(requests).buffered(AT_ONCE);
     while let Some((at, answer)) = answers.next().await {
         match answer {
-            Ok((signal, accepted)) => {
+            Ok((signal, enum_names, accepted)) => {
                 summary.requests += 1;
+                summary.enum_names += enum_names;
                 *summary.kept.entry(signal.as_str()).or_default() += accepted.records;
                 if accepted.rejected > 0 {
                     summary.reject(accepted.rejected, format!("{name}: {at}: {}", accepted.message));
@@ -273,6 +276,9 @@ fn tell(summary: &Summary) -> String {
     }
     for (signal, what) in [("traces", "spans kept"), ("metrics", "data points kept"), ("logs", "log records kept")] {
         row(what, summary.kept.get(signal).copied().unwrap_or_default());
+    }
+    if summary.enum_names > 0 {
+        row("enum names that were read as their numbers", summary.enum_names);
     }
     row("rejected", summary.rejected);
     if let Some(searchable) = &summary.derived {

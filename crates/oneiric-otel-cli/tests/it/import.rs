@@ -66,6 +66,28 @@ async fn stdin_is_read_and_what_is_bad_costs_only_itself() {
 }
 
 #[tokio::test]
+async fn enum_names_are_read_as_their_numbers_and_counted() {
+    let database = TestDatabase::create().await;
+    let named = request(TRACE, "print")
+        .replace(r#""kind":2"#, r#""kind":"SPAN_KIND_SERVER""#)
+        .replace(r#""code":2"#, r#""code":"STATUS_CODE_ERROR""#);
+    let arguments = ["import", "-", "--no-wait", "--database-url", database.url()];
+    let summary = run_with_input(&[&arguments[..], &["--json"]].concat(), named.as_bytes()).await.expect(0).json();
+    assert_eq!(summary["enum_names"], 2, "{summary:#}");
+    assert_eq!(summary["kept"]["traces"], 1, "{summary:#}");
+    assert_eq!(summary["rejected"], 0, "{summary:#}");
+
+    let table = run_with_input(&arguments, named.as_bytes()).await.expect(0).stdout;
+    let row = table.lines().find(|line| line.contains("enum names that were read as their numbers"));
+    assert!(row.is_some_and(|row| row.split_whitespace().any(|word| word == "2")), "{table}");
+    // Written as OTLP says, it is the same span: nothing is added, and there is no name to tell of.
+    let numbered = request(TRACE, "print");
+    let table = run_with_input(&arguments, numbered.as_bytes()).await.expect(0).stdout;
+    assert!(!table.contains("enum names"), "{table}");
+    assert_eq!(database.count("select count(*) from otel_spans").await, 1);
+}
+
+#[tokio::test]
 async fn an_import_that_keeps_nothing_fails_and_says_why() {
     let database = TestDatabase::create().await;
     let arguments = ["import", "-", "--no-wait", "--database-url", database.url()];

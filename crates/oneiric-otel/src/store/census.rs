@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::database::Database;
@@ -32,19 +33,19 @@ impl Database {
     pub async fn census(&self) -> Result<Census, StoreError> {
         let client = self.client().await?;
         let row = client
-            .query_one(
-                "SELECT (SELECT count(DISTINCT trace_id) FROM otel_trace_touches),
-                        (SELECT count(*) FROM otel_embedding_work),
-                        (SELECT last_error FROM otel_embedding_work WHERE last_error IS NOT NULL LIMIT 1),
-                        (SELECT count(*) FROM otel_telemetry_dlq WHERE processed_at IS NULL),
+            .query_typed_one(
+                "SELECT (SELECT count(DISTINCT trace_id) FROM otel.otel_trace_touches),
+                        (SELECT count(*) FROM otel.otel_embedding_work),
+                        (SELECT last_error FROM otel.otel_embedding_work WHERE last_error IS NOT NULL LIMIT 1),
+                        (SELECT count(*) FROM otel.otel_telemetry_dlq WHERE processed_at IS NULL),
                         ARRAY(SELECT format('%s (%s, %s dimensions)', name, precision, dimension)
-                              FROM otel_embedding_models ORDER BY model_id),
-                        EXISTS (SELECT FROM otel_texts)",
+                              FROM otel.otel_embedding_models ORDER BY model_id),
+                        EXISTS (SELECT FROM otel.otel_texts)",
                 &[],
             )
             .await?;
         let tables = client
-            .query(
+            .query_typed(
                 "SELECT p.relname::text, coalesce(sum(pg_stat_get_live_tuples(coalesce(i.inhrelid, p.oid))), 0)::bigint
                  FROM pg_class p LEFT JOIN pg_inherits i ON i.inhparent = p.oid
                  WHERE p.relnamespace = 'otel'::regnamespace
@@ -69,11 +70,11 @@ impl Database {
         let trace_ids: Vec<Uuid> = trace_ids.iter().copied().map(Uuid::from_bytes).collect();
         let client = self.client().await?;
         let row = client
-            .query_one(
-                "SELECT count(*) FROM otel_trace_keys k
+            .query_typed_one(
+                "SELECT count(*) FROM otel.otel_trace_keys k
                  WHERE k.trace_id = ANY($1)
-                   AND NOT EXISTS (SELECT FROM otel_trace_touches t WHERE t.trace_id = k.trace_id)",
-                &[&trace_ids],
+                   AND NOT EXISTS (SELECT FROM otel.otel_trace_touches t WHERE t.trace_id = k.trace_id)",
+                &[(&trace_ids, Type::UUID_ARRAY)],
             )
             .await?;
         Ok(row.get(0))

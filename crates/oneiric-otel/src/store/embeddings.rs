@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::types::{ToSql, Type};
+
 use super::database::{Client, Database};
 use super::error::StoreError;
 use crate::embed::EmbeddingModel;
@@ -15,9 +17,6 @@ const INDEX_FROM_ROWS: i64 = 10_000;
 /// Dimensions that fit a row in line, and that an index can take.
 const MAX_INLINE_DIMENSION: usize = 2000;
 const MAX_INDEXED_DIMENSION: usize = 4000;
-
-/// Memory that building an index may take.
-const INDEX_MEMORY: &str = "256MB";
 
 /// The pause before work that failed is tried again, doubled each time up to the second value.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -80,12 +79,12 @@ impl Database {
             .map_err(|_| StoreError::misconfigured(format!("model {model}: more dimensions than a vector can have")))?;
         let transaction = client.transaction().await?;
         // Derivations that stored texts before they could see the model end first; those after will see it.
-        transaction.batch_execute("LOCK TABLE otel_texts IN SHARE ROW EXCLUSIVE MODE").await?;
+        transaction.batch_execute("LOCK TABLE otel.otel_texts IN SHARE ROW EXCLUSIVE MODE").await?;
         let row = transaction
-            .query_opt(
-                "INSERT INTO otel_embedding_models (name, precision, dimension) VALUES ($1, $2, $3)
+            .query_typed_opt(
+                "INSERT INTO otel.otel_embedding_models (name, precision, dimension) VALUES ($1, $2, $3)
                  ON CONFLICT (name, precision) DO NOTHING RETURNING model_id",
-                &[&model.name, &model.precision, &dimension],
+                &[(&model.name, Type::TEXT), (&model.precision, Type::TEXT), (&dimension, Type::INT2)],
             )
             .await?;
         let Some(row) = row else {
@@ -109,10 +108,10 @@ impl Database {
             ))
             .await?;
         transaction
-            .execute(
-                "INSERT INTO otel_embedding_work (text_id, model_id) SELECT text_id, $1 FROM otel_texts
+            .execute_typed(
+                "INSERT INTO otel.otel_embedding_work (text_id, model_id) SELECT text_id, $1 FROM otel.otel_texts
                  ON CONFLICT DO NOTHING",
-                &[&registered.id],
+                &[(&registered.id, Type::INT2)],
             )
             .await?;
         transaction.batch_execute(&traces_view(&registered)).await?;
@@ -137,8 +136,12 @@ impl Database {
     /// Texts that wait for a vector of the model, also those that wait for another try.
     pub(crate) async fn embedding_backlog(&self, model: &RegisteredModel) -> Result<i64, StoreError> {
         let client = self.client().await?;
-        let row =
-            client.query_one("SELECT count(*) FROM otel_embedding_work WHERE model_id = $1", &[&model.id]).await?;
+        let row = client
+            .query_typed_one(
+                "SELECT count(*) FROM otel.otel_embedding_work WHERE model_id = $1",
+                &[(&model.id, Type::INT2)],
+            )
+            .await?;
         Ok(row.get(0))
     }
 
@@ -150,7 +153,7 @@ impl Database {
         let client = self.client().await?;
         let (table, index) = (model.table(), model.index());
         let row = client
-            .query_one(
+            .query_typed_one(
                 &format!(
                     "SELECT (SELECT count(*) FROM (SELECT FROM {table} LIMIT {}) t) > {INDEX_FROM_ROWS},
                             (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('otel.{index}')),
@@ -169,16 +172,15 @@ impl Database {
             // What a build that was cut off left behind.
             client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.{index}")).await?;
         }
-        client.batch_execute(&format!("SET maintenance_work_mem = '{INDEX_MEMORY}'")).await?;
-        let built = client
+        // With the server's maintenance_work_mem: outside a transaction there is no setting for one statement, and a
+        // setting of the session would stay with the connection of a pooler.
+        client
             .batch_execute(&format!(
                 "CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {table}
                  USING hnsw (embedding {}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 64)",
                 model.vector_schema
             ))
-            .await;
-        client.batch_execute("RESET maintenance_work_mem").await?;
-        built?;
+            .await?;
         tracing::info!(%index, "built a vector index");
         Ok(true)
     }
@@ -194,7 +196,7 @@ impl Database {
         let mut client = self.client().await?;
         let transaction = client.build_transaction().read_only(true).start().await?;
         // Both settings exist only once pgvector's library is loaded; the cast loads it.
-        transaction.query_one(&format!("SELECT NULL::{} IS NULL", model.vector_type()), &[]).await?;
+        transaction.query_typed_one(&format!("SELECT NULL::{} IS NULL", model.vector_type()), &[]).await?;
         let ef_search = limit.clamp(100, 1000);
         transaction
             .batch_execute(&format!(
@@ -212,10 +214,11 @@ impl Database {
             model.table()
         );
         let literal = vector_literal(vector);
-        let rows = match texts {
-            Some(texts) => transaction.query(&statement, &[&literal, &limit, &texts]).await?,
-            None => transaction.query(&statement, &[&literal, &limit]).await?,
-        };
+        let mut values: Vec<(&(dyn ToSql + Sync), Type)> = vec![(&literal, Type::TEXT), (&limit, Type::INT8)];
+        if let Some(texts) = &texts {
+            values.push((texts, Type::INT8_ARRAY));
+        }
+        let rows = transaction.query_typed(&statement, &values).await?;
         transaction.commit().await?;
         Ok(rows.iter().map(|row| Near { text_id: row.get(0), cosine: 1.0 - row.get::<_, f64>(1) }).collect())
     }
@@ -242,14 +245,14 @@ impl Database {
     ) -> Result<Vec<(i64, Vec<f32>)>, StoreError> {
         let client = self.client().await?;
         let rows = client
-            .query(
+            .query_typed(
                 &format!(
                     "SELECT e.text_id, e.embedding::{}.vector::real[] FROM {} e
                      WHERE e.text_id = ANY($1) ORDER BY array_position($1, e.text_id)",
                     model.vector_schema,
                     model.table()
                 ),
-                &[&texts],
+                &[(&texts, Type::INT8_ARRAY)],
             )
             .await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -263,13 +266,13 @@ pub(crate) async fn claim_work(
     limit: i64,
 ) -> Result<Vec<Work>, StoreError> {
     let rows = transaction
-        .query(
+        .query_typed(
             "SELECT w.text_id, x.text, w.attempts
-             FROM otel_embedding_work w LEFT JOIN otel_texts x USING (text_id)
+             FROM otel.otel_embedding_work w LEFT JOIN otel.otel_texts x USING (text_id)
              WHERE w.model_id = $1 AND w.not_before <= now()
              ORDER BY w.text_id DESC LIMIT $2
              FOR UPDATE OF w SKIP LOCKED",
-            &[&model.id, &limit],
+            &[(&model.id, Type::INT2), (&limit, Type::INT8)],
         )
         .await?;
     let mut work = Vec::with_capacity(rows.len());
@@ -295,7 +298,7 @@ pub(crate) async fn store_vectors(
     let ids: Vec<i64> = vectors.iter().map(|(id, _)| *id).collect();
     let literals: Vec<String> = vectors.iter().map(|(_, vector)| vector_literal(vector)).collect();
     transaction
-        .execute(
+        .execute_typed(
             &format!(
                 "INSERT INTO {} (text_id, embedding)
                  SELECT u.text_id, u.embedding::{} FROM unnest($1::bigint[], $2::text[]) AS u (text_id, embedding)
@@ -303,7 +306,7 @@ pub(crate) async fn store_vectors(
                 model.table(),
                 model.vector_type()
             ),
-            &[&ids, &literals],
+            &[(&ids, Type::INT8_ARRAY), (&literals, Type::TEXT_ARRAY)],
         )
         .await?;
     finish_work(transaction, model, &ids).await
@@ -317,12 +320,18 @@ pub(crate) async fn postpone_work(
     reason: &str,
 ) -> Result<(), StoreError> {
     transaction
-        .execute(
-            "UPDATE otel_embedding_work
+        .execute_typed(
+            "UPDATE otel.otel_embedding_work
              SET attempts = attempts + 1, last_error = $3,
                  not_before = now() + least($4 * 2.0 ^ least(attempts, 20), $5) * interval '1 second'
              WHERE model_id = $1 AND text_id = ANY($2)",
-            &[&model.id, &texts, &reason, &FIRST_RETRY.as_secs_f64(), &LAST_RETRY.as_secs_f64()],
+            &[
+                (&model.id, Type::INT2),
+                (&texts, Type::INT8_ARRAY),
+                (&reason, Type::TEXT),
+                (&FIRST_RETRY.as_secs_f64(), Type::FLOAT8),
+                (&LAST_RETRY.as_secs_f64(), Type::FLOAT8),
+            ],
         )
         .await?;
     Ok(())
@@ -334,7 +343,10 @@ async fn finish_work(
     texts: &[i64],
 ) -> Result<(), StoreError> {
     transaction
-        .execute("DELETE FROM otel_embedding_work WHERE model_id = $1 AND text_id = ANY($2)", &[&model.id, &texts])
+        .execute_typed(
+            "DELETE FROM otel.otel_embedding_work WHERE model_id = $1 AND text_id = ANY($2)",
+            &[(&model.id, Type::INT2), (&texts, Type::INT8_ARRAY)],
+        )
         .await?;
     Ok(())
 }
@@ -345,9 +357,9 @@ async fn find(
     vector_schema: &str,
 ) -> Result<Option<RegisteredModel>, StoreError> {
     let row = client
-        .query_opt(
-            "SELECT model_id, dimension FROM otel_embedding_models WHERE name = $1 AND precision = $2",
-            &[&model.name, &model.precision],
+        .query_typed_opt(
+            "SELECT model_id, dimension FROM otel.otel_embedding_models WHERE name = $1 AND precision = $2",
+            &[(&model.name, Type::TEXT), (&model.precision, Type::TEXT)],
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
@@ -362,10 +374,10 @@ async fn find(
         RegisteredModel { id: row.get(0), dimension: model.dimension, vector_schema: vector_schema.to_owned() };
     // Dropping the extension with CASCADE takes the column with it, not the table.
     let there: bool = client
-        .query_one(
+        .query_typed_one(
             "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'embedding'
                                                      AND NOT attisdropped)",
-            &[&registered.table()],
+            &[(&registered.table(), Type::TEXT)],
         )
         .await?
         .get(0);
@@ -373,7 +385,7 @@ async fn find(
         return Ok(Some(registered));
     }
     Err(StoreError::misconfigured(format!(
-        "table {} of model {} is gone; delete the model's row from otel_embedding_models to embed everything again",
+        "table {} of model {} is gone; delete the model's row from otel.otel_embedding_models to embed everything again",
         registered.table(),
         model.name
     )))
@@ -384,14 +396,14 @@ async fn vector_schema(client: &Client, install: bool) -> Result<Option<String>,
     const FIND: &str = "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
                         WHERE e.extname = 'vector' AND EXISTS (SELECT FROM pg_type t
                               WHERE t.typnamespace = n.oid AND t.typname = 'halfvec')";
-    if let Some(row) = client.query_opt(FIND, &[]).await? {
+    if let Some(row) = client.query_typed_opt(FIND, &[]).await? {
         return Ok(Some(row.get(0)));
     }
     if !install {
         return Ok(None);
     }
     let available: bool = client
-        .query_one("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')", &[])
+        .query_typed_one("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')", &[])
         .await?
         .get(0);
     if !available {
@@ -409,7 +421,7 @@ async fn vector_schema(client: &Client, install: bool) -> Result<Option<String>,
             }
         }
     }
-    Ok(client.query_opt(FIND, &[]).await?.map(|row| row.get(0)))
+    Ok(client.query_typed_opt(FIND, &[]).await?.map(|row| row.get(0)))
 }
 
 /// The view `traces` with the vector of the first text. Columns only ever come after those that are there.

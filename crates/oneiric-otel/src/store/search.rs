@@ -1,12 +1,15 @@
 //! Reading traces and texts for questions: rows by filter, words in texts, and which traces a text describes.
 
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::copy::Micros;
 use super::database::{Client, Database};
 use super::error::StoreError;
+
+/// Values of a statement with their types: such a statement needs no name, and so no connection of its own.
+type Values<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 
 /// The columns that [`TraceRow::from_row`] reads, of `otel_traces t` and `otel_texts x`.
 const TRACE_COLUMNS: &str = "t.trace_id, t.start_time, t.start_ns, t.duration_ns, t.status, t.service_name, t.root_name,
@@ -89,30 +92,30 @@ impl RowFilter {
     }
 
     /// Conditions on `t`, with their values appended to `values`.
-    fn conditions<'a>(&'a self, values: &mut Vec<&'a (dyn ToSql + Sync)>) -> String {
+    fn conditions<'a>(&'a self, values: &mut Values<'a>) -> String {
         let mut sql = String::new();
-        let mut add = |condition: &str, value: &'a (dyn ToSql + Sync)| {
-            values.push(value);
+        let mut add = |condition: &str, value: &'a (dyn ToSql + Sync), kind: Type| {
+            values.push((value, kind));
             sql.push_str(" AND ");
             sql.push_str(&condition.replace('?', &format!("${}", values.len())));
         };
         if let Some(service) = &self.service {
-            add("? = ANY(t.services)", service);
+            add("? = ANY(t.services)", service, Type::TEXT);
         }
         if let Some(operation) = &self.operation {
-            add("t.root_name = ?", operation);
+            add("t.root_name = ?", operation, Type::TEXT);
         }
         if let Some(status) = &self.status {
-            add("t.status = ?", status);
+            add("t.status = ?", status, Type::TEXT);
         }
         if let Some(duration) = &self.min_duration_ns {
-            add("t.duration_ns >= ?", duration);
+            add("t.duration_ns >= ?", duration, Type::INT8);
         }
         if let Some(duration) = &self.max_duration_ns {
-            add("t.duration_ns <= ?", duration);
+            add("t.duration_ns <= ?", duration, Type::INT8);
         }
         if let Some(except) = &self.except {
-            add("t.trace_id <> ?", except);
+            add("t.trace_id <> ?", except, Type::UUID);
         }
         sql
     }
@@ -152,19 +155,19 @@ impl Database {
     pub(crate) async fn trace_row(&self, trace_id: Uuid) -> Result<Option<TraceRow>, StoreError> {
         let client = self.client().await?;
         let Some(bucket) = client
-            .query_opt("SELECT bucket FROM otel_trace_keys WHERE trace_id = $1", &[&trace_id])
+            .query_typed_opt("SELECT bucket FROM otel.otel_trace_keys WHERE trace_id = $1", &[(&trace_id, Type::UUID)])
             .await?
             .map(|row| row.get::<_, Micros>(0))
         else {
             return Ok(None);
         };
         let row = client
-            .query_opt(
+            .query_typed_opt(
                 &format!(
-                    "SELECT {TRACE_COLUMNS} FROM otel_traces t LEFT JOIN otel_texts x ON x.text_id = t.text_ids[1]
+                    "SELECT {TRACE_COLUMNS} FROM otel.otel_traces t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
                      WHERE t.trace_id = $1 AND t.bucket = $2"
                 ),
-                &[&trace_id, &bucket],
+                &[(&trace_id, Type::UUID), (&bucket, Type::TIMESTAMPTZ)],
             )
             .await?;
         row.as_ref().map(TraceRow::from_row).transpose()
@@ -180,7 +183,8 @@ impl Database {
     ) -> Result<Vec<TraceRow>, StoreError> {
         let client = self.client().await?;
         let (since, until) = (filter.since(), filter.until());
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&since, &until, &limit];
+        let mut values: Values<'_> =
+            vec![(&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
         let mut conditions = filter.conditions(&mut values);
         let before = before.map(|(start, id)| {
             let (start, remainder) = Micros::from_unix_nanos(start);
@@ -188,7 +192,9 @@ impl Database {
         });
         if let Some((start, remainder, id)) = &before {
             let first = values.len() + 1;
-            values.extend([start as &(dyn ToSql + Sync), remainder, id]);
+            values.push((start, Type::TIMESTAMPTZ));
+            values.push((remainder, Type::INT2));
+            values.push((id, Type::UUID));
             conditions = format!(
                 "{conditions} AND (t.start_time, t.start_ns, t.trace_id) < (${first}, ${}, ${})",
                 first + 1,
@@ -198,9 +204,9 @@ impl Database {
         // A row lies where its trace began when it was first derived. What came late can have moved the start by a
         // little, never by a day without the row having been read for it; the margin keeps partitions prunable.
         let rows = client
-            .query(
+            .query_typed(
                 &format!(
-                    "SELECT {TRACE_COLUMNS} FROM otel_traces t LEFT JOIN otel_texts x ON x.text_id = t.text_ids[1]
+                    "SELECT {TRACE_COLUMNS} FROM otel.otel_traces t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
                      WHERE t.start_time >= $1 AND t.start_time < $2
                        AND t.bucket >= $1::timestamptz - interval '1 day' AND t.bucket < $2::timestamptz + interval '1 day'
                        {conditions}
@@ -224,30 +230,31 @@ impl Database {
         }
         let client = self.client().await?;
         let (since, until) = (filter.since(), filter.until());
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&texts, &since, &until];
+        let mut values: Values<'_> =
+            vec![(&texts, Type::INT8_ARRAY), (&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)];
         let mut conditions = filter.conditions(&mut values);
         if filter.looks_at_rows() {
             conditions = format!(
-                "AND EXISTS (SELECT FROM otel_traces t WHERE t.trace_id = l.trace_id AND t.bucket = l.bucket {conditions})"
+                "AND EXISTS (SELECT FROM otel.otel_traces t WHERE t.trace_id = l.trace_id AND t.bucket = l.bucket {conditions})"
             );
         } else {
             // Only the id can be left, and the link has it too.
             conditions = conditions.replace("t.trace_id", "l.trace_id");
         }
         let links = format!(
-            "FROM otel_trace_texts l WHERE l.text_id = u.text_id AND l.bucket >= $2 AND l.bucket < $3 {conditions}"
+            "FROM otel.otel_trace_texts l WHERE l.text_id = u.text_id AND l.bucket >= $2 AND l.bucket < $3 {conditions}"
         );
         let rows = client
-            .query(
+            .query_typed(
                 &format!(
-                    "SELECT {TRACE_COLUMNS}, u.text_id, c.n, (SELECT text FROM otel_texts y WHERE y.text_id = u.text_id)
+                    "SELECT {TRACE_COLUMNS}, u.text_id, c.n, (SELECT text FROM otel.otel_texts y WHERE y.text_id = u.text_id)
                      FROM unnest($1::bigint[]) WITH ORDINALITY AS u (text_id, place)
                      CROSS JOIN LATERAL (SELECT count(*) AS n {links}) c
                      CROSS JOIN LATERAL (SELECT l.trace_id, l.bucket {links}
                                          ORDER BY l.bucket DESC, l.trace_id DESC LIMIT 1) n
-                     CROSS JOIN LATERAL (SELECT * FROM otel_traces t WHERE t.trace_id = n.trace_id AND t.bucket = n.bucket
+                     CROSS JOIN LATERAL (SELECT * FROM otel.otel_traces t WHERE t.trace_id = n.trace_id AND t.bucket = n.bucket
                                          OFFSET 0) t
-                     LEFT JOIN otel_texts x ON x.text_id = t.text_ids[1]
+                     LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
                      ORDER BY u.place"
                 ),
                 &values,
@@ -268,7 +275,12 @@ impl Database {
     /// The words of a question as texts are compared by: stems, without the most common words of the language.
     pub(crate) async fn words_of(&self, question: &str) -> Result<Vec<String>, StoreError> {
         let client = self.client().await?;
-        let rows = client.query("SELECT lexeme FROM unnest(otel_text_words($1)) ORDER BY lexeme", &[&question]).await?;
+        let rows = client
+            .query_typed(
+                "SELECT lexeme FROM unnest(otel.otel_text_words($1)) ORDER BY lexeme",
+                &[(&question, Type::TEXT)],
+            )
+            .await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
@@ -276,7 +288,10 @@ impl Database {
     pub(crate) async fn text_statistics(&self) -> Result<TextStatistics, StoreError> {
         let client = self.client().await?;
         let row = client
-            .query_one("SELECT count(*), coalesce(avg(length(words)), 1)::double precision FROM otel_texts", &[])
+            .query_typed_one(
+                "SELECT count(*), coalesce(avg(length(words)), 1)::double precision FROM otel.otel_texts",
+                &[],
+            )
             .await?;
         Ok(TextStatistics { texts: row.get(0), average_words: row.get(1) })
     }
@@ -286,10 +301,10 @@ impl Database {
         let client = self.client().await?;
         let queries: Vec<String> = words.iter().map(|word| quote(word)).collect();
         let rows = client
-            .query(
-                "SELECT (SELECT count(*) FROM otel_texts WHERE words @@ q.word::tsquery)
+            .query_typed(
+                "SELECT (SELECT count(*) FROM otel.otel_texts WHERE words @@ q.word::tsquery)
                  FROM unnest($1::text[]) WITH ORDINALITY AS q (word, place) ORDER BY q.place",
-                &[&queries],
+                &[(&queries, Type::TEXT_ARRAY)],
             )
             .await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -303,9 +318,9 @@ impl Database {
         let client = self.client().await?;
         let any = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" | ");
         let rows = client
-            .query(
-                "SELECT text_id FROM otel_texts WHERE words @@ $1::text::tsquery ORDER BY text_id DESC LIMIT $2",
-                &[&any, &limit],
+            .query_typed(
+                "SELECT text_id FROM otel.otel_texts WHERE words @@ $1::text::tsquery ORDER BY text_id DESC LIMIT $2",
+                &[(&any, Type::TEXT), (&limit, Type::INT8)],
             )
             .await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -315,11 +330,11 @@ impl Database {
     pub(crate) async fn word_counts(&self, texts: &[i64], words: &[String]) -> Result<Vec<WordCount>, StoreError> {
         let client: Client = self.client().await?;
         let rows = client
-            .query(
+            .query_typed(
                 "SELECT x.text_id, array_position($2::text[], w.lexeme), cardinality(w.positions), length(x.words)
-                 FROM otel_texts x CROSS JOIN LATERAL unnest(x.words) AS w
+                 FROM otel.otel_texts x CROSS JOIN LATERAL unnest(x.words) AS w
                  WHERE x.text_id = ANY($1) AND w.lexeme = ANY($2::text[])",
-                &[&texts, &words],
+                &[(&texts, Type::INT8_ARRAY), (&words, Type::TEXT_ARRAY)],
             )
             .await?;
         Ok(rows

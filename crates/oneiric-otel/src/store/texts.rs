@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::error::StoreError;
@@ -33,13 +34,13 @@ pub(crate) async fn store_texts(
     missing.sort_unstable();
     let bodies: Vec<&str> = missing.iter().map(|hash| texts[hash].as_str()).collect();
     let rows = transaction
-        .query(
-            "INSERT INTO otel_texts (text_hash, text_version, text)
+        .query_typed(
+            "INSERT INTO otel.otel_texts (text_hash, text_version, text)
              SELECT u.text_hash, $3, u.text FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS u (text_hash, text, place)
              ORDER BY u.place
              ON CONFLICT (text_hash) DO NOTHING
              RETURNING text_id, text_hash",
-            &[&missing, &bodies, &version],
+            &[(&missing, Type::UUID_ARRAY), (&bodies, Type::TEXT_ARRAY), (&version, Type::INT2)],
         )
         .await?;
     let new: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
@@ -53,11 +54,11 @@ pub(crate) async fn store_texts(
         stored.ids.extend(find(transaction, &missing).await?);
     }
     transaction
-        .execute(
-            "INSERT INTO otel_embedding_work (text_id, model_id)
-             SELECT t.text_id, m.model_id FROM unnest($1::bigint[]) AS t (text_id) CROSS JOIN otel_embedding_models m
+        .execute_typed(
+            "INSERT INTO otel.otel_embedding_work (text_id, model_id)
+             SELECT t.text_id, m.model_id FROM unnest($1::bigint[]) AS t (text_id) CROSS JOIN otel.otel_embedding_models m
              ON CONFLICT DO NOTHING",
-            &[&new],
+            &[(&new, Type::INT8_ARRAY)],
         )
         .await?;
     Ok(stored)
@@ -65,7 +66,10 @@ pub(crate) async fn store_texts(
 
 async fn find(transaction: &Transaction<'_>, hashes: &[Uuid]) -> Result<HashMap<Uuid, i64>, StoreError> {
     let rows = transaction
-        .query("SELECT text_hash, text_id FROM otel_texts WHERE text_hash = ANY($1) FOR KEY SHARE", &[&hashes])
+        .query_typed(
+            "SELECT text_hash, text_id FROM otel.otel_texts WHERE text_hash = ANY($1) FOR KEY SHARE",
+            &[(&hashes, Type::UUID_ARRAY)],
+        )
         .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

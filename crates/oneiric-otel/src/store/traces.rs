@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
@@ -117,12 +118,12 @@ impl Database {
     pub(crate) async fn slots_with_touches(&self, quiet_ms: i64) -> Result<Vec<i16>, StoreError> {
         let client = self.client().await?;
         let rows = client
-            .query(
-                "SELECT s.slot FROM otel_trace_slots s
-                 WHERE EXISTS (SELECT FROM otel_trace_touches t
+            .query_typed(
+                "SELECT s.slot FROM otel.otel_trace_slots s
+                 WHERE EXISTS (SELECT FROM otel.otel_trace_touches t
                                WHERE t.slot = s.slot AND t.touched_at <= clock_timestamp() - $1 * interval '1 millisecond')
                  ORDER BY s.slot",
-                &[&(quiet_ms as f64)],
+                &[(&(quiet_ms as f64), Type::FLOAT8)],
             )
             .await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -132,9 +133,9 @@ impl Database {
     pub(crate) async fn forget_orphan_logs(&self, age: std::time::Duration) -> Result<u64, StoreError> {
         let client = self.client().await?;
         Ok(client
-            .execute(
-                "DELETE FROM otel_trace_orphans WHERE seen_at < clock_timestamp() - $1 * interval '1 second'",
-                &[&age.as_secs_f64()],
+            .execute_typed(
+                "DELETE FROM otel.otel_trace_orphans WHERE seen_at < clock_timestamp() - $1 * interval '1 second'",
+                &[(&age.as_secs_f64(), Type::FLOAT8)],
             )
             .await?)
     }
@@ -148,7 +149,10 @@ pub(crate) async fn begin(client: &mut Client) -> Result<Transaction<'_>, StoreE
 /// The right to derive the traces of a slot until the transaction ends; `false` when somebody else has it.
 pub(crate) async fn claim_slot(transaction: &Transaction<'_>, slot: i16) -> Result<bool, StoreError> {
     let row = transaction
-        .query_opt("SELECT slot FROM otel_trace_slots WHERE slot = $1 FOR UPDATE SKIP LOCKED", &[&slot])
+        .query_typed_opt(
+            "SELECT slot FROM otel.otel_trace_slots WHERE slot = $1 FOR UPDATE SKIP LOCKED",
+            &[(&slot, Type::INT2)],
+        )
         .await?;
     Ok(row.is_some())
 }
@@ -164,18 +168,24 @@ pub(crate) async fn pending(
     limit: i64,
 ) -> Result<Vec<Pending>, StoreError> {
     let rows = transaction
-        .query(
+        .query_typed(
             "SELECT p.trace_id, p.records, p.has_root, p.quiet_ms, p.waiting_ms, k.bucket
              FROM (SELECT trace_id, sum(records) AS records, bool_or(has_root) AS has_root,
                           (extract(epoch FROM clock_timestamp() - max(touched_at)) * 1000)::bigint AS quiet_ms,
                           (extract(epoch FROM clock_timestamp() - min(touched_at)) * 1000)::bigint AS waiting_ms
-                   FROM otel_trace_touches WHERE slot = $1 GROUP BY trace_id) p
-             LEFT JOIN otel_trace_keys k USING (trace_id)
+                   FROM otel.otel_trace_touches WHERE slot = $1 GROUP BY trace_id) p
+             LEFT JOIN otel.otel_trace_keys k USING (trace_id)
              WHERE p.quiet_ms >= CASE WHEN p.has_root OR k.bucket IS NOT NULL THEN $2::bigint ELSE $3::bigint END
                 OR p.waiting_ms >= $4::bigint
              ORDER BY k.bucket IS NOT NULL, p.quiet_ms DESC, p.trace_id
              LIMIT $5",
-            &[&slot, &short_ms, &long_ms, &patience_ms, &limit],
+            &[
+                (&slot, Type::INT2),
+                (&short_ms, Type::INT8),
+                (&long_ms, Type::INT8),
+                (&patience_ms, Type::INT8),
+                (&limit, Type::INT8),
+            ],
         )
         .await?;
     Ok(rows
@@ -201,11 +211,11 @@ pub(crate) async fn existing(
         return Ok(HashMap::new());
     }
     let rows = transaction
-        .query(
+        .query_typed(
             "SELECT trace_id, seen_from, seen_to, root_seen, span_count::bigint + log_count,
                     (extract(epoch FROM clock_timestamp() - derived_at) * 1000)::bigint, text_ids
-             FROM otel_traces WHERE trace_id = ANY($1) AND bucket = ANY($2)",
-            &[&trace_ids, &buckets],
+             FROM otel.otel_traces WHERE trace_id = ANY($1) AND bucket = ANY($2)",
+            &[(&trace_ids, Type::UUID_ARRAY), (&buckets, Type::TIMESTAMPTZ_ARRAY)],
         )
         .await?;
     Ok(rows
@@ -231,11 +241,11 @@ pub(crate) async fn take_touches(
     trace_ids: &[Uuid],
 ) -> Result<HashMap<Uuid, Seen>, StoreError> {
     let rows = transaction
-        .query(
-            "WITH taken AS (DELETE FROM otel_trace_touches WHERE slot = $1 AND trace_id = ANY($2)
+        .query_typed(
+            "WITH taken AS (DELETE FROM otel.otel_trace_touches WHERE slot = $1 AND trace_id = ANY($2)
                             RETURNING trace_id, first_time, last_time)
              SELECT trace_id, min(first_time), max(last_time) FROM taken GROUP BY trace_id",
-            &[&slot, &trace_ids],
+            &[(&slot, Type::INT2), (&trace_ids, Type::UUID_ARRAY)],
         )
         .await?;
     Ok(rows.iter().map(seen_of).collect())
@@ -247,9 +257,9 @@ pub(crate) async fn take_orphans(
     trace_ids: &[Uuid],
 ) -> Result<HashMap<Uuid, Seen>, StoreError> {
     let rows = transaction
-        .query(
-            "DELETE FROM otel_trace_orphans WHERE trace_id = ANY($1) RETURNING trace_id, first_time, last_time",
-            &[&trace_ids],
+        .query_typed(
+            "DELETE FROM otel.otel_trace_orphans WHERE trace_id = ANY($1) RETURNING trace_id, first_time, last_time",
+            &[(&trace_ids, Type::UUID_ARRAY)],
         )
         .await?;
     Ok(rows.iter().map(seen_of).collect())
@@ -264,14 +274,14 @@ pub(crate) async fn keep_orphans(transaction: &Transaction<'_>, orphans: &[(Uuid
     let from: Vec<Micros> = orphans.iter().map(|(_, seen)| seen.from).collect();
     let to: Vec<Micros> = orphans.iter().map(|(_, seen)| seen.to).collect();
     transaction
-        .execute(
-            "INSERT INTO otel_trace_orphans (trace_id, first_time, last_time)
+        .execute_typed(
+            "INSERT INTO otel.otel_trace_orphans AS o (trace_id, first_time, last_time)
              SELECT * FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[])
              ON CONFLICT (trace_id) DO UPDATE
-             SET first_time = least(otel_trace_orphans.first_time, excluded.first_time),
-                 last_time = greatest(otel_trace_orphans.last_time, excluded.last_time),
+             SET first_time = least(o.first_time, excluded.first_time),
+                 last_time = greatest(o.last_time, excluded.last_time),
                  seen_at = excluded.seen_at",
-            &[&ids, &from, &to],
+            &[(&ids, Type::UUID_ARRAY), (&from, Type::TIMESTAMPTZ_ARRAY), (&to, Type::TIMESTAMPTZ_ARRAY)],
         )
         .await?;
     Ok(())
@@ -288,14 +298,20 @@ pub(crate) async fn read_spans(
     range: Seen,
 ) -> Result<HashMap<Uuid, Vec<SpanFact>>, StoreError> {
     let rows = transaction
-        .query(
+        .query_typed(
             "SELECT trace_id, start_time, start_ns, duration_ns, span_hash, span_id, parent_span_id, service_name, name,
                     kind, status, http_status_code, attributes ?| $4, left(error_type, $5), left(error_message, $5),
                     left(status_message, $5)
-             FROM otel_spans
+             FROM otel.otel_spans
              WHERE trace_id = ANY($1) AND start_time >= $2 AND start_time <= $3
              ORDER BY trace_id, start_time, start_ns, span_hash",
-            &[&trace_ids, &range.from, &range.to, &AGENT_KEYS, &READ_CHARACTERS],
+            &[
+                (&trace_ids, Type::UUID_ARRAY),
+                (&range.from, Type::TIMESTAMPTZ),
+                (&range.to, Type::TIMESTAMPTZ),
+                (&AGENT_KEYS, Type::TEXT_ARRAY),
+                (&READ_CHARACTERS, Type::INT4),
+            ],
         )
         .await?;
     let mut names = Names::default();
@@ -359,7 +375,7 @@ pub(crate) async fn read_logs(
     range: Seen,
 ) -> Result<HashMap<Uuid, TraceLogs>, StoreError> {
     let rows = transaction
-        .query(
+        .query_typed(
             "SELECT trace_id, time, time_ns, service_name, severity_number, body, exception_type, exception_message, n
              FROM (SELECT trace_id, time, time_ns, service_name, severity_number,
                           left(coalesce(body, body_json::text, ''), $4) AS body,
@@ -368,18 +384,18 @@ pub(crate) async fn read_logs(
                           count(*) OVER (PARTITION BY trace_id) AS n,
                           row_number() OVER (PARTITION BY trace_id
                             ORDER BY severity_number < 17 AND NOT attributes ?| $6, time, time_ns, body) AS place
-                   FROM otel_logs
+                   FROM otel.otel_logs
                    WHERE trace_id = ANY($1) AND time >= $2 AND time <= $3
                      AND (severity_number >= 13 OR attributes ?| $6)) l
              WHERE place <= $5
              ORDER BY trace_id, place",
             &[
-                &trace_ids,
-                &range.from,
-                &range.to,
-                &READ_CHARACTERS,
-                &READ_LOGS,
-                &["exception.type", "exception.message"].as_slice(),
+                (&trace_ids, Type::UUID_ARRAY),
+                (&range.from, Type::TIMESTAMPTZ),
+                (&range.to, Type::TIMESTAMPTZ),
+                (&READ_CHARACTERS, Type::INT4),
+                (&READ_LOGS, Type::INT8),
+                (&["exception.type", "exception.message"].as_slice(), Type::TEXT_ARRAY),
             ],
         )
         .await?;
@@ -413,13 +429,13 @@ pub(crate) async fn read_details(
     let hashes: Vec<i64> = spans.iter().map(|(.., hash)| *hash).collect();
     // One probe of the primary key per span; the literal range lets the planner leave out the other partitions.
     let rows = transaction
-        .query(
+        .query_typed(
             "SELECT w.trace_id, w.span_hash, w.start_time, s.attributes::text, s.events::text
              FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[]) AS w (trace_id, start_time, span_hash)
-             CROSS JOIN LATERAL (SELECT attributes, events FROM otel_spans s
+             CROSS JOIN LATERAL (SELECT attributes, events FROM otel.otel_spans s
                                  WHERE s.trace_id = w.trace_id AND s.start_time = w.start_time
                                    AND s.span_hash = w.span_hash OFFSET 0) s",
-            &[&ids, &starts, &hashes],
+            &[(&ids, Type::UUID_ARRAY), (&starts, Type::TIMESTAMPTZ_ARRAY), (&hashes, Type::INT8_ARRAY)],
         )
         .await?;
     Ok(rows
@@ -442,10 +458,10 @@ pub(crate) async fn write_traces(transaction: &Transaction<'_>, traces: &[NewTra
     let ids: Vec<Uuid> = traces.iter().map(|trace| trace.trace_id).collect();
     let buckets: Vec<Micros> = traces.iter().map(|trace| trace.bucket).collect();
     transaction
-        .execute(
-            "INSERT INTO otel_trace_keys (trace_id, bucket) SELECT * FROM unnest($1::uuid[], $2::timestamptz[])
+        .execute_typed(
+            "INSERT INTO otel.otel_trace_keys (trace_id, bucket) SELECT * FROM unnest($1::uuid[], $2::timestamptz[])
              ON CONFLICT DO NOTHING",
-            &[&ids, &buckets],
+            &[(&ids, Type::UUID_ARRAY), (&buckets, Type::TIMESTAMPTZ_ARRAY)],
         )
         .await?;
     write_rows(transaction, traces, &ids, &buckets).await?;
@@ -480,8 +496,8 @@ async fn write_rows(
     let error_type: Vec<Option<&str>> = traces.iter().map(|trace| trace.summary.error_type.as_deref()).collect();
     let error_message: Vec<Option<&str>> = traces.iter().map(|trace| trace.summary.error_message.as_deref()).collect();
     transaction
-        .execute(
-            "INSERT INTO otel_traces (trace_id, bucket, start_time, end_time, seen_from, seen_to, duration_ns,
+        .execute_typed(
+            "INSERT INTO otel.otel_traces (trace_id, bucket, start_time, end_time, seen_from, seen_to, duration_ns,
                                       span_count, error_count, log_count, start_ns, root_seen, status, service_name,
                                       root_name, services, text_ids, error_type, error_message)
              SELECT u.trace_id, u.bucket, u.start_time, u.end_time, u.seen_from, u.seen_to, u.duration_ns,
@@ -504,25 +520,25 @@ async fn write_rows(
                  text_ids = excluded.text_ids, error_type = excluded.error_type,
                  error_message = excluded.error_message",
             &[
-                &ids,
-                &buckets,
-                &start,
-                &end,
-                &from,
-                &to,
-                &duration,
-                &spans,
-                &errors,
-                &logs,
-                &start_ns,
-                &root_seen,
-                &status,
-                &service,
-                &root_name,
-                &services,
-                &text_ids,
-                &error_type,
-                &error_message,
+                (&ids, Type::UUID_ARRAY),
+                (&buckets, Type::TIMESTAMPTZ_ARRAY),
+                (&start, Type::TIMESTAMPTZ_ARRAY),
+                (&end, Type::TIMESTAMPTZ_ARRAY),
+                (&from, Type::TIMESTAMPTZ_ARRAY),
+                (&to, Type::TIMESTAMPTZ_ARRAY),
+                (&duration, Type::INT8_ARRAY),
+                (&spans, Type::INT4_ARRAY),
+                (&errors, Type::INT4_ARRAY),
+                (&logs, Type::INT4_ARRAY),
+                (&start_ns, Type::INT2_ARRAY),
+                (&root_seen, Type::BOOL_ARRAY),
+                (&status, Type::TEXT_ARRAY),
+                (&service, Type::TEXT_ARRAY),
+                (&root_name, Type::TEXT_ARRAY),
+                (&services, Type::TEXT_ARRAY),
+                (&text_ids, Type::TEXT_ARRAY),
+                (&error_type, Type::TEXT_ARRAY),
+                (&error_message, Type::TEXT_ARRAY),
             ],
         )
         .await?;
@@ -546,20 +562,28 @@ async fn write_links(transaction: &Transaction<'_>, traces: &[NewTrace]) -> Resu
     }
     if !old_texts.is_empty() {
         transaction
-            .execute(
-                "DELETE FROM otel_trace_texts l
+            .execute_typed(
+                "DELETE FROM otel.otel_trace_texts l
                  USING unnest($1::bigint[], $2::timestamptz[], $3::uuid[]) AS o (text_id, bucket, trace_id)
                  WHERE l.text_id = o.text_id AND l.bucket = o.bucket AND l.trace_id = o.trace_id",
-                &[&old_texts, &old_buckets, &old_traces],
+                &[
+                    (&old_texts, Type::INT8_ARRAY),
+                    (&old_buckets, Type::TIMESTAMPTZ_ARRAY),
+                    (&old_traces, Type::UUID_ARRAY),
+                ],
             )
             .await?;
     }
     if !new_texts.is_empty() {
         transaction
-            .execute(
-                "INSERT INTO otel_trace_texts (text_id, bucket, trace_id)
+            .execute_typed(
+                "INSERT INTO otel.otel_trace_texts (text_id, bucket, trace_id)
                  SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::uuid[]) ON CONFLICT DO NOTHING",
-                &[&new_texts, &new_buckets, &new_traces],
+                &[
+                    (&new_texts, Type::INT8_ARRAY),
+                    (&new_buckets, Type::TIMESTAMPTZ_ARRAY),
+                    (&new_traces, Type::UUID_ARRAY),
+                ],
             )
             .await?;
     }

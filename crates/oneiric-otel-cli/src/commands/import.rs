@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::otlp::{self, file};
-use oneiric_otel::pipeline::{Ingest, IngestOptions, Request};
+use oneiric_otel::pipeline::{Accepted, Ingest, IngestOptions, Refused, Request};
 use serde::Serialize;
 
 use super::Ending;
@@ -21,6 +22,10 @@ use crate::{embedding, failure, screen};
 
 /// Requests under way at the same time.
 const AT_ONCE: usize = 8;
+/// How long a request that cannot be stored now is tried again, from its first refusal.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// What asks for a longer pause waits for a person, and an import cannot.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Reasons that the summary spells out.
 const REASONS: usize = 20;
 /// Files of a directory that are looked at. A file that is named is, whatever its name.
@@ -39,8 +44,10 @@ struct Summary {
     enum_names: u64,
     /// Records kept by signal.
     kept: BTreeMap<&'static str, u64>,
-    /// Records, or whole requests or files that could not be read, that were not kept.
+    /// Records that can never be kept.
     rejected: u64,
+    /// Files, parts of files and whole requests that could not be read. How many records they hold nobody knows.
+    unreadable: u64,
     /// Why, and where.
     reasons: Vec<String>,
     /// Reasons beyond those.
@@ -62,6 +69,15 @@ struct Searchable {
 impl Summary {
     fn reject(&mut self, records: u64, reason: String) {
         self.rejected += records;
+        self.give(reason);
+    }
+
+    fn miss(&mut self, reason: String) {
+        self.unreadable += 1;
+        self.give(reason);
+    }
+
+    fn give(&mut self, reason: String) {
         if self.reasons.len() < REASONS {
             self.reasons.push(reason);
         } else {
@@ -87,7 +103,7 @@ pub(crate) async fn run(global: &Global, import: &Import) -> Result<Ending> {
     } else {
         screen::print(&tell(&summary))?;
     }
-    Ok(if summary.rejected > 0 && !summary.kept_any() { Ending::Bad } else { Ending::Good })
+    Ok(if summary.rejected + summary.unreadable > 0 && !summary.kept_any() { Ending::Bad } else { Ending::Good })
 }
 
 /// Something to read.
@@ -123,7 +139,7 @@ fn add_directory(dir: &Path, sources: &mut Vec<Source>, summary: &mut Summary) {
     let mut entries: Vec<PathBuf> = match std::fs::read_dir(dir) {
         Ok(entries) => entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect(),
         Err(error) => {
-            summary.reject(1, format!("{}: {error}", dir.display()));
+            summary.miss(format!("{}: {error}", dir.display()));
             return;
         }
     };
@@ -157,20 +173,29 @@ async fn work(
 ) -> Result<()> {
     let ingest = Ingest::start(backend.database().clone(), IngestOptions::default());
     progress.start("storing", Some(sources.len() as u64));
+    let mut stored = Ok(());
     for source in sources {
-        store(&ingest, source, import.signal, summary).await;
+        stored = store(&ingest, source, import.signal, summary).await;
+        if stored.is_err() {
+            break;
+        }
         progress.add(1);
     }
     progress.end();
     summary.repeated_requests = ingest.counts().duplicate_requests;
     ingest.drain().await;
+    stored?;
     if !import.no_wait {
         summary.derived = Some(make_searchable(backend, progress).await?);
     }
     Ok(())
 }
 
-async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary: &mut Summary) {
+/// Stores what a source has. What is wrong with the source goes into the summary.
+///
+/// # Errors
+/// If the database cannot take it now: what follows would be refused as well.
+async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary: &mut Summary) -> Result<()> {
     let name = match &source {
         Source::Stdin => "stdin".to_owned(),
         Source::File(path) => path.display().to_string(),
@@ -179,24 +204,24 @@ async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary:
     let bytes = match read.map_err(std::io::Error::other).and_then(|read| read) {
         Ok(bytes) => bytes,
         Err(error) => {
-            summary.reject(1, format!("cannot read {name}: {error}"));
-            return;
+            summary.miss(format!("cannot read {name}: {error}"));
+            return Ok(());
         }
     };
     summary.files += 1;
     if let Some(tool) = compressed_by(&bytes) {
         let reason = format!("{name}: it is compressed; use `{tool} -dc FILE | oneiric-otel import -`");
-        summary.reject(1, reason);
-        return;
+        summary.miss(reason);
+        return Ok(());
     }
     let requests = file::requests(&name, bytes, signal.map(otlp_signal)).map(|found| async {
         match found {
             Ok(found) => {
                 let request = Request { signal: found.signal, encoding: found.encoding, body: found.body };
-                let answer = ingest.submit(request).await.map_err(|refused| refused.to_string());
+                let answer = persist(PATIENCE, || ingest.submit(request.clone())).await;
                 (found.at, answer.map(|accepted| (found.signal, found.enum_names, accepted)))
             }
-            Err(error) => (error.at, Err(error.reason)),
+            Err(error) => (error.at, Err(Refused::Malformed { reason: error.reason })),
         }
     });
     let mut answers = futures::stream::iter(requests).buffered(AT_ONCE);
@@ -210,8 +235,32 @@ async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary:
                     summary.reject(accepted.rejected, format!("{name}: {at}: {}", accepted.message));
                 }
             }
-            Err(reason) => summary.reject(1, format!("{name}: {at}: {reason}")),
+            Err(Refused::Malformed { reason }) => summary.miss(format!("{name}: {at}: {reason}")),
+            Err(Refused::Unavailable { reason, .. }) => {
+                let hint = "when this is solved, run it again: what is stored already is not doubled";
+                return Err(failure::advised(format!("{name}: {at}: {reason}; the import is not complete"), hint));
+            }
         }
+    }
+    Ok(())
+}
+
+/// Makes attempts until one is no matter of "not now", for at most as long as `patience`.
+async fn persist<F>(patience: Duration, attempt: impl Fn() -> F) -> Result<Accepted, Refused>
+where
+    F: Future<Output = Result<Accepted, Refused>>,
+{
+    let mut give_up = None;
+    loop {
+        let (reason, retry_after) = match attempt().await {
+            Err(Refused::Unavailable { reason, retry_after }) => (reason, retry_after),
+            answer => return answer,
+        };
+        let give_up = *give_up.get_or_insert_with(|| Instant::now() + patience);
+        if retry_after > LONGEST_PAUSE || Instant::now() + retry_after > give_up {
+            return Err(Refused::Unavailable { reason, retry_after });
+        }
+        tokio::time::sleep(retry_after).await;
     }
 }
 
@@ -280,7 +329,10 @@ fn tell(summary: &Summary) -> String {
     if summary.enum_names > 0 {
         row("enum names that were read as their numbers", summary.enum_names);
     }
-    row("rejected", summary.rejected);
+    row("records rejected", summary.rejected);
+    if summary.unreadable > 0 {
+        row("parts that could not be read", summary.unreadable);
+    }
     if let Some(searchable) = &summary.derived {
         row("traces derived", searchable.traces);
         row("texts embedded", searchable.texts_embedded);
@@ -294,4 +346,37 @@ fn tell(summary: &Summary) -> String {
         lines.push(format!("not searchable by meaning yet: {}", screen::clean(reason)));
     }
     lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_stored_now_is_tried_again_for_a_while() {
+        let attempts = Cell::new(0);
+        let refuse_until = |last: u32, retry_after: Duration| {
+            let attempts = &attempts;
+            attempts.set(0);
+            move || {
+                attempts.set(attempts.get() + 1);
+                let refused = Refused::Unavailable { reason: "busy".to_owned(), retry_after };
+                let answer = if attempts.get() < last { Err(refused) } else { Ok(Accepted::default()) };
+                async { answer }
+            }
+        };
+        let soon = Duration::from_millis(1);
+        assert_eq!(persist(PATIENCE, refuse_until(3, soon)).await, Ok(Accepted::default()));
+        assert_eq!(attempts.get(), 3);
+        let refused = persist(Duration::from_millis(20), refuse_until(u32::MAX, soon)).await;
+        assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+        assert!(attempts.get() > 1);
+        let refused = persist(PATIENCE, refuse_until(3, Duration::from_secs(30))).await;
+        assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+        assert_eq!(attempts.get(), 1, "a person has to act");
+        let malformed = Refused::Malformed { reason: "no".to_owned() };
+        assert_eq!(persist(PATIENCE, || async { Err(malformed.clone()) }).await, Err(malformed.clone()));
+    }
 }

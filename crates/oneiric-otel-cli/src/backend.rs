@@ -111,18 +111,24 @@ impl Backend {
     }
 
     /// A psql that connects here; `url` is what --database-url said.
-    pub(crate) fn psql(&self, url: Option<&str>) -> Command {
+    ///
+    /// # Errors
+    /// If the password in the URL cannot be told from the rest.
+    pub(crate) fn psql(&self, url: Option<&str>) -> Result<Command> {
         if let Some(server) = &self.embedded {
-            return lock(server).psql_command();
+            return Ok(lock(server).psql_command());
         }
-        let mut command = Command::new(psql_program());
-        let (url, password) = connection_url::split_password(url.unwrap_or_default());
         // Arguments are in the process list, the environment is not.
-        if let Some(password) = password {
+        let Some(public) = connection_url::split_password(url.unwrap_or_default()) else {
+            let message = "the password in --database-url cannot be told from the rest, and psql would show it";
+            return Err(failure::advised(message, "write @ as %40 in it, except between password and host"));
+        };
+        let mut command = Command::new(psql_program());
+        if let Some(password) = public.password {
             command.env("PGPASSWORD", password);
         }
-        command.arg("--dbname").arg(url);
-        command
+        command.arg("--dbname").arg(public.url);
+        Ok(command)
     }
 
     /// Closes the connections and lets go of the embedded server.

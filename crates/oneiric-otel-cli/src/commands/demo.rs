@@ -220,7 +220,7 @@ fn tell(output: &Output, global: &Global, demo: &Demo) -> String {
     }
     let program = std::env::args().next().unwrap_or_else(|| "oneiric-otel".to_owned());
     let database = match &global.database_url {
-        Some(url) => format!("--database-url '{}'", connection_url::split_password(url).0),
+        Some(url) => format!("--database-url '{}'", connection_url::show(url)),
         None => format!("--data-dir '{}'", output.data_dir.as_deref().unwrap_or_default()),
     };
     let first = output.searches.first().and_then(|answered| answered.answer.hits.first());

@@ -17,7 +17,7 @@ const SEARCH_PATH: &str = "-c search_path=otel,public";
 
 pub(crate) async fn run(global: &Global, psql: Psql, mut signals: Signals) -> Result<Ending> {
     let backend = Backend::open_unmigrated(global, &Arc::new(Progress::new())).await?;
-    let mut command = tokio::process::Command::from(backend.psql(global.database_url.as_deref()));
+    let mut command = tokio::process::Command::from(backend.psql(global.database_url.as_deref())?);
     let options = std::env::var("PGOPTIONS").ok().filter(|_| global.database_url.is_some());
     command.env("PGOPTIONS", format!("{} {SEARCH_PATH}", options.unwrap_or_default()).trim());
     command.args(psql.arguments);

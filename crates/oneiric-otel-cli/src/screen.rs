@@ -1,8 +1,9 @@
 //! What goes to stdout: text and tables for people, JSON for programs.
 //!
 //! Text from telemetry is not to be trusted: whoever can send a span could otherwise move the cursor, retitle the
-//! window or hide a line. [`clean`] makes it harmless; JSON needs no such care, because it escapes control characters.
+//! window or hide a line. [`clean`] makes it harmless for people, [`escape`] in JSON.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, Result};
@@ -24,11 +25,35 @@ pub(crate) fn print(text: &str) -> Result<()> {
 /// Writes one line of JSON.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_string(value).context("the answer has no JSON form")?;
+    let mut text = escape(&serde_json::to_string(value).context("the answer has no JSON form")?);
     text.push('\n');
     print(&text)
+}
+
+/// JSON that says the same and does nothing to a terminal. JSON itself asks for the escape of control characters below
+/// U+0020 alone. The others stand nowhere but in strings, where an escape means the character.
+fn escape(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        // serde_json has escaped the rest of the control characters.
+        if ('\u{7f}'..='\u{9f}').contains(&c) || is_line_break(c) || is_mark(c) {
+            write!(escaped, "\\u{:04x}", u32::from(c)).unwrap_or_default(); // Writing to a string cannot fail.
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
+/// Marks that reorder or hide what is shown around them. All are of 16 bits.
+fn is_mark(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+fn is_line_break(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 /// An empty table with these headings, for rows of one line.
@@ -62,13 +87,12 @@ pub(crate) fn clean(text: &str) -> String {
             '\u{1b}' => skip_escape(&mut characters),
             // The same as ESC [ in one character.
             '\u{9b}' => skip_sequence(&mut characters),
-            c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
+            c if c.is_control() || is_line_break(c) => {
                 if !cleaned.ends_with(' ') && !cleaned.is_empty() {
                     cleaned.push(' ');
                 }
             }
-            // Marks that reorder or hide what is shown around them.
-            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' => {}
+            c if is_mark(c) => {}
             c => cleaned.push(c),
         }
     }
@@ -149,5 +173,15 @@ mod tests {
         }
         assert_eq!(clean_short("abcdef", 4), "abc…");
         assert_eq!(clean_short("abcd", 4), "abcd");
+    }
+
+    #[test]
+    fn json_says_the_same_and_is_harmless() {
+        let all: String = (0..=0x10_ffff).filter_map(char::from_u32).collect();
+        let escaped = escape(&serde_json::to_string(&all).expect("a string"));
+        assert_eq!(serde_json::from_str::<String>(&escaped).expect("JSON"), all);
+        // What is left is text as it stands.
+        assert_eq!(clean(&escaped), escaped);
+        assert_eq!(escape("{\"a\":\"\u{9b}31m ü \u{202e}\"}"), r#"{"a":"\u009b31m ü \u202e"}"#);
     }
 }

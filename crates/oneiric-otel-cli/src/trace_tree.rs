@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
-use oneiric_otel::query::TraceId;
+use oneiric_otel::query::{TraceId, TraceOverview};
 use oneiric_otel::store::Stored;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -27,7 +27,7 @@ const STATUS_ERROR: i32 = 2;
 /// A branch this deep is drawn flat from here on: no terminal is wide enough for more.
 const DEPTH: usize = 60;
 
-/// A trace in numbers.
+/// A trace in numbers. As derivation says, of the spans that are shown; [`overview`] says what it is before.
 #[derive(Debug, Serialize)]
 pub(crate) struct Overview {
     trace_id: String,
@@ -35,17 +35,47 @@ pub(crate) struct Overview {
     #[serde(skip)]
     start_ns: u64,
     duration_ns: u64,
-    status: &'static str,
+    status: String,
     span_count: usize,
     error_count: usize,
     log_count: usize,
     services: BTreeSet<String>,
 }
 
-pub(crate) fn overview(trace_id: TraceId, spans: &[Stored<Span>], logs: &[Stored<LogRecord>]) -> Overview {
-    let starts = spans.iter().map(|span| span.record.start_time_unix_nano).chain(logs.iter().map(time_of));
-    let start_ns = starts.filter(|time| *time != 0).min().unwrap_or(0);
-    let end = spans.iter().map(|span| span.record.end_time_unix_nano).max().unwrap_or(start_ns);
+/// The numbers of a trace: those of its derived row, if that was derived from as many spans; else by the same rules
+/// from the records. A trace of logs alone has no row.
+pub(crate) fn overview(
+    trace_id: TraceId,
+    derived: Option<TraceOverview>,
+    spans: &[Stored<Span>],
+    logs: &[Stored<LogRecord>],
+) -> Overview {
+    let fresh = derived.filter(|row| usize::try_from(row.span_count).is_ok_and(|count| count == spans.len()));
+    match fresh {
+        Some(row) => Overview {
+            trace_id: trace_id.to_string(),
+            start_time: row.start_time.to_string(),
+            start_ns: u64::try_from(row.start_time.as_nanosecond()).unwrap_or_default(),
+            duration_ns: row.duration_ns.unsigned_abs(),
+            status: row.status,
+            span_count: spans.len(),
+            error_count: usize::try_from(row.error_count).unwrap_or_default(),
+            log_count: logs.len(),
+            services: row.services.into_iter().collect(),
+        },
+        None => count(trace_id, spans, logs),
+    }
+}
+
+fn count(trace_id: TraceId, spans: &[Stored<Span>], logs: &[Stored<LogRecord>]) -> Overview {
+    let known = |times: &mut dyn Iterator<Item = u64>| times.filter(|time| *time != 0).min();
+    let start_ns = if spans.is_empty() {
+        known(&mut logs.iter().map(time_of)).unwrap_or(0)
+    } else {
+        known(&mut spans.iter().map(|span| span.record.start_time_unix_nano)).unwrap_or(0)
+    };
+    let end_of = |span: &Span| span.end_time_unix_nano.max(span.start_time_unix_nano);
+    let end = spans.iter().map(|span| end_of(&span.record)).max().unwrap_or(start_ns);
     let error_count = spans.iter().filter(|span| failed(&span.record)).count();
     Overview {
         trace_id: trace_id.to_string(),
@@ -53,14 +83,19 @@ pub(crate) fn overview(trace_id: TraceId, spans: &[Stored<Span>], logs: &[Stored
         start_ns,
         duration_ns: end.saturating_sub(start_ns),
         status: match error_count {
-            0 if spans.iter().any(|span| is_ok_root(&span.record)) => "ok",
+            0 if is_ok(spans) => "ok",
             0 => "unset",
             _ => "error",
-        },
+        }
+        .to_owned(),
         span_count: spans.len(),
         error_count,
         log_count: logs.len(),
-        services: spans.iter().map(service).chain(logs.iter().map(service)).collect(),
+        services: if spans.is_empty() {
+            logs.iter().map(service).collect()
+        } else {
+            spans.iter().map(service).collect()
+        },
     }
 }
 
@@ -111,7 +146,8 @@ impl<'a> Drawing<'a> {
         let mut children: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut tops = Vec::new();
         for (index, span) in spans.iter().enumerate() {
-            match by_id.get(span.record.parent_span_id.as_slice()) {
+            let parent = Some(&span.record).filter(|span| has_parent(span)).map(|span| span.parent_span_id.as_slice());
+            match parent.and_then(|id| by_id.get(id)) {
                 Some(&parent) if parent != index => children.entry(parent).or_default().push(index),
                 _ => tops.push(index),
             }
@@ -119,9 +155,7 @@ impl<'a> Drawing<'a> {
         let mut logs_of: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut lost_logs = Vec::new();
         for (index, log) in logs.iter().enumerate() {
-            let telling =
-                log.record.severity_number >= WARNING || attribute(&log.record.attributes, "exception.type").is_some();
-            if !telling {
+            if !is_telling(&log.record) {
                 continue;
             }
             match by_id.get(log.record.span_id.as_slice()) {
@@ -210,7 +244,7 @@ impl<'a> Drawing<'a> {
         if failed(span) {
             line.push_str("  ERROR");
         }
-        if top && !span.parent_span_id.is_empty() {
+        if top && has_parent(span) {
             line.push_str("  (its parent is not stored)");
         }
         line
@@ -243,7 +277,8 @@ impl<'a> Drawing<'a> {
 
     fn log_line(&self, index: usize) -> String {
         let log = &self.logs[index];
-        let level = if log.record.severity_number >= ERROR { "error" } else { "warning" };
+        let failed = log.record.severity_number >= ERROR || is_exception(&log.record);
+        let level = if failed { "error" } else { "warning" };
         let mut text = log.record.body.as_ref().map(show_value).unwrap_or_default();
         if let Some(message) = attribute(&log.record.attributes, "exception.message")
             && !text.contains(&message)
@@ -263,8 +298,26 @@ impl<'a> Drawing<'a> {
     }
 }
 
-fn is_ok_root(span: &Span) -> bool {
-    span.parent_span_id.is_empty() && span.status.as_ref().is_some_and(|status| status.code == STATUS_OK)
+/// Whether the root says that all is well: the earliest span without a parent.
+fn is_ok(spans: &[Stored<Span>]) -> bool {
+    let roots = spans.iter().map(|span| &span.record).filter(|span| !has_parent(span));
+    let root = roots.min_by_key(|span| (span.start_time_unix_nano == 0, span.start_time_unix_nano));
+    root.and_then(|root| root.status.as_ref()).is_some_and(|status| status.code == STATUS_OK)
+}
+
+/// Some senders write zeros for "no parent".
+fn has_parent(span: &Span) -> bool {
+    span.parent_span_id.iter().any(|byte| *byte != 0)
+}
+
+/// Whether a log tells what went wrong: a warning or worse, or an exception.
+fn is_telling(log: &LogRecord) -> bool {
+    log.severity_number >= WARNING || is_exception(log)
+}
+
+fn is_exception(log: &LogRecord) -> bool {
+    let is_key = |key: &str| key == "exception.type" || key == "exception.message";
+    log.event_name == "exception" || log.attributes.iter().any(|attribute| is_key(&attribute.key))
 }
 
 fn failed(span: &Span) -> bool {

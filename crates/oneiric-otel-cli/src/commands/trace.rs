@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use oneiric_otel::otlp::record::Record;
 use oneiric_otel::otlp::{Group, json};
-use oneiric_otel::store::Stored;
+use oneiric_otel::query::{QueryError, QueryService, TraceOverview};
+use oneiric_otel::store::{StoreError, Stored};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde::Serialize;
@@ -32,14 +33,14 @@ pub(crate) async fn run(global: &Global, trace: &Trace) -> Result<Ending> {
     let backend = Backend::open_for_reading(global, &Arc::new(Progress::new())).await?;
     let read = read(&backend, trace).await;
     backend.release().await?;
-    let (spans, logs) = read?;
+    let Read { derived, spans, logs } = read?;
     if spans.is_empty() && logs.is_empty() {
         return Err(failure::advised(
             format!("trace {} not found", trace.trace_id),
             "`oneiric-otel traces` lists what is there; --data-dir or --database-url name another database",
         ));
     }
-    let overview = trace_tree::overview(trace.trace_id, &spans, &logs);
+    let overview = trace_tree::overview(trace.trace_id, derived, &spans, &logs);
     if global.json {
         let output = Output { summary: overview, traces: otlp(spans)?, logs: otlp(logs)? };
         screen::print_json(&output)?;
@@ -49,12 +50,26 @@ pub(crate) async fn run(global: &Global, trace: &Trace) -> Result<Ending> {
     Ok(Ending::Good)
 }
 
-async fn read(backend: &Backend, trace: &Trace) -> Result<(Vec<Stored<Span>>, Vec<Stored<LogRecord>>)> {
+/// What is stored of a trace.
+struct Read {
+    /// None if it waits for derivation, or has no spans.
+    derived: Option<TraceOverview>,
+    spans: Vec<Stored<Span>>,
+    logs: Vec<Stored<LogRecord>>,
+}
+
+async fn read(backend: &Backend, trace: &Trace) -> Result<Read> {
     let database = backend.database();
-    let failed = |error| failure::of_database(&error, backend.target());
+    let failed = |error: StoreError| failure::of_database(&error, backend.target());
     let spans = database.trace_spans(trace.trace_id.0).await.map_err(failed)?;
     let logs = database.trace_logs(trace.trace_id.0).await.map_err(failed)?;
-    Ok((spans, logs))
+    let derived = match QueryService::new(database.clone(), None).get_trace_summary(trace.trace_id).await {
+        Ok(derived) => Some(derived),
+        Err(QueryError::NotFound { .. }) => None,
+        Err(QueryError::Store(error)) => return Err(failed(error)),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Read { derived, spans, logs })
 }
 
 /// An export request of the records, on one line.

@@ -36,7 +36,7 @@ fn span(id: u8, parent: u8, start_ms: u64, end_ms: u64) -> Span {
 }
 
 fn drawn(spans: &[Stored<Span>], logs: &[Stored<LogRecord>]) -> Vec<String> {
-    let overview = overview(ID, spans, logs);
+    let overview = overview(ID, None, spans, logs);
     draw(&overview, spans, logs).lines().skip(3).map(str::to_owned).collect()
 }
 
@@ -122,4 +122,63 @@ fn logs_without_spans_are_a_trace_too() {
     let lines = drawn(&[], &[stored("db", log)]);
     assert_eq!(lines.len(), 1);
     assert!(lines[0].ends_with("log warning disk is filling up"), "{lines:?}");
+}
+
+#[test]
+fn zeros_for_a_parent_are_no_parent() {
+    let mut root = span(1, 0, 0, 10);
+    root.parent_span_id = vec![0; 8];
+    root.status = Some(Status { code: STATUS_OK, message: String::new() });
+    let mut nameless = span(0, 1, 1, 2);
+    nameless.span_id = vec![0; 8];
+    let spans = [stored("web", root), stored("web", nameless)];
+    assert_eq!(overview(ID, None, &spans, &[]).status, "ok");
+    assert_eq!(drawn(&spans, &[]), ["web  step 1  10.0 ms", "└─ web  step 0  1.00 ms"]);
+}
+
+#[test]
+fn the_derived_row_speaks_unless_it_knows_other_spans() {
+    let row = TraceOverview {
+        trace_id: ID,
+        start_time: "2026-01-02T03:04:05Z".parse().expect("a time"),
+        duration_ns: 7,
+        status: "ok".to_owned(),
+        service_name: "web".to_owned(),
+        root_name: "step 1".to_owned(),
+        services: vec!["web".to_owned()],
+        span_count: 1,
+        error_count: 0,
+        log_count: 0,
+        root_seen: true,
+        error_type: None,
+        error_message: None,
+        text: None,
+    };
+    let spans = [stored("web", span(1, 0, 0, 10)), stored("api", span(2, 1, 5, 4))];
+    let fresh = overview(ID, Some(row.clone()), &spans[..1], &[]);
+    assert_eq!(
+        (fresh.status.as_str(), fresh.duration_ns, fresh.start_time.as_str()),
+        ("ok", 7, "2026-01-02T03:04:05Z")
+    );
+    let counted = overview(ID, Some(row), &spans, &[]);
+    assert_eq!((counted.status.as_str(), counted.duration_ns), ("unset", 10_000_000));
+    assert_eq!(counted.services.len(), 2);
+}
+
+#[test]
+fn exceptions_tell_whatever_their_severity() {
+    let exception = LogRecord { time_unix_nano: 1_000_000_000, span_id: vec![1; 8], ..LogRecord::default() };
+    let logs = [
+        LogRecord { event_name: "exception".to_owned(), body: Some(text("by name")), ..exception.clone() },
+        LogRecord {
+            attributes: vec![pair("exception.type", "Bang")],
+            body: Some(text("by type")),
+            ..exception.clone()
+        },
+        LogRecord { attributes: vec![pair("exception.message", "by message")], ..exception.clone() },
+        LogRecord { event_name: "other".to_owned(), body: Some(text("not shown")), ..exception },
+    ];
+    let lines = drawn(&[stored("web", span(1, 0, 0, 1))], &logs.map(|log| stored("web", log)));
+    let shown: Vec<_> = lines[1..].iter().map(|line| line.trim_start().trim_start_matches("* +0 ns ")).collect();
+    assert_eq!(shown, ["log error  by message", "log error by name", "log error by type"], "{lines:?}");
 }

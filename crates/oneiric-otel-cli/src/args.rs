@@ -100,7 +100,7 @@ pub(crate) struct Demo {
 
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// Files and directories; - is stdin
+    /// Files and directories of any size, read as they come; - is stdin. A request in them may have 64 MiB
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// What protobuf input carries, where neither its name nor its contents tell

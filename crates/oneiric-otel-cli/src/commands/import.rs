@@ -1,18 +1,20 @@
 //! `import`: telemetry from files into the database, past any server.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use bytes::Bytes;
+use anyhow::{Context as _, Result};
 use futures::StreamExt as _;
 use oneiric_otel::derive::{DeriveOptions, Deriver};
-use oneiric_otel::otlp::{self, file};
+use oneiric_otel::otlp;
+use oneiric_otel::otlp::file::{self, FileRequest};
 use oneiric_otel::pipeline::{Accepted, Ingest, IngestOptions, Refused, Request};
 use serde::Serialize;
+use tokio::sync::mpsc;
 
 use super::Ending;
 use crate::args::{Global, Import, Signal};
@@ -28,6 +30,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Reasons that the summary spells out.
 const REASONS: usize = 20;
+/// So many bytes tell that a file is compressed.
+const MAGIC_BYTES: u64 = 4;
 /// Files of a directory that are looked at. A file that is named is, whatever its name.
 const EXTENSIONS: [&str; 8] = ["json", "jsonl", "ndjson", "pb", "bin", "binpb", "otlp", "protobuf"];
 
@@ -191,58 +195,120 @@ async fn work(
     Ok(())
 }
 
+/// What is met on the way through a source.
+enum Met {
+    /// There is something to read.
+    Beginning,
+    Request(FileRequest),
+    /// A part that is no request, and why.
+    Unreadable(String),
+}
+
 /// Stores what a source has. What is wrong with the source goes into the summary.
 ///
 /// # Errors
 /// If the database cannot take it now: what follows would be refused as well.
 async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary: &mut Summary) -> Result<()> {
-    let name = match &source {
-        Source::Stdin => "stdin".to_owned(),
-        Source::File(path) => path.display().to_string(),
-    };
-    let read = tokio::task::spawn_blocking(move || read(&source)).await;
-    let bytes = match read.map_err(std::io::Error::other).and_then(|read| read) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            summary.miss(format!("cannot read {name}: {error}"));
-            return Ok(());
-        }
-    };
-    summary.files += 1;
-    if let Some(tool) = compressed_by(&bytes) {
-        let reason = format!("{name}: it is compressed; use `{tool} -dc FILE | oneiric-otel import -`");
-        summary.miss(reason);
-        return Ok(());
-    }
-    let requests = file::requests(&name, bytes, signal.map(otlp_signal)).map(|found| async {
-        match found {
-            Ok(found) => {
-                let request = Request { signal: found.signal, encoding: found.encoding, body: found.body };
-                let answer = persist(PATIENCE, || ingest.submit(request.clone())).await;
-                (found.at, answer.map(|accepted| (found.signal, found.enum_names, accepted)))
-            }
-            Err(error) => (error.at, Err(Refused::Malformed { reason: error.reason })),
-        }
+    let (sender, mut receiver) = mpsc::channel(AT_ONCE);
+    // A thread of its own: the end of the program does not wait for one that waits for stdin.
+    let reader = std::thread::Builder::new().name("read".to_owned());
+    reader.spawn(move || read(&source, signal.map(otlp_signal), &sender)).context("cannot start a thread")?;
+    let met = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
+    let answers = met.map(|met| async {
+        let FileRequest { signal, encoding, body, enum_names, at } = match met {
+            Met::Request(found) => found,
+            Met::Beginning => return Answer::Beginning,
+            Met::Unreadable(reason) => return Answer::Unreadable(reason),
+        };
+        let request = Request { signal, encoding, body };
+        let outcome = persist(PATIENCE, || ingest.submit(request.clone())).await;
+        Answer::Outcome { at, signal, enum_names, outcome }
     });
-    let mut answers = futures::stream::iter(requests).buffered(AT_ONCE);
-    while let Some((at, answer)) = answers.next().await {
-        match answer {
-            Ok((signal, enum_names, accepted)) => {
+    let mut answers = std::pin::pin!(answers.buffered(AT_ONCE));
+    while let Some(answer) = answers.next().await {
+        let (at, signal, enum_names, outcome) = match answer {
+            Answer::Outcome { at, signal, enum_names, outcome } => (at, signal, enum_names, outcome),
+            Answer::Beginning => {
+                summary.files += 1;
+                continue;
+            }
+            Answer::Unreadable(reason) => {
+                summary.miss(reason);
+                continue;
+            }
+        };
+        match outcome {
+            Ok(accepted) => {
                 summary.requests += 1;
                 summary.enum_names += enum_names;
                 *summary.kept.entry(signal.as_str()).or_default() += accepted.records;
                 if accepted.rejected > 0 {
-                    summary.reject(accepted.rejected, format!("{name}: {at}: {}", accepted.message));
+                    summary.reject(accepted.rejected, format!("{at}: {}", accepted.message));
                 }
             }
-            Err(Refused::Malformed { reason }) => summary.miss(format!("{name}: {at}: {reason}")),
+            Err(Refused::Malformed { reason }) => summary.miss(format!("{at}: {reason}")),
             Err(Refused::Unavailable { reason, .. }) => {
                 let hint = "when this is solved, run it again: what is stored already is not doubled";
-                return Err(failure::advised(format!("{name}: {at}: {reason}; the import is not complete"), hint));
+                return Err(failure::advised(format!("{at}: {reason}; the import is not complete"), hint));
             }
         }
     }
     Ok(())
+}
+
+/// What became of something that was [`Met`].
+enum Answer {
+    Beginning,
+    Unreadable(String),
+    Outcome {
+        /// The source, and where in it.
+        at: String,
+        signal: otlp::Signal,
+        enum_names: u64,
+        outcome: Result<Accepted, Refused>,
+    },
+}
+
+/// Reads a source to its end, or until nobody listens any more.
+fn read(source: &Source, signal: Option<otlp::Signal>, sender: &mpsc::Sender<Met>) {
+    let (name, opened) = match source {
+        Source::Stdin => ("stdin".to_owned(), Ok(Box::new(io::stdin().lock()) as Box<dyn Read>)),
+        Source::File(path) => {
+            (path.display().to_string(), File::open(path).map(|file| Box::new(file) as Box<dyn Read>))
+        }
+    };
+    let opened = opened.and_then(|mut opened| {
+        let mut magic = Vec::new();
+        opened.by_ref().take(MAGIC_BYTES).read_to_end(&mut magic)?;
+        Ok((magic, opened))
+    });
+    let (magic, rest) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            drop(sender.blocking_send(Met::Unreadable(format!("cannot read {name}: {error}"))));
+            return;
+        }
+    };
+    if sender.blocking_send(Met::Beginning).is_err() {
+        return;
+    }
+    if let Some(tool) = compressed_by(&magic) {
+        let reason = format!("{name}: it is compressed; use `{tool} -dc FILE | oneiric-otel import -`");
+        drop(sender.blocking_send(Met::Unreadable(reason)));
+        return;
+    }
+    for found in file::read(&name, io::Cursor::new(magic).chain(rest), signal) {
+        let met = match found {
+            Ok(mut found) => {
+                found.at = format!("{name}: {}", found.at);
+                Met::Request(found)
+            }
+            Err(error) => Met::Unreadable(format!("{name}: {error}")),
+        };
+        if sender.blocking_send(met).is_err() {
+            return;
+        }
+    }
 }
 
 /// Makes attempts until one is no matter of "not now", for at most as long as `patience`.
@@ -261,17 +327,6 @@ where
             return Err(Refused::Unavailable { reason, retry_after });
         }
         tokio::time::sleep(retry_after).await;
-    }
-}
-
-fn read(source: &Source) -> std::io::Result<Bytes> {
-    match source {
-        Source::Stdin => {
-            let mut bytes = Vec::new();
-            std::io::stdin().lock().read_to_end(&mut bytes)?;
-            Ok(bytes.into())
-        }
-        Source::File(path) => std::fs::read(path).map(Bytes::from),
     }
 }
 

@@ -1,10 +1,15 @@
 //! Files into a database.
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use oneiric_otel_testkit::TestDatabase;
 use oneiric_otel_testkit::data::shared_data_for;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::timeout;
 
-use crate::cli::{run, run_with_input, text};
+use crate::cli::{PATIENCE, command, run, run_with_input, text};
 
 const TRACE: &str = "5b8efff798038103d269b633813fc60c";
 
@@ -168,4 +173,25 @@ async fn an_import_that_the_database_does_not_take_fails_and_is_completed_by_ano
     let summary = run_with_input(&arguments, input.as_bytes()).await.expect(0).json();
     assert_eq!(summary["kept"], json!({"logs": 1, "traces": 1}), "{summary:#}");
     assert_eq!(database.count("select (select count(*) from otel_spans) + (select count(*) from otel_logs)").await, 2);
+}
+
+#[tokio::test]
+async fn stdin_is_stored_while_more_of_it_is_to_come() {
+    let database = TestDatabase::create().await;
+    let url = ["--database-url", database.url()];
+    run(&[&["db", "migrate"], &url[..]].concat()).await.expect(0);
+    let arguments = [&["import", "-", "--no-wait"], &url[..]].concat();
+    let mut import = command(&arguments).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = import.stdin.take().unwrap();
+    for (lines, name) in [(1, "first"), (2, "second")] {
+        stdin.write_all(format!("{}\n", request(TRACE, name)).as_bytes()).await.unwrap();
+        let stored = async {
+            while database.count("select count(*) from otel_spans").await < lines {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(PATIENCE, stored).await.expect("stored before stdin ends");
+    }
+    drop(stdin);
+    assert!(timeout(PATIENCE, import.wait()).await.unwrap().unwrap().success());
 }

@@ -4,8 +4,11 @@
 //! laid out, as an array of objects; or protobuf as one request, or as requests each preceded by its length, in four
 //! bytes big-endian as the collector's file exporter writes or as a varint. Which one is found out from the bytes.
 //!
+//! A file is read piece by piece and may be larger than memory, or without end. A request in it, and so a protobuf file
+//! that is one request, has at most [`MAX_REQUEST_BYTES`].
+//!
 //! What cannot be read costs itself and not its neighbours. No request is decoded here beyond what is needed to tell
-//! what it is; bodies are slices of the file.
+//! what it is.
 //!
 //! Of what OTLP/JSON forbids one thing is repaired, because it is common in files and certain in meaning: enums by name,
 //! as `"kind": "SPAN_KIND_SERVER"`, become numbers. The body is a copy then, and [`FileRequest::enum_names`] counts
@@ -14,17 +17,24 @@
 mod enums;
 mod framing;
 mod values;
+mod window;
 
 use std::collections::VecDeque;
+use std::io::{self, Read};
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, buf};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::record::Record;
 use super::{Decoded, Encoding, Signal, protobuf};
+use framing::{Framing, Messages, PREFIX_BYTES};
 use values::{Item, Values};
+use window::Window;
+
+/// The longest request that is read from a file, in bytes: what a receiver accepts, too.
+pub const MAX_REQUEST_BYTES: usize = 64 << 20;
 
 /// A request found in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,32 +66,50 @@ pub struct FileError {
 const ACCEPTED: &str =
     "accepted are OTLP/JSON objects with resourceSpans, resourceMetrics or resourceLogs, and OTLP protobuf";
 
-/// The requests of one file; see [`requests`].
+/// What every error about a request of too many bytes ends with.
+const TOO_LONG: &str = "a request may have 64 MiB";
+
+/// The requests of one file; see [`read`].
 #[derive(Debug)]
-pub struct Requests {
+pub struct Requests<R> {
     /// Found and not yet given out.
     ready: VecDeque<Result<FileRequest, FileError>>,
-    /// What of a JSON file is still to be looked at.
-    values: Option<Values>,
+    /// What is still to be looked at.
+    rest: Rest<R>,
 }
 
-/// Splits a file. JSON tells its signal by its keys. Protobuf does not: `hint` says it, else a `name` such as
-/// `traces.pb`, else the one signal as which the file can be read. `name` may be a path, of which the last part counts.
-pub fn requests(name: &str, bytes: Bytes, hint: Option<Signal>) -> Requests {
-    let bytes = match bytes.strip_prefix(b"\xef\xbb\xbf") {
-        Some(rest) => bytes.slice_ref(rest),
-        None => bytes,
-    };
-    if bytes.trim_ascii().is_empty() {
-        return Requests { ready: VecDeque::new(), values: None };
-    }
-    if values::looks_like_json(&bytes) {
-        return Requests { ready: VecDeque::new(), values: Some(Values::new(bytes)) };
-    }
-    Requests { ready: protobuf_requests(name, &bytes, hint), values: None }
+#[derive(Debug)]
+enum Rest<R> {
+    /// Nothing was looked at yet.
+    All {
+        window: Window<R>,
+        name: String,
+        hint: Option<Signal>,
+        limit: usize,
+    },
+    Json(Values<R>),
+    Protobuf(Messages<R>, Signal),
+    Nothing,
 }
 
-impl Iterator for Requests {
+/// The requests of a file that is in memory; see [`read`].
+pub fn requests(name: &str, bytes: Bytes, hint: Option<Signal>) -> Requests<buf::Reader<Bytes>> {
+    read(name, bytes.reader(), hint)
+}
+
+/// Splits a file as it is read. JSON tells its signal by its keys. Protobuf does not: `hint` says it, else a `name` such
+/// as `traces.pb`, else the one signal as which the file can be read. `name` may be a path, of which the last part
+/// counts. What cannot be read because of `source` is a [`FileError`], too, and the last one.
+pub fn read<R: Read>(name: &str, source: R, hint: Option<Signal>) -> Requests<R> {
+    read_within(MAX_REQUEST_BYTES, name, source, hint)
+}
+
+fn read_within<R: Read>(limit: usize, name: &str, source: R, hint: Option<Signal>) -> Requests<R> {
+    let rest = Rest::All { window: Window::new(source), name: name.to_owned(), hint, limit };
+    Requests { ready: VecDeque::new(), rest }
+}
+
+impl<R: Read> Iterator for Requests<R> {
     type Item = Result<FileRequest, FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -89,12 +117,75 @@ impl Iterator for Requests {
             if let Some(ready) = self.ready.pop_front() {
                 return Some(ready);
             }
-            match self.values.as_mut()?.next()? {
-                Ok(item) => self.ready.extend(json_requests(item)),
-                Err(error) => return Some(Err(error)),
+            match &mut self.rest {
+                Rest::Nothing => return None,
+                Rest::Json(values) => match values.next()? {
+                    Ok(item) => self.ready.extend(json_requests(item)),
+                    Err(error) => return Some(Err(error)),
+                },
+                Rest::Protobuf(messages, signal) => {
+                    let signal = *signal;
+                    return Some(messages.next()?.map(|(body, at)| protobuf_request(signal, body, at)));
+                }
+                all @ Rest::All { .. } => {
+                    let Rest::All { window, name, hint, limit } = std::mem::replace(all, Rest::Nothing) else {
+                        return None;
+                    };
+                    match recognise(window, &name, hint, limit) {
+                        Ok(found) => *self = found,
+                        Err(error) => return Some(Err(FileError { at: "byte 0".to_owned(), reason: unread(&error) })),
+                    }
+                }
             }
         }
     }
+}
+
+/// What to say when the file itself fails.
+fn unread(error: &io::Error) -> String {
+    format!("cannot read on: {error}")
+}
+
+/// Finds out what a file is from its beginning.
+fn recognise<R: Read>(
+    mut window: Window<R>,
+    name: &str,
+    hint: Option<Signal>,
+    limit: usize,
+) -> io::Result<Requests<R>> {
+    window.fill(values::TELLING_BYTES)?;
+    if window.bytes().starts_with(b"\xef\xbb\xbf") {
+        window.pass(3);
+    }
+    // A file may begin with space.
+    while window.bytes().trim_ascii().is_empty() && !window.ended() && window.bytes().len() <= limit {
+        window.grow()?;
+    }
+    if window.bytes().trim_ascii().is_empty() && window.ended() {
+        return Ok(Requests { ready: VecDeque::new(), rest: Rest::Nothing });
+    }
+    if values::looks_like_json(window.bytes()) {
+        return Ok(Requests { ready: VecDeque::new(), rest: Rest::Json(Values::new(window, limit)) });
+    }
+    // As much as the longest message with its length, and a byte that tells that there is more.
+    window.fill(limit + PREFIX_BYTES + 1)?;
+    let bytes = window.bytes();
+    if window.ended() && bytes.len() <= limit + PREFIX_BYTES {
+        return Ok(Requests { ready: protobuf_requests(name, bytes, hint, limit), rest: Rest::Nothing });
+    }
+    for framing in [Framing::Fixed, Framing::Varint] {
+        let messages = framing.split(bytes, false).filter(|messages| !messages.is_empty());
+        if let Some(signal) = messages.and_then(|messages| signal_of(name, hint, &messages)) {
+            let rest = Rest::Protobuf(Messages::new(window, framing, limit), signal);
+            return Ok(Requests { ready: VecDeque::new(), rest });
+        }
+    }
+    let reason = format!(
+        "found neither JSON nor OTLP protobuf with lengths, and the file is longer than one request; {TOO_LONG}; \
+         {ACCEPTED}"
+    );
+    let error = FileError { at: "byte 0".to_owned(), reason };
+    Ok(Requests { ready: VecDeque::from([Err(error)]), rest: Rest::Nothing })
 }
 
 /// An object is a request of each signal whose key it has: a reader of one skips the keys of the others.
@@ -127,17 +218,27 @@ fn json_requests(item: Item) -> Vec<Result<FileRequest, FileError>> {
     found
 }
 
-fn protobuf_requests(name: &str, bytes: &Bytes, hint: Option<Signal>) -> VecDeque<Result<FileRequest, FileError>> {
-    let named = hint.or_else(|| signal_of_name(name));
-    let layouts = [Some(vec![bytes.clone()]), framing::fixed(bytes), framing::varint(bytes)];
+fn protobuf_request(signal: Signal, body: Bytes, at: String) -> FileRequest {
+    FileRequest { signal, encoding: Encoding::Protobuf, body, enum_names: 0, at }
+}
+
+/// The requests of a protobuf file that is there as a whole.
+fn protobuf_requests(
+    name: &str,
+    bytes: &Bytes,
+    hint: Option<Signal>,
+    limit: usize,
+) -> VecDeque<Result<FileRequest, FileError>> {
+    let single = Some(vec![bytes.clone()]).filter(|_| bytes.len() <= limit);
+    let layouts = [single, Framing::Fixed.split(bytes, true), Framing::Varint.split(bytes, true)];
     for messages in layouts.into_iter().flatten() {
-        let Some(signal) = named.filter(|signal| is_request(*signal, &messages)).or_else(|| guess(hint, &messages))
-        else {
-            continue;
-        };
+        let Some(signal) = signal_of(name, hint, &messages) else { continue };
         let request = |(index, body): (usize, Bytes)| {
             let at = format!("message {}", index + 1);
-            Ok(FileRequest { signal, encoding: Encoding::Protobuf, body, enum_names: 0, at })
+            if body.len() > limit {
+                return Err(FileError { at, reason: format!("it has {} bytes; {TOO_LONG}", body.len()) });
+            }
+            Ok(protobuf_request(signal, body, at))
         };
         return messages.into_iter().enumerate().map(request).collect();
     }
@@ -149,6 +250,12 @@ fn protobuf_requests(name: &str, bytes: &Bytes, hint: Option<Signal>) -> VecDequ
         ),
     };
     VecDeque::from([Err(FileError { at: "byte 0".to_owned(), reason })])
+}
+
+/// What messages carry, if they are requests.
+fn signal_of(name: &str, hint: Option<Signal>, messages: &[Bytes]) -> Option<Signal> {
+    let named = hint.or_else(|| signal_of_name(name));
+    named.filter(|signal| is_request(*signal, messages)).or_else(|| guess(hint, messages))
 }
 
 /// The signal that the last part of a path names, if it is one.

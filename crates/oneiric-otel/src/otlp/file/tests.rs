@@ -282,7 +282,7 @@ fn spans_whose_kinds_are_names_are_read_from_a_file_and_refused_from_a_sender() 
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), expected);
 
     let mut sent = 0;
-    for item in Values::new(text) {
+    for item in Values::new(Window::new(text.reader()), MAX_REQUEST_BYTES) {
         let decoded: Decoded<Span> = decode(Encoding::Json, &item.unwrap().body).unwrap();
         assert!(decoded.groups.is_empty());
         assert!(decoded.undecodable.iter().all(|lost| lost.reason.contains("written as their number")));
@@ -312,4 +312,158 @@ fn an_enum_name_that_nobody_knows_costs_its_record() {
     let decoded: Decoded<Span> = decode(Encoding::Json, &request.body).unwrap();
     assert_eq!(decoded.groups[0].records[0].kind, 3);
     assert!(decoded.undecodable[0].reason.contains("SPAN_KIND_OTHER"), "{:?}", decoded.undecodable);
+}
+
+/// Gives out so many bytes at a time, as a pipe may.
+struct Pieces<'a> {
+    bytes: &'a [u8],
+    size: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let count = self.size.min(into.len());
+        self.bytes.read(&mut into[..count])
+    }
+}
+
+/// What is found in pieces and with a limit, as `traces at line 1` or the error.
+fn found_within(limit: usize, name: &str, source: impl Read) -> Vec<String> {
+    let shown = |found: Result<FileRequest, FileError>| match found {
+        Ok(FileRequest { signal, at, .. }) => format!("{signal:?} at {at}"),
+        Err(error) => error.to_string(),
+    };
+    read_within(limit, name, source, None).map(shown).collect()
+}
+
+fn with_lengths(messages: &[Vec<u8>], varint: bool) -> Vec<u8> {
+    let mut file = Vec::new();
+    for message in messages {
+        if varint {
+            prost::encode_length_delimiter(message.len(), &mut file).unwrap();
+        } else {
+            file.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+        }
+        file.extend_from_slice(message);
+    }
+    file
+}
+
+#[test]
+fn it_does_not_matter_in_what_pieces_a_file_comes() {
+    let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(SPANS).unwrap()).unwrap();
+    let files = [
+        format!("\u{feff} \n{SPANS}\r\n\n{LOGS}{LOGS}\n{pretty}\n{pretty}\n 1234567890 \"text\" true\n{SPANS}")
+            .into_bytes(),
+        format!("[{LOGS},\n[1, 2], {pretty}]\n[]{SPANS}").into_bytes(),
+        format!("{SPANS}\n{{\"a\":\n{LOGS}\n{SPANS}\n{{\"a\":[\"").into_bytes(),
+        protobuf_traces(),
+        with_lengths(&[protobuf_traces(), protobuf_traces()], false),
+        with_lengths(&[protobuf_traces(), protobuf_traces()], true),
+        b"garbage".to_vec(),
+    ];
+    for file in files {
+        let whole: Vec<_> = requests("x", file.clone().into(), None).collect();
+        assert!(!whole.is_empty());
+        for size in [1, 2, 3, 7, 64] {
+            let pieces: Vec<_> = read("x", Pieces { bytes: &file, size }, None).collect();
+            assert_eq!(pieces, whole, "in pieces of {size}");
+        }
+    }
+}
+
+#[test]
+fn a_file_without_end_is_read_as_it_comes() {
+    #[derive(Debug)]
+    struct Endless(usize);
+    impl Read for Endless {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let line = format!("{SPANS}\n");
+            for byte in &mut *into {
+                *byte = line.as_bytes()[self.0 % line.len()];
+                self.0 += 1;
+            }
+            Ok(into.len())
+        }
+    }
+    let mut requests = read("x", Endless(0), None);
+    for line in 1..20_000 {
+        assert_eq!(requests.next().unwrap().unwrap().at, format!("line {line}"));
+    }
+    let Rest::Json(values) = &requests.rest else { panic!("{:?}", requests.rest) };
+    assert!(format!("{values:?}").len() < 4 << 20, "what was given out is not kept");
+}
+
+#[test]
+fn a_json_value_beyond_the_limit_costs_only_itself() {
+    let long = SPANS.replace("\"s\"", &format!("\"{}\"", "s".repeat(5000)));
+    let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&long).unwrap()).unwrap();
+    for (large, lines) in [(&long, 1), (&pretty, pretty.lines().count())] {
+        for size in [10, 100, 100_000] {
+            let file = format!("{SPANS}\n{large}\n{LOGS}\n");
+            let found = found_within(200, "x", Pieces { bytes: file.as_bytes(), size });
+            assert_eq!(found[0], "Traces at line 1");
+            assert!(found[1].starts_with("line 2: ") && found[1].contains("a request may have 64 MiB"), "{}", found[1]);
+            assert_eq!(found[2..], [format!("Logs at line {}", lines + 2)]);
+        }
+    }
+    // An array is not a value: it may be as long as it likes.
+    let array = format!("[{}{SPANS}]", format!("{SPANS},\n").repeat(99));
+    let found = found_within(200, "x", array.as_bytes());
+    assert_eq!(found.len(), 100);
+    assert_eq!(found[99], "Traces at line 1, element 100");
+}
+
+#[test]
+fn an_array_that_is_cut_off_keeps_what_it_has() {
+    let found = |file: String| found_within(1000, "x", file.as_bytes());
+    let cut_off = "line 1: the array that begins here does not end";
+    assert_eq!(found(format!("[{SPANS},\n")), ["Traces at line 1, element 1", cut_off]);
+    assert_eq!(found(format!("[{SPANS}\n{LOGS}")), ["Traces at line 1, element 1", cut_off, "Logs at line 2"]);
+    let broken = found(format!("[{SPANS},\n{{\"a\": nonsense}},\n{LOGS}]\n{SPANS}"));
+    assert!(broken[1].starts_with("line 1, element 2: ") && broken[1].contains("cannot be read"), "{broken:?}");
+    assert_eq!(broken[2..], ["Logs at line 1, element 3", "Traces at line 4"]);
+}
+
+#[test]
+fn protobuf_beyond_the_limit_is_read_if_it_has_lengths() {
+    let traces = protobuf_traces();
+    let limit = traces.len() + 10;
+    let large = protobuf::encode(&group(Span { name: "x".repeat(1000), trace_id: vec![1; 16], ..Span::default() }));
+    for varint in [false, true] {
+        let messages = [traces.clone(), traces.clone(), traces.clone(), large.clone(), traces.clone()];
+        let file = with_lengths(&messages, varint);
+        for size in [1, 100_000] {
+            let found = found_within(limit, "x", Pieces { bytes: &file, size });
+            assert_eq!(found[..3], [1, 2, 3].map(|number| format!("Traces at message {number}")));
+            let reason = format!("message 4: it has {} bytes; a request may have 64 MiB", large.len());
+            assert_eq!(found[3..], [reason, "Traces at message 5".to_owned()]);
+        }
+        let cut = found_within(limit, "x", &file[..file.len() - 1]);
+        assert!(cut[4].starts_with("message 5: the file ends before"), "{cut:?}");
+        assert_eq!(cut.len(), 5);
+    }
+    for name in ["x", "traces.pb"] {
+        let single = found_within(limit, name, &*large);
+        assert!(single.len() == 1 && single[0].contains("a request may have 64 MiB"), "{single:?}");
+    }
+    assert_eq!(found_within(traces.len(), "x", &*traces), ["Traces at message 1"]);
+}
+
+#[test]
+fn a_source_that_fails_is_told_after_what_it_gave() {
+    struct Failing;
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("the disk is gone"))
+        }
+    }
+    assert_eq!(found_within(200, "x", Failing), ["byte 0: cannot read on: the disk is gone"]);
+    let lines = format!("{SPANS}\n{LOGS}\n{{");
+    let expected = ["Traces at line 1", "Logs at line 2", "line 3: cannot read on: the disk is gone"];
+    assert_eq!(found_within(200, "x", Read::chain(lines.as_bytes(), Failing)), expected);
+    let file = with_lengths(&[protobuf_traces(), protobuf_traces(), protobuf_traces()], false);
+    let limit = protobuf_traces().len();
+    let found = found_within(limit, "x", Read::chain(&*file, Failing));
+    assert_eq!(found.last().unwrap(), "message 4: cannot read on: the disk is gone");
 }

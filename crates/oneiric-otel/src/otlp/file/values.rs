@@ -1,17 +1,22 @@
 //! The JSON values of a file, one after the other, whatever separates them.
 
 use std::fmt;
+use std::io::{self, Read};
 
 use bytes::Bytes;
 use serde::Deserializer;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{ACCEPTED, FileError};
+use super::window::Window;
+use super::{ACCEPTED, FileError, TOO_LONG};
 
-/// After so many unreadable places a file is given up: it is not what it was taken for, and looking on costs time that
-/// grows with the square of its size.
+/// After so many unreadable places a file is given up: it is not what it was taken for, and each place may be looked for
+/// the end of a value as far as the longest value goes.
 const UNREADABLE_LIMIT: usize = 1000;
+
+/// So many bytes of a file's beginning tell whether it is JSON.
+pub(super) const TELLING_BYTES: usize = 64;
 
 /// One JSON value.
 #[derive(Debug)]
@@ -24,14 +29,26 @@ pub(super) struct Item {
 
 /// Gives out the values of a file. The elements of an array at the top stand for themselves.
 #[derive(Debug)]
-pub(super) struct Values {
-    bytes: Bytes,
-    position: usize,
-    /// The line of `position`, from 1.
+pub(super) struct Values<R> {
+    window: Window<R>,
+    /// The longest value that is given out.
+    limit: usize,
+    /// The line of the window's beginning, from 1.
     line: usize,
-    /// Elements of an array that are not given out yet, the next one last.
-    elements: Vec<Item>,
+    /// The array at the top that is being read.
+    array: Option<Array>,
     unreadable: usize,
+}
+
+/// An array at the top.
+#[derive(Debug)]
+struct Array {
+    /// Where it begins.
+    at: String,
+    /// Elements that were read.
+    elements: usize,
+    /// Whether an element stands right before, so that a comma or the end has to come.
+    after_element: bool,
 }
 
 /// Whether it begins as a JSON object or array does. A protobuf request can begin with the bytes of a line feed and a
@@ -41,90 +58,163 @@ pub(super) fn looks_like_json(bytes: &[u8]) -> bool {
     matches!(bytes.trim_ascii_start().first(), Some(b'{' | b'[')) && bytes.iter().take(32).all(is_text)
 }
 
-impl Values {
-    pub(super) fn new(bytes: Bytes) -> Self {
-        Self { bytes, position: 0, line: 1, elements: Vec::new(), unreadable: 0 }
+impl<R: Read> Values<R> {
+    pub(super) fn new(window: Window<R>, limit: usize) -> Self {
+        Self { window, limit, line: 1, array: None, unreadable: 0 }
     }
 
     /// Moves on, counting lines.
-    fn advance(&mut self, to: usize) {
-        let passed = self.bytes.get(self.position..to).unwrap_or_default();
+    fn pass(&mut self, count: usize) {
+        let passed = self.window.bytes().get(..count).unwrap_or_default();
         self.line += passed.split(|byte| *byte == b'\n').skip(1).count();
-        self.position = to;
+        self.window.pass(count);
     }
 
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.position..).unwrap_or_default()
+    /// Moves on to what is no space, and says what it is; None at the end.
+    fn skip_space(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            let bytes = self.window.bytes();
+            let space = bytes.len() - bytes.trim_ascii_start().len();
+            let first = bytes.get(space).copied();
+            self.pass(space);
+            if first.is_some() || self.window.ended() {
+                return Ok(first);
+            }
+            self.window.grow()?;
+        }
     }
 
-    /// Where reading goes on after a value that cannot be read: the next line that begins with an object or an array.
-    /// The lines inside a value that is laid out over several are indented.
-    fn resume(&self) -> usize {
-        let rest = self.rest();
-        let next = rest.windows(2).position(|pair| matches!(pair, b"\n{" | b"\n["));
-        self.position + next.map_or(rest.len(), |found| found + 1)
+    fn read_next(&mut self) -> io::Result<Option<Result<Item, FileError>>> {
+        loop {
+            let first = self.skip_space()?;
+            let Some(array) = &mut self.array else {
+                match first {
+                    None => return Ok(None),
+                    Some(b'[') => {
+                        let at = format!("line {}", self.line);
+                        self.array = Some(Array { at, elements: 0, after_element: false });
+                        self.pass(1);
+                        continue;
+                    }
+                    Some(_) => {}
+                }
+                let at = format!("line {}", self.line);
+                return Ok(Some(self.read_value(at)?));
+            };
+            match first {
+                Some(b']') => {
+                    self.array = None;
+                    self.pass(1);
+                }
+                Some(b',') if array.after_element => {
+                    array.after_element = false;
+                    self.pass(1);
+                }
+                Some(_) if !array.after_element => {
+                    array.elements += 1;
+                    array.after_element = true;
+                    let at = format!("{}, element {}", array.at, array.elements);
+                    return Ok(Some(self.read_value(at)?));
+                }
+                // It was cut off. What comes now stands for itself.
+                _ => {
+                    let at = std::mem::take(&mut array.at);
+                    self.array = None;
+                    let reason = "the array that begins here does not end".to_owned();
+                    return Ok(Some(Err(FileError { at, reason })));
+                }
+            }
+        }
+    }
+
+    /// Reads the value that begins the window, and moves on.
+    fn read_value(&mut self, at: String) -> io::Result<Result<Item, FileError>> {
+        let reason = loop {
+            let bytes = self.window.bytes().clone();
+            let mut stream = serde_json::Deserializer::from_slice(&bytes).into_iter::<&RawValue>();
+            let may_grow = !self.window.ended() && bytes.len() <= self.limit;
+            match stream.next() {
+                Some(Ok(value)) => {
+                    let end = stream.byte_offset();
+                    // The digits of a number may go on behind the window.
+                    let is_closed = end < bytes.len() || matches!(bytes.last(), Some(b'}' | b']' | b'"'));
+                    if !is_closed && may_grow {
+                        self.window.grow()?;
+                        continue;
+                    }
+                    let body = bytes.slice_ref(value.get().as_bytes());
+                    self.pass(end);
+                    if body.len() > self.limit {
+                        let reason = format!("the JSON value that begins here has {} bytes; {TOO_LONG}", body.len());
+                        return Ok(Err(FileError { at, reason }));
+                    }
+                    return Ok(Ok(Item { body, at }));
+                }
+                Some(Err(error)) if error.is_eof() => {
+                    if may_grow {
+                        self.window.grow()?;
+                        continue;
+                    }
+                    if self.window.ended() {
+                        break "the JSON value that begins here does not end".to_owned();
+                    }
+                    break format!("the JSON value that begins here does not end soon; {TOO_LONG}");
+                }
+                Some(Err(error)) => {
+                    // The position that serde_json adds counts from the beginning of the value.
+                    let text = error.to_string();
+                    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+                    break format!("the JSON value that begins here cannot be read: {reason}");
+                }
+                // There is something: the window does not begin with space.
+                None => break "the JSON value that begins here cannot be read".to_owned(),
+            }
+        };
+        self.unreadable += 1;
+        if self.unreadable == UNREADABLE_LIMIT {
+            self.array = None;
+            self.window.close();
+            let reason = format!("{UNREADABLE_LIMIT} places are not JSON, the rest of the file is skipped; {ACCEPTED}");
+            return Ok(Err(FileError { at, reason }));
+        }
+        self.resume()?;
+        Ok(Err(FileError { at, reason }))
+    }
+
+    /// Moves to where reading goes on after a value that cannot be read: the next line that begins with an object or
+    /// an array. The lines inside a value that is laid out over several are indented.
+    fn resume(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = self.window.bytes();
+            if let Some(found) = bytes.windows(2).position(|pair| matches!(pair, b"\n{" | b"\n[")) {
+                self.pass(found + 1);
+                if let Some(array) = &mut self.array {
+                    array.after_element = false;
+                }
+                return Ok(());
+            }
+            if self.window.ended() {
+                self.array = None;
+                self.window.close();
+                return Ok(());
+            }
+            // The last byte may be the line feed before a value.
+            self.pass(bytes.len().saturating_sub(1));
+            self.window.grow()?;
+        }
     }
 }
 
-impl Iterator for Values {
+impl<R: Read> Iterator for Values<R> {
     type Item = Result<Item, FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(element) = self.elements.pop() {
-            return Some(Ok(element));
-        }
-        let start = self.bytes.len() - self.rest().trim_ascii_start().len();
-        self.advance(start);
-        if self.rest().is_empty() {
-            return None;
-        }
-        let at = format!("line {}", self.line);
-        let mut stream = serde_json::Deserializer::from_slice(self.rest()).into_iter::<&RawValue>();
-        let error = match stream.next()? {
-            Ok(value) => {
-                let body = self.bytes.slice_ref(value.get().as_bytes());
-                let end = self.position + stream.byte_offset();
-                drop(stream);
-                self.advance(end);
-                match elements(&body) {
-                    None => return Some(Ok(Item { body, at })),
-                    Some(found) => {
-                        let place = |(index, body)| Item { body, at: format!("{at}, element {}", index + 1) };
-                        self.elements = found.into_iter().enumerate().map(place).collect();
-                        self.elements.reverse();
-                        return self.next();
-                    }
-                }
-            }
-            Err(error) => error,
-        };
-        drop(stream);
-        self.unreadable += 1;
-        if self.unreadable == UNREADABLE_LIMIT {
-            self.advance(self.bytes.len());
-            let reason = format!("{UNREADABLE_LIMIT} places are not JSON, the rest of the file is skipped; {ACCEPTED}");
-            return Some(Err(FileError { at, reason }));
-        }
-        self.advance(self.resume());
-        let reason = if error.is_eof() {
-            "the JSON value that begins here does not end".to_owned()
-        } else {
-            // The position that serde_json adds counts from the beginning of the value.
-            let text = error.to_string();
-            let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
-            format!("the JSON value that begins here cannot be read: {reason}")
-        };
-        Some(Err(FileError { at, reason }))
+        self.read_next().unwrap_or_else(|error| {
+            self.array = None;
+            self.window.close();
+            Some(Err(FileError { at: format!("line {}", self.line), reason: super::unread(&error) }))
+        })
     }
-}
-
-/// The elements of an array; None for any other value.
-fn elements(value: &Bytes) -> Option<Vec<Bytes>> {
-    if value.first() != Some(&b'[') {
-        return None;
-    }
-    let elements: Vec<&RawValue> = serde_json::from_slice(value).ok()?;
-    Some(elements.into_iter().map(|element| value.slice_ref(element.get().as_bytes())).collect())
 }
 
 /// The keys of an object; for any other value what it is.

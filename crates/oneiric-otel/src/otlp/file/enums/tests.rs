@@ -5,7 +5,9 @@ use oneiric_otel_testkit::data::shared_data_for;
 use serde_json::Value;
 
 use super::*;
+use crate::otlp::file::MAX_REQUEST_BYTES;
 use crate::otlp::file::values::Values;
+use crate::otlp::file::window::Window;
 
 /// The text that comes out, without the padding, and the count. The padding is checked to keep the length.
 #[track_caller]
@@ -149,7 +151,7 @@ fn check_files(folder: &Path, replaced: &mut u64) {
             check_files(&path, replaced);
             continue;
         }
-        for item in Values::new(fs::read(&path).unwrap().into()).flatten() {
+        for item in Values::new(Window::new(fs::File::open(&path).unwrap()), MAX_REQUEST_BYTES).flatten() {
             for signal in [Signal::Traces, Signal::Metrics, Signal::Logs] {
                 let mut expected: Value = serde_json::from_slice(&item.body).unwrap();
                 let mut count = 0;

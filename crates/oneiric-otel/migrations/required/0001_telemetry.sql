@@ -239,9 +239,12 @@ CREATE TABLE otel_trace_touches (
   trace_id   uuid NOT NULL,
   records    integer NOT NULL,
   slot       smallint NOT NULL,
+  attempts   smallint NOT NULL DEFAULT 0,
   has_root   boolean NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0);
 COMMENT ON TABLE otel_trace_touches IS 'traces whose spans or error logs changed since they were derived; written with the records';
+COMMENT ON COLUMN otel_trace_touches.touched_at IS 'when, or, of a trace that could not be derived, when it is tried again';
+COMMENT ON COLUMN otel_trace_touches.attempts IS 'how often the trace could not be derived';
 CREATE INDEX otel_trace_touches_slot ON otel_trace_touches (slot, touched_at);
 
 CREATE TABLE otel_trace_orphans (

@@ -1,64 +1,142 @@
 //! One transaction of derivation: from the touches of a slot to rows, texts and links.
 
 use std::collections::HashMap;
+use std::pin::pin;
 
+use futures::TryStreamExt as _;
 use uuid::Uuid;
 
 use super::text::{self, Attributes, Story};
-use super::trace::{self, Outline, SpanFact, TraceSummary};
+use super::trace::{self, Outline, TraceSummary};
 use super::{DeriveOptions, Derived, Deriver, millis};
 use crate::store::texts::store_texts;
 use crate::store::traces::{
-    Existing, NewTrace, Pending, Seen, TraceLogs, Transaction, begin, claim_slot, existing, keep_orphans, pending,
-    read_details, read_logs, read_spans, take_orphans, take_touches, write_traces,
+    Allowance, Existing, NewTrace, Pending, Seen, SpanDetails, TraceLogs, TraceSpans, Transaction, begin, claim_slot,
+    existing, keep_orphans, pending, read_details, read_logs, read_spans, take_orphans, take_touches, write_traces,
 };
-use crate::store::{Micros, StoreError};
+use crate::store::{ErrorClass, Micros, StoreError};
 
 /// Traces whose records lie within this time are read with one statement.
 const READ_SPAN_MICROS: i64 = 86_400_000_000;
 
-/// Spans whose attributes are in memory at a time.
+/// Spans whose attributes are asked for with one statement.
 const DETAILS_AT_ONCE: usize = 512;
+
+/// Bytes of attributes and events in memory at a time, and of one trace at most. What is beyond is not told.
+const DETAILS_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes of messages, names and log bodies of a batch that are kept at their length; beyond it they are cut short.
+const MESSAGES_BYTES: usize = 64 * 1024 * 1024;
+
+/// Which traces of a slot are to be derived.
+#[derive(Debug, Clone)]
+pub(super) enum Selection {
+    /// Those that are due, or all touched ones.
+    Touched { all: bool },
+    /// These, if they have touches.
+    These(Vec<Uuid>),
+}
 
 /// What came of a batch.
 pub(super) struct Outcome {
     pub(super) derived: Derived,
-    /// Whether there may be more to do right now.
-    pub(super) more: bool,
+    /// What there may be to do right now.
+    pub(super) next: Option<Selection>,
 }
 
-/// Derives a batch of the slot's due traces, or of all its touched ones. `None` when somebody else has the slot.
-pub(super) async fn derive(deriver: &Deriver, slot: i16, all: bool) -> Result<Option<Outcome>, StoreError> {
-    let options = &deriver.options;
+/// Nothing was derived.
+pub(super) struct Failure {
+    pub(super) error: StoreError,
+    /// The traces of the batch, when it failed because of one of them.
+    pub(super) suspects: Vec<Uuid>,
+}
+
+/// Why a batch fails.
+enum Trouble {
+    Store(StoreError),
+    /// The computation panicked.
+    Panicked(String),
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Derives a batch of the selected traces of the slot. `None` when somebody else has the slot.
+pub(super) async fn derive(deriver: &Deriver, slot: i16, wanted: &Selection) -> Result<Option<Outcome>, Failure> {
+    let mut suspects = Vec::new();
+    attempt(deriver, slot, wanted, &mut suspects).await.map_err(|trouble| match trouble {
+        // The same values are refused again.
+        Trouble::Store(error) if error.class() == ErrorClass::BadData && !error.is_missing_partition() => {
+            Failure { error, suspects }
+        }
+        Trouble::Store(error) => Failure { error, suspects: Vec::new() },
+        Trouble::Panicked(reason) => {
+            Failure { error: StoreError::misconfigured(format!("the computation failed: {reason}")), suspects }
+        }
+    })
+}
+
+async fn attempt(
+    deriver: &Deriver,
+    slot: i16,
+    wanted: &Selection,
+    suspects: &mut Vec<Uuid>,
+) -> Result<Option<Outcome>, Trouble> {
     let mut client = deriver.database.client().await?;
     let transaction = begin(&mut client).await?;
-    if !claim_slot(&transaction, slot).await? {
+    let outcome = work(deriver, &transaction, slot, wanted, suspects).await;
+    if outcome.is_ok() {
+        transaction.commit().await.map_err(StoreError::from)?;
+    } else {
+        // Not left to the connection: the slot must be free for the next attempt. When it cannot be ended, the
+        // connection is gone and the slot with it.
+        transaction.rollback().await.unwrap_or_default();
+    }
+    outcome
+}
+
+async fn work(
+    deriver: &Deriver,
+    transaction: &Transaction<'_>,
+    slot: i16,
+    wanted: &Selection,
+    suspects: &mut Vec<Uuid>,
+) -> Result<Option<Outcome>, Trouble> {
+    let options = &deriver.options;
+    if !claim_slot(transaction, slot).await? {
         return Ok(None);
     }
     let limit = (options.batch_traces * 4) as i64;
-    let candidates = if all {
-        pending(&transaction, slot, 0, 0, 0, limit).await?
-    } else {
-        let (short, long) = (millis(options.quiet_after_root), millis(options.quiet));
-        pending(&transaction, slot, short, long, millis(options.patience), limit).await?
+    let (all, candidates) = match wanted {
+        Selection::Touched { all: true } => (true, pending(transaction, slot, 0, 0, 0, limit, None).await?),
+        Selection::Touched { all: false } => {
+            let (short, long) = (millis(options.quiet_after_root), millis(options.quiet));
+            (false, pending(transaction, slot, short, long, millis(options.patience), limit, None).await?)
+        }
+        Selection::These(ids) => (true, pending(transaction, slot, 0, 0, 0, i64::MAX, Some(ids)).await?),
     };
     let known: Vec<(Uuid, Micros)> =
         candidates.iter().filter_map(|candidate| Some((candidate.trace_id, candidate.bucket?))).collect();
     let (ids, buckets): (Vec<Uuid>, Vec<Micros>) = known.into_iter().unzip();
-    let existing = existing(&transaction, &ids, &buckets).await?;
+    let existing = existing(transaction, &ids, &buckets).await?;
     let (chosen, more) = choose(&candidates, &existing, options, all);
     if chosen.is_empty() {
-        return Ok(Some(Outcome { derived: Derived::default(), more: false }));
+        return Ok(Some(Outcome { derived: Derived::default(), next: None }));
     }
+    suspects.extend(chosen.iter().map(|pending| pending.trace_id));
+    let next = more.then(|| wanted.clone());
 
-    let found = read(&transaction, slot, &chosen, &existing).await?;
+    let found = read(transaction, slot, &chosen, &existing, options).await?;
     let mut derived = Derived { log_only: found.orphans.len() as u64, ..Derived::default() };
-    derived.spans_read = found.traces.iter().map(|trace| trace.spans.len() as u64).sum();
+    derived.spans_read = found.traces.iter().map(|trace| trace.spans.totals.spans).sum();
     derived.traces = found.traces.len() as u64;
-    keep_orphans(&transaction, &found.orphans).await?;
+    keep_orphans(transaction, &found.orphans).await?;
 
     let computed = on_blocking_thread(move || compute(found.traces)).await?;
-    let described = describe(&transaction, computed).await?;
+    let described = describe(transaction, computed).await?;
     let buckets: Vec<Micros> = described.iter().map(|trace| trace.bucket(&chosen)).collect();
     // On a connection of its own: making a partition takes locks that must not be held as long as this transaction.
     for table in ["otel_traces", "otel_trace_texts"] {
@@ -69,7 +147,7 @@ pub(super) async fn derive(deriver: &Deriver, slot: i16, all: bool) -> Result<Op
     for trace in &described {
         texts.extend(trace.texts.iter().map(|text| (Uuid::from_bytes(text::text_hash(text)), text.clone())));
     }
-    let stored = store_texts(&transaction, text::TEXT_VERSION, &texts).await?;
+    let stored = store_texts(transaction, text::TEXT_VERSION, &texts).await?;
     derived.texts_new = stored.new;
     let rows: Vec<NewTrace> = described
         .into_iter()
@@ -88,9 +166,8 @@ pub(super) async fn derive(deriver: &Deriver, slot: i16, all: bool) -> Result<Op
             summary: trace.summary,
         })
         .collect();
-    write_traces(&transaction, &rows).await?;
-    transaction.commit().await?;
-    Ok(Some(Outcome { derived, more }))
+    write_traces(transaction, &rows).await?;
+    Ok(Some(Outcome { derived, next }))
 }
 
 /// The candidates that are due, as many as one transaction should take, and whether some were left for the next.
@@ -137,7 +214,7 @@ fn is_due(pending: &Pending, existing: Option<&Existing>, options: &DeriveOption
 struct Found {
     trace_id: Uuid,
     seen: Seen,
-    spans: Vec<SpanFact>,
+    spans: TraceSpans,
     logs: TraceLogs,
 }
 
@@ -153,6 +230,7 @@ async fn read(
     slot: i16,
     chosen: &[Pending],
     existing: &HashMap<Uuid, Existing>,
+    options: &DeriveOptions,
 ) -> Result<Read, StoreError> {
     let ids: Vec<Uuid> = chosen.iter().map(|pending| pending.trace_id).collect();
     let touched = take_touches(transaction, slot, &ids).await?;
@@ -166,6 +244,7 @@ async fn read(
         .collect();
     ranges.sort_unstable_by_key(|(id, seen)| (seen.from, *id));
     let mut result = Read { traces: Vec::new(), orphans: Vec::new() };
+    let mut allowance = Allowance(MESSAGES_BYTES);
     let mut rest = ranges.as_slice();
     while let Some((_, first)) = rest.first() {
         let mut range = *first;
@@ -181,8 +260,8 @@ async fn read(
         let (group, later) = rest.split_at(length);
         rest = later;
         let ids: Vec<Uuid> = group.iter().map(|(id, _)| *id).collect();
-        let mut spans = read_spans(transaction, &ids, range).await?;
-        let mut logs = read_logs(transaction, &ids, range).await?;
+        let mut spans = read_spans(transaction, &ids, range, options.trace_spans, &mut allowance).await?;
+        let mut logs = read_logs(transaction, &ids, range, &mut allowance).await?;
         for (trace_id, seen) in group {
             match spans.remove(trace_id) {
                 Some(spans) => {
@@ -207,8 +286,8 @@ fn compute(found: Vec<Found>) -> Vec<Computed> {
     found
         .into_iter()
         .filter_map(|found| {
-            let outline = trace::outline(&found.spans)?;
-            let summary = trace::summarise(&found.spans, &found.logs.first, &outline);
+            let outline = trace::outline(&found.spans.kept)?;
+            let summary = trace::summarise(&found.spans.totals, &found.spans.kept, &found.logs.first, &outline);
             Some(Computed { found, outline, summary })
         })
         .collect()
@@ -232,48 +311,80 @@ impl Described {
 }
 
 /// Reads the attributes that the texts need, a part of the traces at a time, and writes the texts.
-async fn describe(transaction: &Transaction<'_>, computed: Vec<Computed>) -> Result<Vec<Described>, StoreError> {
+async fn describe(transaction: &Transaction<'_>, computed: Vec<Computed>) -> Result<Vec<Described>, Trouble> {
     let mut described = Vec::with_capacity(computed.len());
     let mut rest = computed.into_iter().peekable();
     while rest.peek().is_some() {
-        let mut part: Vec<(Computed, Vec<usize>)> = Vec::new();
+        let mut part: Vec<Computed> = Vec::new();
         let mut wanted: Vec<(Uuid, u64, i64)> = Vec::new();
+        // For each wanted span its trace in the part and its position in the trace.
+        let mut owners: Vec<(usize, usize)> = Vec::new();
         while wanted.len() < DETAILS_AT_ONCE
             && let Some(trace) = rest.next()
         {
-            let positions = text::wanted_details(&trace.outline);
-            wanted.extend(positions.iter().map(|&position| {
-                let span = &trace.found.spans[position];
-                (trace.found.trace_id, span.start_ns, span.hash)
-            }));
-            part.push((trace, positions));
+            for position in text::wanted_details(&trace.outline) {
+                let span = &trace.found.spans.kept[position];
+                wanted.push((trace.found.trace_id, span.start_ns, span.hash));
+                owners.push((part.len(), position));
+            }
+            part.push(trace);
         }
-        let mut details = HashMap::new();
-        for row in read_details(transaction, &wanted).await? {
-            details.insert((row.trace_id, row.start_time, row.hash), (row.attributes, row.events));
-        }
-        described.extend(on_blocking_thread(move || write_texts(part, &mut details)).await?);
+        describe_part(transaction, part, &wanted, &owners, &mut described).await?;
     }
     Ok(described)
 }
 
-type StoredDetails = HashMap<(Uuid, Micros, i64), (String, Option<String>)>;
+/// Details of the spans of one trace, by position.
+type Details = HashMap<usize, SpanDetails>;
 
-fn write_texts(traces: Vec<(Computed, Vec<usize>)>, stored: &mut StoredDetails) -> Vec<Described> {
+/// Writes texts as the details come, so that only [`DETAILS_BYTES`] of them are there at a time.
+async fn describe_part(
+    transaction: &Transaction<'_>,
+    part: Vec<Computed>,
+    wanted: &[(Uuid, u64, i64)],
+    owners: &[(usize, usize)],
+    described: &mut Vec<Described>,
+) -> Result<(), Trouble> {
+    let mut part = part.into_iter();
+    let mut complete: Vec<(Computed, Details)> = Vec::new();
+    let mut open = Details::new();
+    let (mut open_trace, mut open_bytes, mut complete_bytes) = (0, 0, 0);
+    let mut rows = pin!(read_details(transaction, wanted).await?);
+    while let Some(row) = rows.try_next().await.map_err(StoreError::from)? {
+        let details = SpanDetails::from_row(&row);
+        let Some(&(trace, position)) = owners.get(details.place) else { continue };
+        while open_trace < trace {
+            complete.extend(part.next().map(|trace| (trace, std::mem::take(&mut open))));
+            complete_bytes += std::mem::take(&mut open_bytes);
+            open_trace += 1;
+        }
+        if complete_bytes + details.bytes() > DETAILS_BYTES && !complete.is_empty() {
+            let ready = std::mem::take(&mut complete);
+            complete_bytes = 0;
+            described.extend(on_blocking_thread(move || write_texts(ready)).await?);
+        }
+        if open_bytes + details.bytes() <= DETAILS_BYTES {
+            open_bytes += details.bytes();
+            open.insert(position, details);
+        }
+    }
+    complete.extend(part.next().map(|trace| (trace, open)));
+    complete.extend(part.map(|trace| (trace, Details::new())));
+    described.extend(on_blocking_thread(move || write_texts(complete)).await?);
+    Ok(())
+}
+
+fn write_texts(traces: Vec<(Computed, Details)>) -> Vec<Described> {
     traces
         .into_iter()
-        .map(|(trace, positions)| {
+        .map(|(trace, stored)| {
             let Computed { found, outline, summary } = trace;
-            let mut details = HashMap::new();
-            for position in positions {
-                let span = &found.spans[position];
-                let key = (found.trace_id, Micros::from_unix_nanos(span.start_ns).0, span.hash);
-                if let Some((attributes, events)) = stored.remove(&key) {
-                    details.insert(position, Attributes::parse(&attributes, events.as_deref()));
-                }
-            }
+            let details = stored
+                .into_iter()
+                .map(|(position, stored)| (position, Attributes::parse(&stored.attributes, stored.events.as_deref())))
+                .collect();
             let texts = text::describe(&Story {
-                spans: &found.spans,
+                spans: &found.spans.kept,
                 logs: &found.logs.first,
                 outline: &outline,
                 summary: &summary,
@@ -285,10 +396,13 @@ fn write_texts(traces: Vec<(Computed, Vec<usize>)>, stored: &mut StoredDetails) 
 }
 
 /// Runs a computation where it does not hold up other tasks.
-async fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| StoreError::transient(format!("derivation was interrupted: {error}")))
+async fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Trouble> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        if error.is_panic() {
+            return Trouble::Panicked(error.to_string());
+        }
+        Trouble::Store(StoreError::transient(format!("derivation was interrupted: {error}")))
+    })
 }
 
 #[cfg(test)]

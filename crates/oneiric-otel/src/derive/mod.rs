@@ -9,6 +9,9 @@
 //! A trace that was derived from n records is due again only when n / 8 new ones have come or n milliseconds have gone
 //! by. So the records read for a trace are at most nine times its size plus one for each millisecond of its life.
 //!
+//! A trace that cannot be derived (the database refuses its values, or the computation fails) is found by halving its
+//! batch and set aside: it is tried again later and later, and given up after a day or so. The others go on.
+//!
 //! A trace of which only logs have come has no row. The times of the logs are kept for a day: when a span comes within
 //! it, they are found and counted.
 
@@ -21,6 +24,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use batch::Selection;
 
 use crate::store::{Database, Partitions, StoreError};
 
@@ -39,6 +45,9 @@ pub struct DeriveOptions {
     pub batch_traces: usize,
     /// Spans and logs of one transaction at most, unless a single trace has more.
     pub batch_records: i64,
+    /// Spans of one trace in memory at most. Of a trace with more all are counted, and its root, its first failures and
+    /// its first and last spans are looked at.
+    pub trace_spans: usize,
     /// How long the times of logs without spans are kept.
     pub orphan_age: Duration,
 }
@@ -52,6 +61,7 @@ impl Default for DeriveOptions {
             interval: Duration::from_millis(500),
             batch_traces: 1000,
             batch_records: 100_000,
+            trace_spans: 200_000,
             orphan_age: Duration::from_hours(24),
         }
     }
@@ -146,12 +156,18 @@ impl Deriver {
     }
 
     /// One pass over all slots: derives the traces that are due now, except those of slots that somebody else works on.
+    ///
+    /// # Errors
+    /// The first failure, after all slots were tried.
     pub async fn derive_due(&self) -> Result<Derived, StoreError> {
         let mut total = Derived::default();
+        let mut failed = None;
         for slot in self.database.slots_with_touches(millis(self.options.quiet_after_root)).await? {
-            self.derive_slot(slot, false, &mut total).await?;
+            if let Err(error) = self.derive_slot(slot, false, &mut total).await {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(total)
+        failed.map_or(Ok(total), Err)
     }
 
     /// Derives every trace that was touched before this call, quiet or not, and waits for others that are at it.
@@ -164,8 +180,17 @@ impl Deriver {
                 return Ok(total);
             }
             let mut worked = false;
+            let mut failed = None;
             for slot in slots {
-                worked |= self.derive_slot(slot, true, &mut total).await?;
+                match self.derive_slot(slot, true, &mut total).await {
+                    Ok(some) => worked |= some,
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+            if let Some(error) = failed {
+                return Err(error);
             }
             if !worked {
                 // Somebody else holds these slots and will have taken the touches when it is done.
@@ -177,22 +202,50 @@ impl Deriver {
     /// Works a slot off, batch by batch. `false` when somebody else has it.
     async fn derive_slot(&self, slot: i16, all: bool, total: &mut Derived) -> Result<bool, StoreError> {
         let mut worked = false;
-        loop {
-            let outcome = batch::derive(self, slot, all).await;
-            if outcome.as_ref().is_err_and(StoreError::is_missing_partition) {
+        let mut left = vec![Selection::Touched { all }];
+        while let Some(selection) = left.pop() {
+            let failure = match batch::derive(self, slot, &selection).await {
+                Ok(None) => return Ok(worked),
+                Ok(Some(outcome)) => {
+                    worked = true;
+                    total.add(outcome.derived);
+                    if outcome.derived.texts_new > 0 {
+                        self.texts_written.notify_one();
+                    }
+                    left.extend(outcome.next);
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            if failure.error.is_missing_partition() {
                 // Retention dropped one that we believed to be there.
                 self.partitions.forget();
             }
-            let Some(outcome) = outcome? else { return Ok(worked) };
-            worked = true;
-            total.add(outcome.derived);
-            if outcome.derived.texts_new > 0 {
-                self.texts_written.notify_one();
+            if matches!(selection, Selection::Touched { .. }) {
+                left.push(selection);
             }
-            if !outcome.more {
-                return Ok(worked);
+            let mut traces = failure.suspects;
+            match traces.as_slice() {
+                [] => return Err(failure.error),
+                [culprit] => {
+                    worked = true;
+                    self.set_aside(slot, *culprit, &failure.error).await?;
+                }
+                _ => {
+                    let second = traces.split_off(traces.len() / 2);
+                    left.extend([Selection::These(second), Selection::These(traces)]);
+                }
             }
         }
+        Ok(worked)
+    }
+
+    async fn set_aside(&self, slot: i16, trace_id: Uuid, error: &StoreError) -> Result<(), StoreError> {
+        let given_up = self.database.set_trace_aside(slot, trace_id).await?;
+        let trace_id = hex::encode(trace_id.as_bytes());
+        let kept = if given_up { "its row stays as it is until more of it comes" } else { "it is tried again later" };
+        tracing::error!(trace_id, %error, "a trace could not be derived; {kept}");
+        Ok(())
     }
 }
 

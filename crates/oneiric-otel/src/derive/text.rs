@@ -43,13 +43,17 @@ pub struct Story<'a> {
     pub details: &'a HashMap<usize, Attributes>,
 }
 
-/// Which spans' attributes [`describe`] wants to see, as positions.
+/// Which spans' attributes [`describe`] wants to see, as positions, first those that it would miss most: what an agent
+/// was asked stands at the beginning, how it came out at the end.
 pub fn wanted_details(outline: &Outline) -> Vec<usize> {
     let mut wanted = vec![outline.root];
     wanted.extend(outline.cause);
-    wanted.extend(&outline.agent_steps);
-    wanted.sort_unstable();
-    wanted.dedup();
+    let steps = &outline.agent_steps;
+    for (first, last) in steps.iter().zip(steps.iter().rev()).take(steps.len().div_ceil(2)) {
+        wanted.extend([*last, *first]);
+    }
+    let mut seen = HashSet::new();
+    wanted.retain(|position| seen.insert(*position));
     wanted
 }
 

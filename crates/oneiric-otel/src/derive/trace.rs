@@ -124,6 +124,51 @@ const AGENT_STEPS_LAST: usize = 72;
 /// A span is "where the time went" when its own time is at least this share of the root's.
 const SLOW_SHARE_PERCENT: u128 = 30;
 
+/// What is known of all spans of a trace, also of those that were too many to be kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Number of spans.
+    pub spans: u64,
+    /// Spans with status error.
+    pub errors: u64,
+    /// Earliest start of those that have one, in nanoseconds since 1970.
+    pub start_ns: Option<u64>,
+    /// Latest end, in nanoseconds since 1970.
+    pub end_ns: u64,
+    /// Whether a span without parent is there.
+    pub root_seen: bool,
+    /// Names of services, the first of them in their order.
+    pub services: BTreeSet<Arc<str>>,
+}
+
+impl Totals {
+    /// The totals of a list of spans.
+    pub fn of(spans: &[SpanFact]) -> Self {
+        let mut totals = Self::default();
+        for span in spans {
+            totals.add(span);
+        }
+        totals
+    }
+
+    /// Takes in one span more.
+    pub fn add(&mut self, span: &SpanFact) {
+        self.spans += 1;
+        self.errors += u64::from(span.failed());
+        if span.start_ns != 0 {
+            self.start_ns = Some(self.start_ns.map_or(span.start_ns, |earliest| earliest.min(span.start_ns)));
+        }
+        self.end_ns = self.end_ns.max(span.end_ns()).max(span.start_ns);
+        self.root_seen |= span.parent.is_none();
+        if !self.services.contains(&span.service) {
+            self.services.insert(Arc::clone(&span.service));
+            if self.services.len() > MAX_SERVICES {
+                self.services.pop_last();
+            }
+        }
+    }
+}
+
 /// The derived columns of a trace's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceSummary {
@@ -177,24 +222,18 @@ pub fn outline(spans: &[SpanFact]) -> Option<Outline> {
     Some(Outline { root, cause, callee, slowest: find_slowest(spans, &tree, &depth, root), agent_steps })
 }
 
-/// Computes the row's columns from all spans of a trace and the first of its warning and error logs.
-pub fn summarise(spans: &[SpanFact], logs: &[LogFact], outline: &Outline) -> TraceSummary {
-    let known = spans.iter().map(|span| span.start_ns).filter(|&start| start != 0).min();
-    let start_ns = known.unwrap_or(0);
-    let end_ns = spans.iter().map(|span| span.end_ns().max(span.start_ns)).max().unwrap_or(start_ns).max(start_ns);
-    let error_count = spans.iter().filter(|span| span.failed()).count();
+/// Computes the row's columns from the totals of a trace, its telling spans and the first of its warning and error logs.
+pub fn summarise(totals: &Totals, spans: &[SpanFact], logs: &[LogFact], outline: &Outline) -> TraceSummary {
+    let start_ns = totals.start_ns.unwrap_or(0);
+    let end_ns = totals.end_ns.max(start_ns);
     let root = &spans[outline.root];
-    let status = if error_count > 0 {
+    let status = if totals.errors > 0 {
         "error"
     } else if &*root.status == "ok" {
         "ok"
     } else {
         "unset"
     };
-    let mut services = BTreeSet::new();
-    for span in spans {
-        services.insert(&*span.service);
-    }
     let cause = outline.cause.map(|cause| &spans[cause]);
     let exception = logs.iter().find(|log| log.exception_type.is_some() || log.exception_message.is_some());
     let error_log = exception.or_else(|| logs.iter().find(|log| log.is_error()));
@@ -207,13 +246,13 @@ pub fn summarise(spans: &[SpanFact], logs: &[LogFact], outline: &Outline) -> Tra
         start_ns,
         end_ns,
         duration_ns: i64::try_from(end_ns - start_ns).unwrap_or(i64::MAX),
-        span_count: i32::try_from(spans.len()).unwrap_or(i32::MAX),
-        error_count: i32::try_from(error_count).unwrap_or(i32::MAX),
-        root_seen: spans.iter().any(|span| span.parent.is_none()),
+        span_count: i32::try_from(totals.spans).unwrap_or(i32::MAX),
+        error_count: i32::try_from(totals.errors).unwrap_or(i32::MAX),
+        root_seen: totals.root_seen,
         status,
         service_name: cut(&root.service, MAX_NAME_BYTES),
         root_name: cut(&root.name, MAX_NAME_BYTES),
-        services: services.into_iter().take(MAX_SERVICES).map(|service| cut(service, MAX_NAME_BYTES)).collect(),
+        services: totals.services.iter().map(|service| cut(service, MAX_NAME_BYTES)).collect(),
         error_type: error_type.map(|value| cut(&value, MAX_NAME_BYTES)),
         error_message: error_message.map(|value| cut(&value, MAX_MESSAGE_BYTES)),
     }

@@ -2,8 +2,10 @@
 //!
 //! Work is claimed newest first inside a transaction, embedded on a blocking thread, and gone when the transaction with
 //! the vectors commits: a crash loses and doubles nothing, and any number of workers share the work. A text that the
-//! model does not answer stays without a vector, with the reason, and is tried again later.
+//! model does not answer stays without a vector, with the reason, and is tried again later; a panic of the model is no
+//! answer.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -180,7 +182,11 @@ impl EmbeddingWorker {
                     parts.push(vec![work]);
                     continue;
                 }
-                let more = embedder.token_count(&work.text);
+                // A text that cannot even be counted is tried alone. Counting changes nothing that could be left half done.
+                let Ok(more) = catch_unwind(AssertUnwindSafe(|| embedder.token_count(&work.text))) else {
+                    parts.push(vec![work]);
+                    continue;
+                };
                 if tokens + more > budget && !open.is_empty() {
                     parts.push(std::mem::take(&mut open));
                     tokens = 0;
@@ -203,14 +209,23 @@ impl EmbeddingWorker {
     ) -> Result<Result<Vec<Vec<f32>>, EmbedError>, StoreError> {
         let embedder = Arc::clone(&self.embedder);
         let dimension = model.dimension;
-        on_blocking_thread(move || {
+        let name = self.embedder.model().name.clone();
+        let answer = tokio::task::spawn_blocking(move || {
             let texts: Vec<&str> = work.iter().map(|work| work.text.as_str()).collect();
             let vectors = embedder.embed(&texts)?;
             check(&vectors, texts.len(), dimension)
                 .map_err(|reason| EmbedError { model: embedder.model().name.clone(), reason })?;
             Ok(vectors)
         })
-        .await
+        .await;
+        match answer {
+            Ok(answer) => Ok(answer),
+            // Else one text would hold up all older ones for ever.
+            Err(error) if error.is_panic() => {
+                Ok(Err(EmbedError { model: name, reason: format!("it panicked: {error}") }))
+            }
+            Err(error) => Err(interrupted(&error)),
+        }
     }
 }
 
@@ -231,9 +246,11 @@ pub(crate) fn check(vectors: &[Vec<f32>], texts: usize, dimension: usize) -> Res
 }
 
 async fn on_blocking_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| StoreError::transient(format!("embedding was interrupted: {error}")))
+    tokio::task::spawn_blocking(work).await.map_err(|error| interrupted(&error))
+}
+
+fn interrupted(error: &tokio::task::JoinError) -> StoreError {
+    StoreError::transient(format!("embedding was interrupted: {error}"))
 }
 
 #[cfg(test)]

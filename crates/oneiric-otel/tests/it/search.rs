@@ -1,9 +1,10 @@
 //! Traces are found by what people say about them, with the real model; and what cannot be answered is said.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oneiric_otel::embed::{EmbedOptions, EmbeddingWorker};
+use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, EmbeddingWorker};
 use oneiric_otel::query::{
     QueryError, QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest,
 };
@@ -310,4 +311,51 @@ async fn a_run_of_an_agent_is_found_by_one_of_its_messages() {
     let answer = scene.queries().search_traces(&ask("railway connections to Austria's capital")).await.unwrap();
     assert_eq!(answer.hits[0].text, "researcher: I looked up train times to Vienna.");
     assert_eq!(answer.hits[0].newest.trace_id.0.as_slice(), trace_id(3));
+}
+
+/// A model that panics on one text, as the real one might.
+struct Fragile {
+    model: EmbeddingModel,
+    counting: bool,
+}
+
+impl Embedder for Fragile {
+    fn model(&self) -> &EmbeddingModel {
+        &self.model
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        assert!(!texts.iter().any(|text| text.contains("poison")), "cannot read this");
+        Ok(texts.iter().map(|_| vec![0.6, 0.8]).collect())
+    }
+
+    fn token_count(&self, text: &str) -> usize {
+        assert!(!(self.counting && text.contains("poison")), "cannot count this");
+        text.len()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_makes_the_model_panic_holds_up_no_other() {
+    for counting in [false, true] {
+        let scene = Scene::new().await;
+        for (trace, name) in (1..).zip(["before", "poison", "after"]) {
+            scene.spans("a", vec![span(trace, 1, 0, name, ZERO)]).await;
+            scene.derive().await;
+        }
+        let model = EmbeddingModel { name: "fragile".to_owned(), dimension: 2, precision: "f32".to_owned() };
+        let worker = EmbeddingWorker::new(
+            scene.bench.store.clone(),
+            Arc::new(Fragile { model, counting }),
+            EmbedOptions::default(),
+            scene.deriver.texts_written(),
+        );
+        let client = scene.bench.test.client().await;
+        for _ in 0..2 {
+            worker.embed_all_now().await.unwrap();
+            client.batch_execute("UPDATE otel_embedding_work SET not_before = now()").await.unwrap();
+        }
+        assert_eq!(scene.bench.count("otel_embeddings_1").await, 2);
+        assert_eq!(scene.bench.count("otel_embedding_work WHERE last_error LIKE '%panicked%'").await, 1);
+    }
 }

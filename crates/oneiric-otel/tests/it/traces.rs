@@ -6,7 +6,7 @@ use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::otlp::Signal;
 use oneiric_otel::store::Database;
 
-use crate::scene::{Scene, failed, log, of_service, span};
+use crate::scene::{Scene, failed, log, of_service, span, text};
 
 const ZERO: Duration = Duration::ZERO;
 const ERROR: i32 = 17;
@@ -270,4 +270,104 @@ async fn many_traces_of_one_shape_share_a_text_and_a_vector() {
         .unwrap();
     assert_eq!(scene.derive().await.texts_new, 0);
     assert_eq!(scene.bench.count("otel_embedding_work").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_larger_than_memory_allows_is_counted_whole_and_told_by_its_telling_spans() {
+    const SPANS: u64 = 2_000;
+    let scene = Scene::new().await;
+    let step = |id: u64| span(1, id, u64::from(id > 1), "step", Duration::from_millis(id * 20));
+    let mut spans: Vec<_> = (2..=SPANS).map(step).collect();
+    // The root and the only failure lie in the middle of the time.
+    spans.push(span(1, 1, 0, "the run", Duration::from_millis(20_000)));
+    spans[1_000] = failed(spans[1_000].clone(), "the disk is full", &[]);
+    scene.spans("agent", spans).await;
+    let options = DeriveOptions { trace_spans: 100, ..DeriveOptions::default() };
+    let derived = Deriver::new(scene.bench.store.clone(), options).derive_all_now().await.unwrap();
+    assert_eq!((derived.traces, derived.spans_read), (1, SPANS));
+    assert_eq!(
+        scene.row("SELECT (span_count, error_count, root_seen, root_name, error_message) FROM otel_traces").await,
+        format!("({SPANS},1,t,\"the run\",\"the disk is full\")")
+    );
+    assert_eq!(scene.row("SELECT duration_ns / 1000000 FROM otel_traces").await, "39970");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contents_of_steps_are_read_up_to_a_number_of_bytes_the_first_and_the_last_before_others() {
+    const STEPS: u64 = 24;
+    let scene = Scene::new().await;
+    for id in 2..2 + STEPS {
+        let mut step = span(1, id, 1, "chat", Duration::from_secs(id));
+        step.attributes = vec![
+            text("gen_ai.operation.name", "chat"),
+            text(
+                "gen_ai.output.messages",
+                &format!(
+                    r#"[{{"role":"assistant","parts":[{{"type":"text","content":"I wrote chapter {}."}}]}}]"#,
+                    char::from(b'A' + id as u8 - 2)
+                ),
+            ),
+            text("a.page", &"x".repeat(1_000_000)),
+        ];
+        scene.spans("agent", vec![step]).await;
+    }
+    scene.spans("agent", vec![span(1, 1, 0, "run", ZERO)]).await;
+    scene.spans("shop", vec![span(2, 1, 0, "GET /cart", ZERO)]).await;
+    assert_eq!(scene.derive().await.traces, 2);
+    let told = |letter: char| format!("otel_texts WHERE text LIKE '%chapter {letter}.%'");
+    assert_eq!(scene.bench.count(&told('A')).await, 1, "the first");
+    assert_eq!(scene.bench.count(&told(char::from(b'A' + STEPS as u8 - 1))).await, 1, "the last");
+    assert_eq!(scene.bench.count(&told('L')).await, 0, "one in the middle");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_that_cannot_be_derived_is_set_aside_and_holds_up_no_other() {
+    const TRACES: u64 = 100;
+    const POISON: u64 = 40;
+    let scene = Scene::new().await;
+    let client = scene.bench.test.client().await;
+    client.batch_execute("ALTER TABLE otel_traces ADD CONSTRAINT no CHECK (root_name <> 'poison')").await.unwrap();
+    let name = |trace: u64| if trace == POISON { "poison" } else { "fine" };
+    scene.spans("a", (0..TRACES).map(|trace| span(trace, 1, 0, name(trace), ZERO)).collect()).await;
+    client.batch_execute("UPDATE otel_trace_touches SET touched_at = touched_at - interval '3 seconds'").await.unwrap();
+    assert_eq!(scene.deriver.derive_due().await.unwrap().traces, TRACES - 1);
+    assert_eq!(scene.derive().await.traces, 0, "it waits");
+    assert_eq!(
+        scene.row("SELECT array_agg((attempts, touched_at > clock_timestamp())) FROM otel_trace_touches").await,
+        "{\"(1,t)\"}"
+    );
+    // What comes to it meanwhile is tried at once, and it waits longer.
+    scene.spans("a", vec![span(POISON, 2, 1, "more", ZERO)]).await;
+    assert_eq!(scene.derive().await.traces, 0);
+    assert_eq!(scene.row("SELECT array_agg(attempts) FROM otel_trace_touches").await, "{2,2}");
+
+    client.batch_execute("UPDATE otel_trace_touches SET touched_at = clock_timestamp(), attempts = 9").await.unwrap();
+    assert_eq!(scene.derive().await.traces, 0);
+    assert_eq!(scene.bench.count("otel_trace_touches").await, 0, "given up");
+    client.batch_execute("ALTER TABLE otel_traces DROP CONSTRAINT no").await.unwrap();
+    scene.spans("a", vec![span(POISON, 3, 1, "even more", ZERO)]).await;
+    assert_eq!(scene.derive().await.traces, 1);
+    assert_eq!(scene.row("SELECT span_count FROM otel_traces WHERE root_name = 'poison'").await, "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_one_slot_leaves_the_others_alone() {
+    let scene = Scene::new().await;
+    let client = scene.bench.test.client().await;
+    // Ids 0 and 1 lie in slots 1 and 2. The trigger's SQLSTATE says nothing about the values.
+    client
+        .batch_execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+               RAISE EXCEPTION 'not now' USING ERRCODE = 'XX000'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON otel_trace_keys FOR EACH ROW
+               WHEN (right(new.trace_id::text, 1) = '1') EXECUTE FUNCTION refuse()",
+        )
+        .await
+        .unwrap();
+    scene.spans("a", vec![span(0, 1, 0, "root", ZERO), span(1, 1, 0, "root", ZERO)]).await;
+    client.batch_execute("UPDATE otel_trace_touches SET touched_at = touched_at - interval '3 seconds'").await.unwrap();
+    let error = scene.deriver.derive_due().await.expect_err("refused");
+    assert!(error.to_string().contains("not now"), "{error}");
+    assert_eq!(scene.bench.count("otel_traces").await, 1);
+    assert_eq!(scene.bench.count("otel_trace_touches").await, 1);
 }

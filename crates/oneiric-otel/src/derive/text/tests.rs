@@ -44,7 +44,7 @@ fn log(severity: i16, body: &str) -> LogFact {
 
 fn texts_of(spans: &[SpanFact], logs: &[LogFact], details: &[(usize, &str)]) -> Vec<String> {
     let outline = trace::outline(spans).expect("there are spans");
-    let summary = trace::summarise(spans, logs, &outline);
+    let summary = trace::summarise(&trace::Totals::of(spans), spans, logs, &outline);
     let details = details.iter().map(|(place, json)| (*place, Attributes::parse(json, None))).collect();
     describe(&Story { spans, logs, outline: &outline, summary: &summary, details: &details })
 }

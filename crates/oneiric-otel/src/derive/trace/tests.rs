@@ -31,7 +31,7 @@ fn failed(mut span: SpanFact, message: &str) -> SpanFact {
 }
 
 fn summary(spans: &[SpanFact], logs: &[LogFact]) -> TraceSummary {
-    summarise(spans, logs, &outline(spans).expect("there are spans"))
+    summarise(&Totals::of(spans), spans, logs, &outline(spans).expect("there are spans"))
 }
 
 #[test]
@@ -169,7 +169,7 @@ proptest! {
     #[test]
     fn any_spans_have_a_summary(spans in prop::collection::vec(any_span(), 1..30)) {
         let outline = outline(&spans).expect("there are spans");
-        let summary = summarise(&spans, &[], &outline);
+        let summary = summarise(&Totals::of(&spans), &spans, &[], &outline);
         prop_assert!(outline.root < spans.len());
         prop_assert_eq!(outline.cause.is_some(), spans.iter().any(SpanFact::failed));
         prop_assert!(summary.start_ns <= summary.end_ns);

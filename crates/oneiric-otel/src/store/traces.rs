@@ -504,7 +504,8 @@ impl Names {
     }
 }
 
-/// The warning and error logs of these traces in the range: severity 13 and above, or with an exception. Of each trace
+/// The telling logs of these traces in the range: of severity 13 and above, of the event `exception`, or with the type
+/// or the message of one; the same for which the write path leaves touches. Of each trace
 /// the first errors, then the first warnings.
 pub(crate) async fn read_logs(
     transaction: &Transaction<'_>,
@@ -512,6 +513,9 @@ pub(crate) async fn read_logs(
     range: Seen,
     allowance: &mut Allowance,
 ) -> Result<HashMap<Uuid, TraceLogs>, StoreError> {
+    if trace_ids.is_empty() {
+        return Ok(HashMap::new());
+    }
     let rows = transaction
         .query_typed(
             "SELECT trace_id, time, time_ns, service_name, severity_number, body, exception_type, exception_message, n
@@ -521,10 +525,11 @@ pub(crate) async fn read_logs(
                           left(attributes ->> 'exception.message', $4) AS exception_message,
                           count(*) OVER (PARTITION BY trace_id) AS n,
                           row_number() OVER (PARTITION BY trace_id
-                            ORDER BY severity_number < 17 AND NOT attributes ?| $6, time, time_ns, body) AS place
+                            ORDER BY severity_number < 17 AND event_name IS DISTINCT FROM 'exception'
+                                     AND NOT attributes ?| $6, time, time_ns, body) AS place
                    FROM otel.otel_logs
                    WHERE trace_id = ANY($1) AND time >= $2 AND time <= $3
-                     AND (severity_number >= 13 OR attributes ?| $6)) l
+                     AND (severity_number >= 13 OR event_name = 'exception' OR attributes ?| $6)) l
              WHERE place <= $5
              ORDER BY trace_id, place",
             &[

@@ -51,6 +51,22 @@ async fn late_error_logs_are_counted_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_exception_is_telling_however_the_log_says_so() {
+    let scene = Scene::new().await;
+    let quiet = |body: &str| log(1, 9, body, ZERO);
+    let mut event = quiet("by its event");
+    event.event_name = "exception".to_owned();
+    let mut of_type = quiet("by its type");
+    of_type.attributes = vec![text("exception.type", "Bang")];
+    let mut of_message = quiet("by its message");
+    of_message.attributes = vec![text("exception.message", "boom")];
+    scene.spans("shop", vec![span(1, 1, 0, "GET /cart", ZERO)]).await;
+    scene.logs("shop", vec![event, of_type, of_message, quiet("not telling")]).await;
+    scene.derive().await;
+    assert_eq!(scene.row("SELECT log_count FROM otel_traces").await, "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_that_came_hours_before_the_spans_are_found() {
     let scene = Scene::new().await;
     scene.logs("queue", vec![log(1, ERROR, "first try failed", ZERO)]).await;

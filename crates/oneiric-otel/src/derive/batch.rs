@@ -261,7 +261,9 @@ async fn read(
         rest = later;
         let ids: Vec<Uuid> = group.iter().map(|(id, _)| *id).collect();
         let mut spans = read_spans(transaction, &ids, range, options.trace_spans, &mut allowance).await?;
-        let mut logs = read_logs(transaction, &ids, range, &mut allowance).await?;
+        // Of a trace without a span the logs are not needed, and would be read again with every one that comes.
+        let with_spans: Vec<Uuid> = spans.keys().copied().collect();
+        let mut logs = read_logs(transaction, &with_spans, range, &mut allowance).await?;
         for (trace_id, seen) in group {
             match spans.remove(trace_id) {
                 Some(spans) => {

@@ -218,7 +218,7 @@ CREATE TABLE otel_traces (
   PRIMARY KEY (trace_id, bucket)
 ) PARTITION BY RANGE (bucket);
 COMMENT ON TABLE otel_traces IS 'one row per trace, derived from its spans and its warning and error logs';
-COMMENT ON COLUMN otel_traces.bucket IS 'earliest start when the row was first derived; never changes, so the row never moves';
+COMMENT ON COLUMN otel_traces.bucket IS 'earliest start after 2000 when the row was first derived; never changes, so the row never moves';
 COMMENT ON COLUMN otel_traces.seen_from IS 'no span or derived-from log of the trace is earlier';
 COMMENT ON COLUMN otel_traces.seen_to IS 'no span starts, and no derived-from log lies, later';
 COMMENT ON COLUMN otel_traces.log_count IS 'warning and error logs of the trace';

@@ -301,6 +301,7 @@ struct Described {
     seen: Seen,
     logs: TraceLogs,
     summary: TraceSummary,
+    real_start_ns: Option<u64>,
     texts: Vec<String>,
 }
 
@@ -308,7 +309,7 @@ impl Described {
     /// The bucket it has, or the one it gets now.
     fn bucket(&self, chosen: &[Pending]) -> Micros {
         let known = chosen.iter().find(|pending| pending.trace_id == self.trace_id).and_then(|pending| pending.bucket);
-        known.unwrap_or_else(|| Micros::from_unix_nanos(self.summary.start_ns).0)
+        known.unwrap_or_else(|| Micros::from_unix_nanos(self.real_start_ns.unwrap_or(self.summary.start_ns)).0)
     }
 }
 
@@ -392,7 +393,8 @@ fn write_texts(traces: Vec<(Computed, Details)>) -> Vec<Described> {
                 summary: &summary,
                 details: &details,
             });
-            Described { trace_id: found.trace_id, seen: found.seen, logs: found.logs, summary, texts }
+            let real_start_ns = found.spans.totals.real_start_ns;
+            Described { trace_id: found.trace_id, seen: found.seen, logs: found.logs, summary, real_start_ns, texts }
         })
         .collect()
 }

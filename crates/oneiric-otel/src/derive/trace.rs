@@ -124,6 +124,9 @@ const AGENT_STEPS_LAST: usize = 72;
 /// A span is "where the time went" when its own time is at least this share of the root's.
 const SLOW_SHARE_PERCENT: u128 = 30;
 
+/// 2000-01-01 in nanoseconds since 1970.
+const YEAR_2000_NS: u64 = 946_684_800_000_000_000;
+
 /// What is known of all spans of a trace, also of those that were too many to be kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -133,6 +136,8 @@ pub struct Totals {
     pub errors: u64,
     /// Earliest start of those that have one, in nanoseconds since 1970.
     pub start_ns: Option<u64>,
+    /// Earliest start after the year 2000: a clock's word, not a default.
+    pub real_start_ns: Option<u64>,
     /// Latest end, in nanoseconds since 1970.
     pub end_ns: u64,
     /// Whether a span without parent is there.
@@ -157,6 +162,9 @@ impl Totals {
         self.errors += u64::from(span.failed());
         if span.start_ns != 0 {
             self.start_ns = Some(self.start_ns.map_or(span.start_ns, |earliest| earliest.min(span.start_ns)));
+        }
+        if span.start_ns >= YEAR_2000_NS {
+            self.real_start_ns = Some(self.real_start_ns.map_or(span.start_ns, |earliest| earliest.min(span.start_ns)));
         }
         self.end_ns = self.end_ns.max(span.end_ns()).max(span.start_ns);
         self.root_seen |= span.parent.is_none();

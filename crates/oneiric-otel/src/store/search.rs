@@ -82,9 +82,11 @@ impl RowFilter {
         self.until_unix_nanos.map_or(Micros(i64::MAX), |nanos| Micros::from_unix_nanos(nanos).0)
     }
 
-    /// Whether columns of the trace's row decide, beyond its time and id.
+    /// Whether columns of the trace's row decide, beyond its id.
     fn looks_at_rows(&self) -> bool {
-        self.service.is_some()
+        self.since_unix_nanos.is_some()
+            || self.until_unix_nanos.is_some()
+            || self.service.is_some()
             || self.operation.is_some()
             || self.status.is_some()
             || self.min_duration_ns.is_some()
@@ -201,16 +203,14 @@ impl Database {
                 first + 2
             );
         }
-        // A row lies where its trace began when it was first derived. What came late can have moved the start by a
-        // little, never by a day without the row having been read for it; the margin keeps partitions prunable.
         let rows = client
             .query_typed(
                 &format!(
                     "SELECT {TRACE_COLUMNS} FROM otel.otel_traces t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
                      WHERE t.start_time >= $1 AND t.start_time < $2
-                       AND t.bucket >= $1::timestamptz - interval '1 day' AND t.bucket < $2::timestamptz + interval '1 day'
-                       {conditions}
-                     ORDER BY t.start_time DESC, t.start_ns DESC, t.trace_id DESC LIMIT $3"
+                       AND {} {conditions}
+                     ORDER BY t.start_time DESC, t.start_ns DESC, t.trace_id DESC LIMIT $3",
+                    begins_not_before("t.bucket", 1)
                 ),
                 &values,
             )
@@ -235,14 +235,17 @@ impl Database {
         let mut conditions = filter.conditions(&mut values);
         if filter.looks_at_rows() {
             conditions = format!(
-                "AND EXISTS (SELECT FROM otel.otel_traces t WHERE t.trace_id = l.trace_id AND t.bucket = l.bucket {conditions})"
+                "AND EXISTS (SELECT FROM otel.otel_traces t WHERE t.trace_id = l.trace_id AND t.bucket = l.bucket
+                             AND t.start_time >= $2 AND t.start_time < $3 {conditions})"
             );
         } else {
             // Only the id can be left, and the link has it too.
             conditions = conditions.replace("t.trace_id", "l.trace_id");
         }
         let links = format!(
-            "FROM otel.otel_trace_texts l WHERE l.text_id = u.text_id AND l.bucket >= $2 AND l.bucket < $3 {conditions}"
+            "FROM otel.otel_trace_texts l
+             WHERE l.text_id = u.text_id AND {} {conditions}",
+            begins_not_before("l.bucket", 2)
         );
         let rows = client
             .query_typed(
@@ -347,6 +350,13 @@ impl Database {
             })
             .collect())
     }
+}
+
+/// Leaves out partitions in which no trace can begin at or after parameter `since`. A trace never begins after its
+/// bucket, unless it was first derived from spans without a start. It can begin long before it: the first span of a long
+/// run may arrive last, so a bucket says nothing about `until`.
+fn begins_not_before(bucket: &str, since: usize) -> String {
+    format!("({bucket} >= ${since} OR {bucket} < timestamptz '2000-01-01 00:00:00+00')")
 }
 
 /// A word as a query of its own.

@@ -359,3 +359,38 @@ async fn a_text_that_makes_the_model_panic_holds_up_no_other() {
         assert_eq!(scene.bench.count("otel_embedding_work WHERE last_error LIKE '%panicked%'").await, 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_is_found_by_when_it_began_wherever_its_row_lies() {
+    let scene = Scene::new().await;
+    let days = |days: u64| Duration::from_hours(24 * days);
+    // A run of three days whose root is exported at its end.
+    scene.spans("agent", vec![span(1, 2, 1, "step", days(2))]).await;
+    scene.derive().await;
+    scene.spans("agent", vec![lasting(span(1, 1, 0, "long run", ZERO), days(2))]).await;
+    // Spans that come without a start before those that have one.
+    let mut timeless = span(2, 2, 1, "timeless", ZERO);
+    (timeless.start_time_unix_nano, timeless.end_time_unix_nano) = (0, 0);
+    scene.spans("agent", vec![timeless.clone()]).await;
+    scene.derive().await;
+    scene.spans("agent", vec![span(2, 1, 0, "late clock", ZERO)]).await;
+    // And both at once: the row lies with the real time.
+    timeless.trace_id = trace_id(3);
+    scene.spans("agent", vec![timeless, span(3, 1, 0, "clock", ZERO)]).await;
+    scene.derive().await;
+    assert_eq!(scene.bench.count("otel_traces WHERE root_name = 'clock' AND bucket >= '2026-01-01'").await, 1);
+
+    let noon = Timestamp::from_nanosecond(i128::from(NOON)).unwrap();
+    let hour = jiff::SignedDuration::from_hours(1);
+    let filter = TraceFilter { since: Some(noon - hour), until: Some(noon + hour), ..TraceFilter::default() };
+    let request = TracesRequest { filter: filter.clone(), limit: 10, after: None };
+    assert_eq!(scene.queries().find_traces(&request).await.unwrap().traces.len(), 3);
+    for question in ["long run", "late clock"] {
+        let request = SearchRequest { filter: filter.clone(), ..ask(question) };
+        let answer = scene.queries().search_traces(&request).await.unwrap();
+        assert!(answer.hits.iter().any(|hit| hit.newest.root_name == question), "{question}: {:#?}", answer.hits);
+    }
+    let later = TraceFilter { since: Some(noon + hour), ..TraceFilter::default() };
+    let answer = scene.queries().search_traces(&SearchRequest { filter: later, ..ask("long run") }).await.unwrap();
+    assert!(answer.nothing_near, "its row lies after, its start does not");
+}

@@ -289,11 +289,13 @@ CREATE TABLE otel_embedding_models (
   model_id   smallint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   dimension  smallint NOT NULL CHECK (dimension > 0),
   created_at timestamptz NOT NULL DEFAULT now(),
+  last_used  timestamptz NOT NULL DEFAULT now(),
   name       text NOT NULL,
   precision  text NOT NULL,
   UNIQUE (name, precision)
 );
 COMMENT ON TABLE otel_embedding_models IS 'vector spaces; the vectors of model N stand in table otel_embeddings_N';
+COMMENT ON COLUMN otel_embedding_models.last_used IS 'when a worker last embedded with it; a day later it gets no new work until one does';
 
 CREATE TABLE otel_embedding_work (
   text_id    bigint NOT NULL,

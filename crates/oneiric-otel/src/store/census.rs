@@ -15,7 +15,7 @@ pub struct Census {
     pub approximate_rows: BTreeMap<String, i64>,
     /// Traces that were written to since they were derived.
     pub traces_to_derive: i64,
-    /// Texts that wait for their vector.
+    /// Texts that wait for their vector, of the models that were in use within a day.
     pub texts_to_embed: i64,
     /// A reason why a text could not be embedded, while one waits for it.
     pub embedding_error: Option<String>,
@@ -35,8 +35,10 @@ impl Database {
         let row = client
             .query_typed_one(
                 "SELECT (SELECT count(DISTINCT trace_id) FROM otel.otel_trace_touches),
-                        (SELECT count(*) FROM otel.otel_embedding_work),
-                        (SELECT last_error FROM otel.otel_embedding_work WHERE last_error IS NOT NULL LIMIT 1),
+                        (SELECT count(*) FROM otel.otel_embedding_work JOIN otel.otel_embedding_models USING (model_id)
+                         WHERE last_used > now() - interval '1 day'),
+                        (SELECT last_error FROM otel.otel_embedding_work JOIN otel.otel_embedding_models USING (model_id)
+                         WHERE last_error IS NOT NULL AND last_used > now() - interval '1 day' LIMIT 1),
                         (SELECT count(*) FROM otel.otel_telemetry_dlq WHERE processed_at IS NULL),
                         ARRAY(SELECT format('%s (%s, %s dimensions)', name, precision, dimension)
                               FROM otel.otel_embedding_models ORDER BY model_id),
@@ -73,7 +75,8 @@ impl Database {
             .query_typed_one(
                 "SELECT count(*) FROM otel.otel_trace_keys k
                  WHERE k.trace_id = ANY($1)
-                   AND NOT EXISTS (SELECT FROM otel.otel_trace_touches t WHERE t.trace_id = k.trace_id)",
+                   AND NOT EXISTS (SELECT FROM otel.otel_trace_touches t
+                                   WHERE t.slot = get_byte(uuid_send(k.trace_id), 15) % 16 AND t.trace_id = k.trace_id)",
                 &[(&trace_ids, Type::UUID_ARRAY)],
             )
             .await?;

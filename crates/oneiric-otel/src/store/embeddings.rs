@@ -69,10 +69,14 @@ pub(crate) struct Near {
 impl Database {
     /// Gives the model its table in this database, and every text that has no vector of it to the model as work.
     /// Installs pgvector first when it is available and we may. `None` without pgvector.
+    ///
+    /// Says also that the model is in use. A model that was not for a day got no new texts as work; it gets all that it
+    /// lacks now.
     pub(crate) async fn register_model(&self, model: &EmbeddingModel) -> Result<Option<RegisteredModel>, StoreError> {
         let mut client = self.client().await?;
         let Some(vector_schema) = vector_schema(&client, true).await? else { return Ok(None) };
         if let Some(known) = find(&client, model, &vector_schema).await? {
+            use_model(&mut client, &known).await?;
             return Ok(Some(known));
         }
         let dimension = i16::try_from(model.dimension)
@@ -348,6 +352,43 @@ async fn finish_work(
             &[(&model.id, Type::INT2), (&texts, Type::INT8_ARRAY)],
         )
         .await?;
+    Ok(())
+}
+
+/// Notes that a model is in use, at most once an hour.
+async fn use_model(client: &mut Client, model: &RegisteredModel) -> Result<(), StoreError> {
+    let row = client
+        .query_typed_opt(
+            "SELECT last_used <= now() - interval '1 day' FROM otel.otel_embedding_models
+             WHERE model_id = $1 AND last_used <= now() - interval '1 hour'",
+            &[(&model.id, Type::INT2)],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(()) };
+    let transaction = client.transaction().await?;
+    if row.get(0) {
+        // As when it was registered: whoever stores texts sees the model in use, or is seen here.
+        transaction.batch_execute("LOCK TABLE otel.otel_texts IN SHARE ROW EXCLUSIVE MODE").await?;
+        transaction
+            .execute_typed(
+                &format!(
+                    "INSERT INTO otel.otel_embedding_work (text_id, model_id)
+                     SELECT text_id, $1 FROM otel.otel_texts x
+                     WHERE NOT EXISTS (SELECT FROM {} e WHERE e.text_id = x.text_id)
+                     ON CONFLICT DO NOTHING",
+                    model.table()
+                ),
+                &[(&model.id, Type::INT2)],
+            )
+            .await?;
+    }
+    transaction
+        .execute_typed(
+            "UPDATE otel.otel_embedding_models SET last_used = now() WHERE model_id = $1",
+            &[(&model.id, Type::INT2)],
+        )
+        .await?;
+    transaction.commit().await?;
     Ok(())
 }
 

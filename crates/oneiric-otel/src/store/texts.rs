@@ -16,7 +16,8 @@ pub(crate) struct StoredTexts {
     pub(crate) new: u64,
 }
 
-/// Stores the texts that are not there yet and gives each new one to every registered model as work.
+/// Stores the texts that are not there yet and gives each new one as work to every model that is in use: one that no
+/// worker has used for a day gets what it lacks when a worker uses it again.
 ///
 /// The order of the hashes is the order of the locks, so that two transactions that store the same texts wait for each
 /// other and do not deadlock; a transaction calls this once.
@@ -57,6 +58,7 @@ pub(crate) async fn store_texts(
         .execute_typed(
             "INSERT INTO otel.otel_embedding_work (text_id, model_id)
              SELECT t.text_id, m.model_id FROM unnest($1::bigint[]) AS t (text_id) CROSS JOIN otel.otel_embedding_models m
+             WHERE m.last_used > now() - interval '1 day'
              ON CONFLICT DO NOTHING",
             &[(&new, Type::INT8_ARRAY)],
         )

@@ -394,3 +394,28 @@ async fn a_trace_is_found_by_when_it_began_wherever_its_row_lies() {
     let answer = scene.queries().search_traces(&SearchRequest { filter: later, ..ask("long run") }).await.unwrap();
     assert!(answer.nothing_near, "its row lies after, its start does not");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_nobody_uses_gets_no_work_until_somebody_does() {
+    let scene = Scene::new().await;
+    let model = EmbeddingModel { name: "retired".to_owned(), dimension: 2, precision: "f32".to_owned() };
+    let worker = EmbeddingWorker::new(
+        scene.bench.store.clone(),
+        Arc::new(Fragile { model, counting: false }),
+        EmbedOptions::default(),
+        scene.deriver.texts_written(),
+    );
+    scene.spans("a", vec![span(1, 1, 0, "first", ZERO)]).await;
+    scene.derive().await;
+    assert_eq!(worker.embed_all_now().await.unwrap().vectors, 1);
+    let client = scene.bench.test.client().await;
+    client.batch_execute("UPDATE otel_embedding_models SET last_used = now() - interval '25 hours'").await.unwrap();
+    scene.spans("a", vec![span(2, 1, 0, "second", ZERO)]).await;
+    scene.derive().await;
+    assert_eq!(scene.bench.count("otel_embedding_work").await, 0);
+    assert_eq!(scene.bench.store.census().await.unwrap().texts_to_embed, 0);
+    assert_eq!(worker.embed_all_now().await.unwrap().vectors, 1, "in use again, it gets what it lacks");
+    scene.spans("a", vec![span(3, 1, 0, "third", ZERO)]).await;
+    scene.derive().await;
+    assert_eq!(scene.bench.count("otel_embedding_work").await, 1);
+}

@@ -30,7 +30,7 @@ const WORDS_FLOOR: f64 = 0.5;
 const VECTOR_WEIGHT: f64 = 0.7;
 const WORDS_WEIGHT: f64 = 0.3;
 
-/// Candidates by vector, and again when a filter has left too few of them.
+/// Candidates by vector, and again when they gave too few hits: a filter or runs with many texts each can use them up.
 const FIRST_CANDIDATES: i64 = 200;
 const MORE_CANDIDATES: i64 = 5000;
 /// Candidates by words.
@@ -123,7 +123,7 @@ impl QueryService {
             let candidates = self.candidates(question, meaning.as_ref(), wanted).await?;
             hits = self.hits(&candidates, &filter, limit).await?;
             let all_seen = (candidates.len() as i64) < wanted;
-            if hits.len() >= limit || all_seen || request.filter == TraceFilter::default() {
+            if hits.len() >= limit || all_seen {
                 break;
             }
         }

@@ -1,5 +1,7 @@
 //! Traces like a given one.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -68,6 +70,7 @@ impl QueryService {
         let near = self.database.nearest_texts(&model, &vector, CANDIDATES, None).await?;
         let near: Vec<_> = near.into_iter().filter(|near| near.cosine >= request.threshold).collect();
         let mut hits = Vec::new();
+        let mut shown = HashSet::new();
         for part in near.chunks(limit.max(10)) {
             let ids: Vec<i64> = part.iter().map(|near| near.text_id).collect();
             for found in self.database.traces_of_texts(&ids, &filter).await? {
@@ -75,6 +78,10 @@ impl QueryService {
                 else {
                     continue;
                 };
+                // Of a run with many texts the nearest one is enough.
+                if !shown.insert(found.newest.trace_id) && found.count == 1 {
+                    continue;
+                }
                 hits.push(TextHit {
                     score: cosine,
                     cosine: Some(cosine),

@@ -419,3 +419,69 @@ async fn a_model_that_nobody_uses_gets_no_work_until_somebody_does() {
     scene.derive().await;
     assert_eq!(scene.bench.count("otel_embedding_work").await, 1);
 }
+
+/// All its texts are equally near to everything.
+struct Indifferent(EmbeddingModel);
+
+impl Embedder for Indifferent {
+    fn model(&self) -> &EmbeddingModel {
+        &self.0
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        Ok(texts.iter().map(|_| vec![0.6, 0.8]).collect())
+    }
+
+    fn token_count(&self, text: &str) -> usize {
+        text.len() / 100
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_with_many_texts_leave_room_for_each_other() {
+    const RUNS: u64 = 12;
+    let scene = Scene::new().await;
+    for trace in 1..=RUNS {
+        let mut spans = vec![span(trace, 1, 0, "run", ZERO)];
+        for id in 2..=60u64 {
+            let mut step = span(trace, id, 1, "chat", Duration::from_secs(id));
+            // Numbers would be masked.
+            let letter = |number: u64| char::from(b'a' + (number % 26) as u8);
+            let content = format!("item {}{} of list {}", letter(id / 26), letter(id), letter(trace));
+            step.attributes = vec![
+                text("gen_ai.operation.name", "chat"),
+                text(
+                    "gen_ai.output.messages",
+                    &format!(r#"[{{"role":"assistant","parts":[{{"type":"text","content":"{content}"}}]}}]"#),
+                ),
+            ];
+            spans.push(step);
+        }
+        scene.spans("agents", spans).await;
+    }
+    scene.derive().await;
+    assert!(scene.bench.count("otel_texts").await > 500);
+    let model = EmbeddingModel { name: "indifferent".to_owned(), dimension: 2, precision: "f32".to_owned() };
+    let embedder: Arc<dyn Embedder> = Arc::new(Indifferent(model));
+    let worker = EmbeddingWorker::new(
+        scene.bench.store.clone(),
+        Arc::clone(&embedder),
+        EmbedOptions::default(),
+        scene.deriver.texts_written(),
+    );
+    worker.embed_all_now().await.unwrap();
+    let queries = QueryService::new(scene.bench.store.clone(), Some(embedder));
+    let distinct = |hits: &[oneiric_otel::query::TextHit]| {
+        hits.iter().map(|hit| hit.newest.trace_id).collect::<std::collections::HashSet<_>>().len()
+    };
+    let answer = queries.search_traces(&ask("something else")).await.unwrap();
+    assert_eq!((answer.hits.len(), distinct(&answer.hits)), (10, 10));
+    let request = SimilarRequest {
+        trace_id: TraceId(trace_id(1).try_into().unwrap()),
+        threshold: 0.85,
+        limit: 8,
+        filter: TraceFilter::default(),
+    };
+    let similar = queries.find_similar_traces(&request).await.unwrap();
+    assert_eq!((similar.hits.len(), distinct(&similar.hits)), (8, 8));
+}

@@ -245,7 +245,7 @@ CREATE TABLE otel_trace_touches (
 COMMENT ON TABLE otel_trace_touches IS 'traces whose spans or error logs changed since they were derived; written with the records';
 COMMENT ON COLUMN otel_trace_touches.touched_at IS 'when, or, of a trace that could not be derived, when it is tried again';
 COMMENT ON COLUMN otel_trace_touches.attempts IS 'how often the trace could not be derived';
-CREATE INDEX otel_trace_touches_slot ON otel_trace_touches (slot, touched_at);
+CREATE INDEX otel_trace_touches_slot ON otel_trace_touches (slot, trace_id);
 
 CREATE TABLE otel_trace_orphans (
   trace_id   uuid PRIMARY KEY,

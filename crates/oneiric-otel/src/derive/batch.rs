@@ -19,6 +19,9 @@ use crate::store::{ErrorClass, Micros, StoreError};
 /// Traces whose records lie within this time are read with one statement.
 const READ_SPAN_MICROS: i64 = 86_400_000_000;
 
+/// Batches of traces that are looked at together.
+const CHUNK_BATCHES: usize = 4;
+
 /// Spans whose attributes are asked for with one statement.
 const DETAILS_AT_ONCE: usize = 512;
 
@@ -31,8 +34,8 @@ const MESSAGES_BYTES: usize = 64 * 1024 * 1024;
 /// Which traces of a slot are to be derived.
 #[derive(Debug, Clone)]
 pub(super) enum Selection {
-    /// Those that are due, or all touched ones.
-    Touched { all: bool },
+    /// Those with a greater id that are due, or all touched ones of them.
+    Touched { all: bool, after: Uuid },
     /// These, if they have touches.
     These(Vec<Uuid>),
 }
@@ -109,25 +112,27 @@ async fn work(
     if !claim_slot(transaction, slot).await? {
         return Ok(None);
     }
-    let limit = (options.batch_traces * 4) as i64;
-    let (all, candidates) = match wanted {
-        Selection::Touched { all: true } => (true, pending(transaction, slot, 0, 0, 0, limit, None).await?),
-        Selection::Touched { all: false } => {
-            let (short, long) = (millis(options.quiet_after_root), millis(options.quiet));
-            (false, pending(transaction, slot, short, long, millis(options.patience), limit, None).await?)
-        }
-        Selection::These(ids) => (true, pending(transaction, slot, 0, 0, 0, i64::MAX, Some(ids)).await?),
+    let limit = options.batch_traces * CHUNK_BATCHES;
+    let (all, mut candidates) = match wanted {
+        Selection::Touched { all, after } => (*all, pending(transaction, slot, *after, limit as i64, None).await?),
+        Selection::These(ids) => (true, pending(transaction, slot, Uuid::nil(), i64::MAX, Some(ids)).await?),
     };
+    let chunk_end = candidates.iter().map(|candidate| candidate.trace_id).max().filter(|_| candidates.len() >= limit);
+    candidates.retain(|candidate| may_be_due(candidate, options, all));
     let known: Vec<(Uuid, Micros)> =
         candidates.iter().filter_map(|candidate| Some((candidate.trace_id, candidate.bucket?))).collect();
     let (ids, buckets): (Vec<Uuid>, Vec<Micros>) = known.into_iter().unzip();
     let existing = existing(transaction, &ids, &buckets).await?;
     let (chosen, more) = choose(&candidates, &existing, options, all);
-    if chosen.is_empty() {
-        return Ok(Some(Outcome { derived: Derived::default(), next: None }));
-    }
     suspects.extend(chosen.iter().map(|pending| pending.trace_id));
-    let next = more.then(|| wanted.clone());
+    let next = match (wanted, chunk_end) {
+        (wanted, _) if more => Some(wanted.clone()),
+        (Selection::Touched { all, .. }, Some(after)) => Some(Selection::Touched { all: *all, after }),
+        _ => None,
+    };
+    if chosen.is_empty() {
+        return Ok(Some(Outcome { derived: Derived::default(), next }));
+    }
 
     let found = read(transaction, slot, &chosen, &existing, options).await?;
     let mut derived = Derived { log_only: found.orphans.len() as u64, ..Derived::default() };
@@ -192,9 +197,16 @@ fn choose(
         records += more;
         chosen.push(candidate.clone());
     }
-    // A full list of candidates has been cut, and there may be due ones behind it.
-    let more = candidates.len() >= options.batch_traces * 4 && !chosen.is_empty();
-    (chosen, more)
+    (chosen, false)
+}
+
+/// Whether a trace can be due, whatever its row says. One that was set aside has been touched in the future.
+fn may_be_due(pending: &Pending, options: &DeriveOptions, all: bool) -> bool {
+    if all {
+        return pending.quiet_ms >= 0 || pending.waiting_ms >= 0;
+    }
+    pending.quiet_ms >= millis(options.quiet_after_root.min(options.quiet))
+        || pending.waiting_ms >= millis(options.patience)
 }
 
 /// Quiet for long enough, or waiting for too long; and, when derived before, worth being read again.

@@ -202,7 +202,7 @@ impl Deriver {
     /// Works a slot off, batch by batch. `false` when somebody else has it.
     async fn derive_slot(&self, slot: i16, all: bool, total: &mut Derived) -> Result<bool, StoreError> {
         let mut worked = false;
-        let mut left = vec![Selection::Touched { all }];
+        let mut left = vec![Selection::Touched { all, after: Uuid::nil() }];
         while let Some(selection) = left.pop() {
             let failure = match batch::derive(self, slot, &selection).await {
                 Ok(None) => return Ok(worked),

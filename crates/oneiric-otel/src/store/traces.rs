@@ -280,14 +280,15 @@ pub(crate) async fn claim_slot(transaction: &Transaction<'_>, slot: i16) -> Resu
     Ok(row.is_some())
 }
 
-/// Traces of the slot that have been quiet long enough to be considered: `short_ms` when a root or a row is there, else
-/// `long_ms`; or that have waited for `patience_ms`. New traces first, then those that have been quiet longest. With `only`, these.
+/// The first traces of the slot after `after`, as many as `limit`: new ones first, then those that have been quiet
+/// longest. With `only`, of these.
+///
+/// A slot is worked off in such chunks, because what waits in it may be far more than a batch: looking at all of it for
+/// each batch would take the square of it.
 pub(crate) async fn pending(
     transaction: &Transaction<'_>,
     slot: i16,
-    short_ms: i64,
-    long_ms: i64,
-    patience_ms: i64,
+    after: Uuid,
     limit: i64,
     only: Option<&[Uuid]>,
 ) -> Result<Vec<Pending>, StoreError> {
@@ -298,20 +299,11 @@ pub(crate) async fn pending(
                           (extract(epoch FROM clock_timestamp() - max(touched_at)) * 1000)::bigint AS quiet_ms,
                           (extract(epoch FROM clock_timestamp() - min(touched_at)) * 1000)::bigint AS waiting_ms
                    FROM otel.otel_trace_touches
-                   WHERE slot = $1 AND ($6::uuid[] IS NULL OR trace_id = ANY($6)) GROUP BY trace_id) p
+                   WHERE slot = $1 AND trace_id > $2 AND ($4::uuid[] IS NULL OR trace_id = ANY($4))
+                   GROUP BY trace_id ORDER BY trace_id LIMIT $3) p
              LEFT JOIN otel.otel_trace_keys k USING (trace_id)
-             WHERE p.quiet_ms >= CASE WHEN p.has_root OR k.bucket IS NOT NULL THEN $2::bigint ELSE $3::bigint END
-                OR p.waiting_ms >= $4::bigint
-             ORDER BY k.bucket IS NOT NULL, p.quiet_ms DESC, p.trace_id
-             LIMIT $5",
-            &[
-                (&slot, Type::INT2),
-                (&short_ms, Type::INT8),
-                (&long_ms, Type::INT8),
-                (&patience_ms, Type::INT8),
-                (&limit, Type::INT8),
-                (&only, Type::UUID_ARRAY),
-            ],
+             ORDER BY k.bucket IS NOT NULL, p.quiet_ms DESC, p.trace_id",
+            &[(&slot, Type::INT2), (&after, Type::UUID), (&limit, Type::INT8), (&only, Type::UUID_ARRAY)],
         )
         .await?;
     Ok(rows

@@ -387,3 +387,31 @@ async fn trouble_with_one_slot_leaves_the_others_alone() {
     assert_eq!(scene.bench.count("otel_traces").await, 1);
     assert_eq!(scene.bench.count("otel_trace_touches").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_piled_up_is_worked_off_in_chunks_and_nothing_is_passed_over() {
+    const TRACES: u64 = 16 * 40;
+    let scene = Scene::new().await;
+    scene.spans("a", (0..TRACES).map(|trace| span(trace, 1, 0, "root", ZERO)).collect()).await;
+    let client = scene.bench.test.client().await;
+    // The first of every slot are not due and fill the first chunk.
+    client
+        .batch_execute(
+            "UPDATE otel_trace_touches t SET touched_at = touched_at - interval '1 minute'
+             FROM (SELECT trace_id, row_number() OVER (PARTITION BY slot ORDER BY trace_id) AS place
+                   FROM otel_trace_touches) p
+             WHERE p.trace_id = t.trace_id AND p.place > 12",
+        )
+        .await
+        .unwrap();
+    let options = DeriveOptions {
+        batch_traces: 2,
+        quiet_after_root: Duration::from_secs(30),
+        quiet: Duration::from_secs(30),
+        ..DeriveOptions::default()
+    };
+    let deriver = Deriver::new(scene.bench.store.clone(), options);
+    assert_eq!(deriver.derive_due().await.unwrap().traces, TRACES - 16 * 12);
+    assert_eq!(deriver.derive_all_now().await.unwrap().traces, 16 * 12);
+    assert_eq!(scene.bench.count("otel_traces").await, TRACES as i64);
+}

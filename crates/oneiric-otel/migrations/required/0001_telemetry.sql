@@ -257,14 +257,17 @@ COMMENT ON TABLE otel_trace_orphans IS 'when the error logs of traces were of wh
 CREATE INDEX otel_trace_orphans_age ON otel_trace_orphans (seen_at);
 
 ---------- texts and which traces share them ----------
--- PostgreSQL's parser takes java.util.TimeoutException or /api/v1/users for one word, so everything that is neither letter
--- nor digit separates words here, and so does a capital after a small letter.
-CREATE FUNCTION otel_text_words(p_text text) RETURNS tsvector
+-- Words come from the program, in lower case and with one space between them: PostgreSQL's parser takes
+-- java.util.TimeoutException for one word, and its letters and lower case depend on the database's locale. The dictionary
+-- does not depend on it for what is in lower case already.
+CREATE FUNCTION otel_text_words(p_words text) RETURNS tsvector
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
-  SELECT to_tsvector('pg_catalog.english',
-    regexp_replace(regexp_replace(p_text, '([[:lower:]])([[:upper:]])', '\1 \2', 'g'), '[^[:alnum:]]+', ' ', 'g'))
+  SELECT coalesce(string_agg('''' || replace(replace(s.stem, '\', '\\'), '''', '''''') || ''':' || least(w.place, 16383), ' '), '')::tsvector
+  FROM string_to_table(p_words, ' ') WITH ORDINALITY AS w (word, place)
+  CROSS JOIN LATERAL unnest(ts_lexize('pg_catalog.english_stem', w.word)) AS s (stem)
+  WHERE w.word <> ''
 $$;
-COMMENT ON FUNCTION otel_text_words IS 'the words of a text, or of a question about it, as search compares them';
+COMMENT ON FUNCTION otel_text_words IS 'stems and places of words in lower case with one space between them, without the commonest of English';
 
 CREATE TABLE otel_texts (
   text_id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -272,7 +275,7 @@ CREATE TABLE otel_texts (
   created_at   timestamptz NOT NULL DEFAULT now(),
   text_version smallint NOT NULL,
   text         text NOT NULL,
-  words        tsvector NOT NULL GENERATED ALWAYS AS (otel_text_words(text)) STORED
+  words        tsvector NOT NULL
 );
 COMMENT ON TABLE otel_texts IS 'distinct normalised descriptions of traces; each is embedded once per model';
 CREATE INDEX otel_texts_words ON otel_texts USING gin (words);

@@ -7,6 +7,7 @@
 mod search;
 mod similar;
 mod trace;
+pub(crate) mod words;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;

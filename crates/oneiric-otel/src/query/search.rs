@@ -184,7 +184,7 @@ impl QueryService {
 
     /// Adds candidates that have words of the question, and gives all candidates their BM25 score.
     async fn weigh_words(&self, question: &str, candidates: &mut HashMap<i64, Candidate>) -> Result<(), QueryError> {
-        let words = self.database.words_of(question).await?;
+        let words = self.database.words_of(&super::words::words(question)).await?;
         if words.is_empty() {
             return Ok(());
         }

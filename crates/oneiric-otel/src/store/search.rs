@@ -275,7 +275,8 @@ impl Database {
             .collect()
     }
 
-    /// The words of a question as texts are compared by: stems, without the most common words of the language.
+    /// The words of a question as texts are compared by: stems, without the most common words of the language. `question`
+    /// holds words with spaces between them.
     pub(crate) async fn words_of(&self, question: &str) -> Result<Vec<String>, StoreError> {
         let client = self.client().await?;
         let rows = client

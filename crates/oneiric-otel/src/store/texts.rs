@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use super::traces::Transaction;
+use crate::query::words::words;
 
 /// Ids of texts by their hash.
 #[derive(Debug, Default)]
@@ -34,14 +35,21 @@ pub(crate) async fn store_texts(
     }
     missing.sort_unstable();
     let bodies: Vec<&str> = missing.iter().map(|hash| texts[hash].as_str()).collect();
+    let words: Vec<String> = bodies.iter().map(|body| words(body)).collect();
     let rows = transaction
         .query_typed(
-            "INSERT INTO otel.otel_texts (text_hash, text_version, text)
-             SELECT u.text_hash, $3, u.text FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS u (text_hash, text, place)
+            "INSERT INTO otel.otel_texts (text_hash, text_version, text, words)
+             SELECT u.text_hash, $3, u.text, otel.otel_text_words(u.words)
+             FROM unnest($1::uuid[], $2::text[], $4::text[]) WITH ORDINALITY AS u (text_hash, text, words, place)
              ORDER BY u.place
              ON CONFLICT (text_hash) DO NOTHING
              RETURNING text_id, text_hash",
-            &[(&missing, Type::UUID_ARRAY), (&bodies, Type::TEXT_ARRAY), (&version, Type::INT2)],
+            &[
+                (&missing, Type::UUID_ARRAY),
+                (&bodies, Type::TEXT_ARRAY),
+                (&version, Type::INT2),
+                (&words, Type::TEXT_ARRAY),
+            ],
         )
         .await?;
     let new: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();

@@ -485,3 +485,29 @@ async fn runs_with_many_texts_leave_room_for_each_other() {
     let similar = queries.find_similar_traces(&request).await.unwrap();
     assert_eq!((similar.hits.len(), distinct(&similar.hits)), (8, 8));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_of_every_script_are_found_in_any_locale() {
+    let scene = Scene::new().await;
+    let names = ["Überweisung fehlgeschlagen", "Ошибка оплаты заказа", "支付服务超时", "java.util.TimeoutException"];
+    for (trace, name) in (1..).zip(names) {
+        scene.spans("bank", vec![failed(span(trace, 1, 0, "run", ZERO), name, &[])]).await;
+    }
+    scene.derive().await;
+    let queries = QueryService::new(scene.bench.store.clone(), None);
+    for (question, wanted) in [
+        ("ÜBERWEISUNG", 1),
+        ("überweisung", 1),
+        ("оплаты", 2),
+        ("ОШИБКА", 2),
+        ("超时", 3),
+        ("支付", 3),
+        ("timeouts", 4),
+        ("the exception", 4),
+    ] {
+        let answer = queries.search_traces(&ask(question)).await.unwrap();
+        let found: Vec<&[u8]> = answer.hits.iter().map(|hit| hit.newest.trace_id.0.as_slice()).collect();
+        assert_eq!(found, [trace_id(wanted)], "{question}");
+    }
+    assert!(queries.search_traces(&ask("berweisung")).await.unwrap().nothing_near, "no word of any text");
+}

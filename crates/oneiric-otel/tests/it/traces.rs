@@ -295,7 +295,7 @@ async fn a_trace_larger_than_memory_allows_is_counted_whole_and_told_by_its_tell
     let step = |id: u64| span(1, id, u64::from(id > 1), "step", Duration::from_millis(id * 20));
     let mut spans: Vec<_> = (2..=SPANS).map(step).collect();
     // The root and the only failure lie in the middle of the time.
-    spans.push(span(1, 1, 0, "the run", Duration::from_millis(20_000)));
+    spans.push(span(1, 1, 0, "the run", Duration::from_secs(20)));
     spans[1_000] = failed(spans[1_000].clone(), "the disk is full", &[]);
     scene.spans("agent", spans).await;
     let options = DeriveOptions { trace_spans: 100, ..DeriveOptions::default() };

@@ -324,7 +324,7 @@ INSERT INTO otel_partitioned_tables (parent) VALUES
 -- The bounds of every partition. The outer two (before 2000, from 2100) have an infinite bound.
 CREATE FUNCTION otel_partitions(p_parent text)
 RETURNS TABLE (partition text, lower_bound timestamptz, upper_bound timestamptz)
-LANGUAGE sql STABLE SET search_path = otel, public, pg_catalog SET timezone = 'UTC' AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, otel, pg_temp SET timezone = 'UTC' AS $$
   SELECT c.relname::text,
          coalesce((regexp_match(b.bound, 'FROM \(''([^'']+)''\)'))[1]::timestamptz, '-infinity'),
          coalesce((regexp_match(b.bound, 'TO \(''([^'']+)''\)'))[1]::timestamptz, 'infinity')
@@ -336,11 +336,13 @@ $$;
 COMMENT ON FUNCTION otel_partitions IS 'partitions of a table with their bounds';
 
 -- Makes the partition that a record of this time belongs to, unless it is there. Data inside the retention and a little
--- ahead of now gets partitions of the configured step; older and later data gets coarse ones (a year at most), so that
--- stray times cannot make thousands of tables. A new partition never overlaps one that exists: it takes the part of its
--- natural range that is free. Concurrent callers wait for each other on the table's configuration row.
+-- ahead of now gets partitions of the configured step. Older data gets coarse ones, of a year at most, and so does data
+-- from a far future; up to a year ahead, where a wrong clock may have sent it, a month at most, so that the live
+-- partitions to come keep their step. Stray times thus cannot make thousands of tables. A new partition never overlaps
+-- one that exists: it takes the part of its natural range that is free. Concurrent callers wait for each other on the
+-- table's configuration row. Built-in names come first in the search path: the schema public may be anybody's.
 CREATE FUNCTION otel_ensure_partition(p_parent text, p_time timestamptz) RETURNS boolean
-LANGUAGE plpgsql SET search_path = otel, public, pg_catalog SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, otel, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
   config   otel_partitioned_tables;
   live_lo  timestamptz;
@@ -349,6 +351,7 @@ DECLARE
   gap_hi   timestamptz;
   lo       timestamptz;
   hi       timestamptz;
+  coarse   text;
   name     text;
 BEGIN
   SELECT * INTO config FROM otel_partitioned_tables WHERE parent = p_parent FOR UPDATE;
@@ -375,8 +378,9 @@ BEGIN
       lo := date_trunc('year', p_time);
       hi := least(lo + interval '1 year', live_lo);
     ELSE
-      lo := greatest(date_trunc('year', p_time), live_hi);
-      hi := date_trunc('year', p_time) + interval '1 year';
+      coarse := CASE WHEN p_time < now() + interval '1 year' THEN 'month' ELSE 'year' END;
+      lo := greatest(date_trunc(coarse, p_time), live_hi);
+      hi := date_trunc(coarse, p_time) + ('1 ' || coarse)::interval;
     END IF;
     SELECT max(upper_bound) INTO gap_lo FROM otel_partitions(p_parent) WHERE upper_bound <= p_time;
     SELECT min(lower_bound) INTO gap_hi FROM otel_partitions(p_parent) WHERE lower_bound > p_time;
@@ -390,13 +394,13 @@ BEGIN
   END IF;
 
   -- LIKE + ATTACH takes a weaker lock on the parent than CREATE TABLE ... PARTITION OF, which would stop every reader.
-  EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL)', name, p_parent);
-  EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)', p_parent, name,
+  EXECUTE format('CREATE TABLE otel.%I (LIKE otel.%I INCLUDING ALL)', name, p_parent);
+  EXECUTE format('ALTER TABLE otel.%I ATTACH PARTITION otel.%I FOR VALUES FROM (%s) TO (%s)', p_parent, name,
     CASE WHEN lo = '-infinity' THEN 'MINVALUE' ELSE quote_literal(lo) END,
     CASE WHEN hi = 'infinity' THEN 'MAXVALUE' ELSE quote_literal(hi) END);
   IF p_parent = 'otel_traces' THEN
     -- Rows are rewritten when something late arrives: leave room for the new version on the same page.
-    EXECUTE format('ALTER TABLE %I SET (fillfactor = 85)', name);
+    EXECUTE format('ALTER TABLE otel.%I SET (fillfactor = 85)', name);
   END IF;
   RETURN true;
 END $$;
@@ -404,7 +408,7 @@ COMMENT ON FUNCTION otel_ensure_partition IS 'makes the partition for a time, if
 
 -- Partitions for now and the configured number of steps ahead, for every table.
 CREATE FUNCTION otel_make_partitions() RETURNS integer
-LANGUAGE plpgsql SET search_path = otel, public, pg_catalog SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, otel, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
   config otel_partitioned_tables;
   made   integer := 0;

@@ -40,13 +40,27 @@ pub(super) struct UnreadScope<P> {
     pub(super) schema_url: Option<P>,
 }
 
+/// The most records in a request. A record takes several hundred bytes when it is read and may be two bytes long on the
+/// wire, so a limit on the bytes of a request alone would not bound its memory.
+pub(super) const MAX_RECORDS: usize = 500_000;
+
+/// Undecodable records that are reported one by one. The others are counted together.
+const MAX_REPORTED: usize = 100;
+
 /// Reads every part. A record is afterwards in a group or counted as undecodable, never both and never neither.
-pub(super) fn read<R: Record, P: Unread>(resources: Vec<UnreadResource<P>>) -> Decoded<R> {
+///
+/// # Errors
+/// The reason, when there are more than [`MAX_RECORDS`].
+pub(super) fn read<R: Record, P: Unread>(resources: Vec<UnreadResource<P>>) -> Result<Decoded<R>, String> {
+    let records: usize = resources.iter().flat_map(|resource| &resource.scopes).map(|scope| scope.records.len()).sum();
+    if records > MAX_RECORDS {
+        return Err(format!("{records} {}; a request may have at most {MAX_RECORDS}", R::NAMES.records));
+    }
     let mut decoded = Decoded { groups: Vec::new(), undecodable: Vec::new() };
     for (index, unread) in resources.into_iter().enumerate() {
         read_resource(index, unread, &mut decoded);
     }
-    decoded
+    Ok(decoded)
 }
 
 fn read_resource<R: Record, P: Unread>(index: usize, unread: UnreadResource<P>, decoded: &mut Decoded<R>) {
@@ -113,9 +127,15 @@ fn read_part<P, T>(
 
 /// An envelope without records loses none: there is nothing to report then.
 fn lose<R>(decoded: &mut Decoded<R>, path: &str, fault: Fault, records: u64) {
-    if records > 0 {
-        let path = format!("{path}{}", fault.path);
-        decoded.undecodable.push(Undecodable { path, records, reason: fault.reason });
+    if records == 0 {
+        return;
+    }
+    match decoded.undecodable.get_mut(MAX_REPORTED) {
+        None => {
+            let path = format!("{path}{}", fault.path);
+            decoded.undecodable.push(Undecodable { path, records, reason: fault.reason });
+        }
+        Some(rest) => rest.records += records,
     }
 }
 

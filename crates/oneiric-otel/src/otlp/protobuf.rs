@@ -15,6 +15,7 @@ use bytes::Bytes;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::encoding::WireType;
 use prost::{DecodeError, Message};
 
 pub use exact::{encode_metric, encode_point};
@@ -74,10 +75,15 @@ struct ScopeGroup {
 /// [`Malformed`] when the envelope is cut off or is not protobuf of this shape. What is wrong inside a record, a
 /// resource or a scope is reported in [`Decoded::undecodable`] instead.
 pub fn decode<R: Record>(body: &Bytes) -> Result<Decoded<R>, Malformed> {
+    if body.len() > SMALL_BYTES && tiny_fields(body, FIELD_DEPTH) > MAX_TINY_FIELDS {
+        let reason =
+            format!("more than {MAX_TINY_FIELDS} fields of {TINY_BYTES} bytes or less: send fewer in a request");
+        return Err(Malformed { reason });
+    }
     let request = Request::decode(body.clone()).map_err(|error| Malformed {
         reason: format!("not a protobuf message with {}: {}", R::NAMES.resources, reason(&error)),
     })?;
-    Ok(envelope::read(request.resources.into_iter().map(unread_resource).collect()))
+    envelope::read(request.resources.into_iter().map(unread_resource).collect()).map_err(|reason| Malformed { reason })
 }
 
 fn unread_resource(group: ResourceGroup) -> UnreadResource<Bytes> {
@@ -116,6 +122,56 @@ impl Unread for Bytes {
     fn count_lost<R: Record>(&self) -> u64 {
         R::count_lost(Encoding::Protobuf, self)
     }
+}
+
+/// Below this size a request cannot grow large by being read.
+const SMALL_BYTES: usize = 1024 * 1024;
+
+/// The most [tiny] fields of a request. An empty attribute takes two bytes on the wire and some seventy when it is read,
+/// so the bytes of a request alone do not bound its memory. Real requests of 64 MiB have about a quarter of it.
+///
+/// [tiny]: TINY_BYTES
+const MAX_TINY_FIELDS: usize = 4_000_000;
+
+/// Fields with a length of at most so many bytes are tiny. Text never looks like them: it has no such control characters.
+const TINY_BYTES: u64 = 8;
+
+/// How deep fields are counted: the envelope, attributes, those of events, and values in them.
+const FIELD_DEPTH: u32 = 8;
+
+/// How many tiny fields a message has, with those of what may be its submessages.
+fn tiny_fields(mut message: &[u8], depth: u32) -> usize {
+    let mut count = 0;
+    while !message.is_empty() {
+        let Ok((_, wire_type)) = prost::encoding::decode_key(&mut message) else { return count };
+        let skipped = match wire_type {
+            WireType::LengthDelimited => {
+                let Ok(length) = prost::encoding::decode_varint(&mut message) else { return count };
+                let Some((field, rest)) = message.split_at_checked(usize::try_from(length).unwrap_or(usize::MAX))
+                else {
+                    return count;
+                };
+                count += usize::from(length <= TINY_BYTES);
+                if depth > 1 {
+                    count += tiny_fields(field, depth - 1);
+                }
+                message = rest;
+                continue;
+            }
+            WireType::Varint => {
+                if prost::encoding::decode_varint(&mut message).is_err() {
+                    return count;
+                }
+                continue;
+            }
+            WireType::ThirtyTwoBit => 4,
+            WireType::SixtyFourBit => 8,
+            WireType::StartGroup | WireType::EndGroup => return count,
+        };
+        let Some(rest) = message.get(skipped..) else { return count };
+        message = rest;
+    }
+    count
 }
 
 /// prost's own words without its constant prefix.

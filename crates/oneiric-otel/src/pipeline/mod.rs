@@ -198,5 +198,8 @@ impl Ingest {
 }
 
 fn stopping() -> Refused {
-    Refused::Unavailable { reason: "the server is stopping".to_owned(), retry_after: Duration::from_secs(1) }
+    Refused::Unavailable {
+        reason: "the write path is interrupted or stopping".to_owned(),
+        retry_after: Duration::from_secs(1),
+    }
 }

@@ -19,7 +19,7 @@ use crate::otlp::point::{self, MetricDescriptor, Point, Points};
 use crate::otlp::record::Record;
 use crate::otlp::{self, Group, Malformed, ResourceEnvelope, ScopeEnvelope, Signal, protobuf};
 use crate::store::rows::{self, INDEXED_TEXT_BYTES, Owner, Scratch};
-use crate::store::{Batch, Micros, Rows, Series, Store, StoreError, Touch, prefix, service_name};
+use crate::store::{Batch, Micros, References, Rows, Series, Store, StoreError, Touch, prefix, service_name};
 
 /// From this severity on a log record tells about its trace: WARN.
 const TELLING_SEVERITY: i32 = 13;
@@ -52,7 +52,14 @@ pub(super) async fn prepare(store: Arc<Store>, request: Request, limits: Limits)
         Signal::Metrics => Preparation::new(request, limits).points(&store, &runtime),
         Signal::Logs => Preparation::new(request, limits).logs(&store, &runtime),
     };
-    tokio::task::spawn_blocking(task).await.map_err(|_| stopping())?
+    tokio::task::spawn_blocking(task).await.unwrap_or_else(|error| {
+        if error.is_cancelled() {
+            return Err(stopping());
+        }
+        // A defect of ours, and the same bytes would meet it again: the sender must not repeat them for ever.
+        tracing::error!(%error, "a request could not be prepared");
+        Err(Refused::Malformed { reason: "an internal error while the request was read; it is logged".to_owned() })
+    })
 }
 
 /// The record of a request by its number, as a request of its own. Decoding is deterministic, so the number that a row
@@ -108,6 +115,7 @@ struct Preparation {
     accepted: u64,
     hours: HashSet<i64>,
     touches: HashMap<[u8; 16], Touch>,
+    references: References,
 }
 
 /// Resources and scopes of a request with their hashes.
@@ -115,8 +123,8 @@ struct Preparation {
 struct Owners<'a> {
     resources: HashMap<Hash128, &'a ResourceEnvelope>,
     scopes: HashMap<Hash128, &'a ScopeEnvelope>,
-    /// Per group of the request.
-    of_group: Vec<(Hash128, Hash128)>,
+    /// Per group of the request; none where resource or scope are beyond the limits.
+    of_group: Vec<Option<(Hash128, Hash128)>>,
 }
 
 /// The ids of [`Owners`].
@@ -138,17 +146,23 @@ impl Preparation {
             accepted: 0,
             hours: HashSet::new(),
             touches: HashMap::new(),
+            references: References::default(),
         }
     }
 
     fn spans(mut self, store: &Store, runtime: &tokio::runtime::Handle) -> Result<Prepared, Refused> {
         let groups = self.decode::<Span>()?;
-        let owners = self.owners(&groups);
+        let owners = self.owners(&groups, |index| groups[index].records.len() as u64);
         let ids = owners.ids(store, runtime)?;
+        self.refer(&ids);
         let mut scratch = Scratch::default();
         let mut seen = HashSet::new();
         let mut number = 0;
-        for (group, (resource, scope)) in groups.iter().zip(&owners.of_group) {
+        for (group, owner) in groups.iter().zip(&owners.of_group) {
+            let Some((resource, scope)) = owner else {
+                number += group.records.len() as u32;
+                continue;
+            };
             let service_name = service_name(&group.resource);
             let owner = ids.owner(*resource, *scope, prefix(&service_name, INDEXED_TEXT_BYTES));
             for span in &group.records {
@@ -176,11 +190,16 @@ impl Preparation {
 
     fn logs(mut self, store: &Store, runtime: &tokio::runtime::Handle) -> Result<Prepared, Refused> {
         let groups = self.decode::<LogRecord>()?;
-        let owners = self.owners(&groups);
+        let owners = self.owners(&groups, |index| groups[index].records.len() as u64);
         let ids = owners.ids(store, runtime)?;
+        self.refer(&ids);
         let mut scratch = Scratch::default();
         let mut number = 0;
-        for (group, (resource, scope)) in groups.iter().zip(&owners.of_group) {
+        for (group, owner) in groups.iter().zip(&owners.of_group) {
+            let Some((resource, scope)) = owner else {
+                number += group.records.len() as u32;
+                continue;
+            };
             let service_name = service_name(&group.resource);
             let owner = ids.owner(*resource, *scope, prefix(&service_name, INDEXED_TEXT_BYTES));
             for log in &group.records {
@@ -208,15 +227,21 @@ impl Preparation {
             .iter_mut()
             .map(|group| std::mem::take(&mut group.records).into_iter().filter_map(point::split).collect())
             .collect();
-        let owners = self.owners(&groups);
+        let point_count = |index: usize| metrics[index].iter().map(|(_, points)| points.len() as u64).sum();
+        let owners = self.owners(&groups, point_count);
         let ids = owners.ids(store, runtime)?;
+        self.refer(&ids);
 
         // First pass: which points are kept, and which series they belong to.
         let mut wanted: HashMap<Hash128, Series> = HashMap::new();
         let mut kept: Vec<(u32, Hash128, Hash128, Point<'_>)> = Vec::new();
         let mut seen = HashSet::new();
         let mut number = 0;
-        for ((group, (resource, scope)), metrics) in groups.iter().zip(&owners.of_group).zip(&metrics) {
+        for ((group, owner), metrics) in groups.iter().zip(&owners.of_group).zip(&metrics) {
+            let Some((resource, scope)) = owner else {
+                number += metrics.iter().map(|(_, points)| points.len() as u32).sum::<u32>();
+                continue;
+            };
             let service_name = service_name(&group.resource);
             for (descriptor, points) in metrics {
                 let metric = self.canonical.metric(descriptor);
@@ -249,6 +274,8 @@ impl Preparation {
             .block_on(store.dimensions.series(&store.database, &wanted, &ids.resources, &ids.scopes))
             .map_err(|error| refusal(&error))?;
 
+        self.references.series = series.iter().map(|(hash, id)| (*id, *hash)).collect();
+
         // Second pass: rows.
         let mut scratch = Scratch::default();
         for (record, stream, hash, point) in kept {
@@ -269,16 +296,26 @@ impl Preparation {
         Ok(decoded.groups)
     }
 
-    fn owners<'a, R>(&mut self, groups: &'a [Group<R>]) -> Owners<'a> {
+    fn owners<'a, R>(&mut self, groups: &'a [Group<R>], records: impl Fn(usize) -> u64) -> Owners<'a> {
         let mut owners = Owners::default();
-        for group in groups {
+        for (index, group) in groups.iter().enumerate() {
+            if let Err(reason) = check_owners(&self.limits, &group.resource, &group.scope) {
+                self.rejections.add(&format!("group {index}"), &reason, records(index));
+                owners.of_group.push(None);
+                continue;
+            }
             let resource = self.canonical.resource(&group.resource);
             let scope = self.canonical.scope(&group.scope);
             owners.resources.insert(resource, &group.resource);
             owners.scopes.insert(scope, &group.scope);
-            owners.of_group.push((resource, scope));
+            owners.of_group.push(Some((resource, scope)));
         }
         owners
+    }
+
+    fn refer(&mut self, ids: &OwnerIds) {
+        self.references.resources = ids.resources.iter().map(|(hash, id)| (*id, *hash)).collect();
+        self.references.scopes = ids.scopes.iter().map(|(hash, id)| (i64::from(*id), *hash)).collect();
     }
 
     fn touch(&mut self, trace_id: [u8; 16], time: Micros, has_root: bool) {
@@ -301,6 +338,7 @@ impl Preparation {
                 records: self.records,
                 times,
                 touches: self.touches,
+                references: self.references,
             },
             request: self.request,
             rejections: self.rejections,
@@ -339,6 +377,16 @@ fn hash_request(request: &Request) -> Hash128 {
     Hash128(hash)
 }
 
+fn check_owners(limits: &Limits, resource: &ResourceEnvelope, scope: &ScopeEnvelope) -> Result<(), String> {
+    if let Some(resource) = &resource.resource {
+        limits.check(resource, &resource.attributes).map_err(|reason| format!("resource: {reason}"))?;
+    }
+    if let Some(scope) = &scope.scope {
+        limits.check(scope, &scope.attributes).map_err(|reason| format!("scope: {reason}"))?;
+    }
+    Ok(())
+}
+
 fn check_point(limits: &Limits, point: Point<'_>) -> Result<(), String> {
     match point {
         Point::Number(point) => limits.check(point, &point.attributes),
@@ -356,9 +404,12 @@ fn explicit_bounds(point: Point<'_>) -> &[f64] {
     }
 }
 
-/// Whether a log record says that something went wrong.
+/// Whether a log record says that something went wrong: the same that derivation reads of a trace's logs.
 fn is_telling(log: &LogRecord) -> bool {
     log.severity_number >= TELLING_SEVERITY
         || log.event_name == "exception"
-        || log.attributes.iter().any(|attribute| attribute.key == "exception.type")
+        || log
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute.key.as_str(), "exception.type" | "exception.message"))
 }

@@ -1,8 +1,10 @@
 //! The tasks that turn queued requests into transactions.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::sync::{Mutex, mpsc};
 
 use super::prepare;
@@ -45,7 +47,10 @@ impl Writer {
             if jobs.is_empty() {
                 return;
             }
-            self.write(jobs).await;
+            // Whatever happens to one batch, the writer goes on with the next: its senders are told to come back.
+            if AssertUnwindSafe(self.write(jobs)).catch_unwind().await.is_err() {
+                tracing::error!("a writer panicked; its requests are not stored and their senders are told so");
+            }
         }
     }
 
@@ -100,7 +105,9 @@ impl Writer {
         let mut retries = 0;
         loop {
             match self.store.write(batches, dead_letter).await {
-                Err(error) if error.class() == ErrorClass::Transient && retries < self.max_retries => {
+                Err(error)
+                    if error.class() == ErrorClass::Transient && !error.is_stale() && retries < self.max_retries =>
+                {
                     tracing::warn!(%error, retry = retries + 1, "could not write, trying again");
                     self.counters.retried();
                     tokio::time::sleep(jittered(pause)).await;
@@ -124,8 +131,12 @@ fn jittered(pause: Duration) -> Duration {
 
 pub(super) fn refusal(error: &StoreError) -> Refused {
     let retry_after = match error.class() {
-        ErrorClass::Transient | ErrorClass::BadData => RETRY_AFTER_TRANSIENT,
+        ErrorClass::Transient => RETRY_AFTER_TRANSIENT,
         ErrorClass::Misconfigured => RETRY_AFTER_MISCONFIGURED,
+        // Bad records become dead letters; what is left is a resource, a scope or a series.
+        ErrorClass::BadData => {
+            return Refused::Malformed { reason: format!("the database refuses what the records belong to: {error}") };
+        }
     };
     Refused::Unavailable { reason: format!("cannot store now: {error}"), retry_after }
 }

@@ -26,6 +26,11 @@ impl Micros {
         (Self(micros), (nanos % 1000) as i16)
     }
 
+    /// A number that is greater for a later time.
+    pub(crate) fn ordered(self) -> u64 {
+        self.0 as u64 ^ (1 << 63)
+    }
+
     /// The inverse of [`Self::from_unix_nanos`].
     pub(crate) fn to_unix_nanos(self, remainder: i16) -> u64 {
         ((self.0 + POSTGRES_EPOCH_MICROS) as u64).wrapping_mul(1000).wrapping_add(remainder as u64)
@@ -57,7 +62,8 @@ impl tokio_postgres::types::ToSql for Micros {
     tokio_postgres::types::to_sql_checked!();
 }
 
-/// Orders the rows of a table, and tells two rows with one primary key. Rows of a table without a key have equal ones.
+/// Orders the rows of a table, time first, and tells two rows with one primary key. Rows of a table without a key have
+/// equal ones.
 pub(crate) type RowKey = [u64; 4];
 
 /// Encoded rows of one table.

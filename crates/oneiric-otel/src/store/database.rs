@@ -4,13 +4,19 @@ use std::fmt;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod};
-use tokio_postgres::{Config, NoTls};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Config, NoTls, Row};
 
 use super::error::StoreError;
 
-/// A pooled connection. Its search path is `otel, public`.
+/// A pooled connection. Nothing may be set on its session: behind PgBouncer in transaction mode the next transaction
+/// may meet another session. So every name in SQL carries its schema, and what is not in a transaction is one
+/// `query_typed`, which prepares nothing.
 pub(crate) type Client = deadpool_postgres::Object;
+
+/// A value for a statement and its type, which spares asking the server for it.
+pub(crate) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// Connections held open to the server at most.
 const MAX_CONNECTIONS: usize = 16;
@@ -78,14 +84,6 @@ impl Database {
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .wait_timeout(Some(CONNECT_TIMEOUT))
             .create_timeout(Some(CONNECT_TIMEOUT))
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move {
-                    client
-                        .batch_execute("SET search_path = otel, public; SET timezone = 'UTC'")
-                        .await
-                        .map_err(deadpool_postgres::HookError::Backend)
-                })
-            }))
             .build()
             .map_err(|error| StoreError::misconfigured(format!("connection pool: {error}")))?;
         Ok(Self { pool, target })
@@ -97,6 +95,17 @@ impl Database {
     /// When the database is away, busy or refuses us.
     pub(crate) async fn client(&self) -> Result<Client, StoreError> {
         self.pool.get().await.map_err(StoreError::from)
+    }
+
+    /// One statement outside a transaction, in one round trip.
+    pub(crate) async fn query(&self, sql: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
+        Ok(self.client().await?.query_typed(sql, arguments).await?)
+    }
+
+    /// One statement outside a transaction that returns one row.
+    pub(crate) async fn query_one(&self, sql: &str, arguments: &[Argument<'_>]) -> Result<Row, StoreError> {
+        let row = self.query(sql, arguments).await?.pop();
+        row.ok_or_else(|| StoreError::misconfigured(format!("expected a row from {sql}")))
     }
 
     /// Asks the database for nothing, to see whether it answers.
@@ -117,8 +126,7 @@ impl Database {
 
     /// Asks the database about itself.
     pub async fn status(&self) -> Result<DatabaseStatus, StoreError> {
-        let client = self.client().await?;
-        let row = client
+        let row = self
             .query_one(
                 "SELECT current_setting('server_version'),
                         (SELECT extversion FROM pg_extension WHERE extname = 'vector'),

@@ -7,19 +7,20 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use deadpool_postgres::Transaction;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use uuid::Uuid;
 
-use super::database::Database;
+use super::database::{Client, Database};
 use super::error::StoreError;
 use super::fidelity::Writer;
 use super::residue::without_nul;
-use super::rows::find;
+use super::rows::find as find_attribute;
 use super::rows::metric::SeriesRow;
 use crate::otlp::canonical::Hash128;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 
-/// Ids remembered per table. Beyond it the memory is emptied and fills again from the database.
+/// Ids remembered per table, at most twice as many: see [`Known`].
 const REMEMBERED: usize = 200_000;
 
 /// Ids of resources, scopes and series by the hash of their content.
@@ -30,25 +31,64 @@ pub(crate) struct Dimensions {
     series: Known,
 }
 
+/// Remembered ids in two generations. When the young one is full it becomes the old one, and what was old and not asked
+/// for since is forgotten.
 #[derive(Debug, Default)]
-struct Known(Mutex<HashMap<Hash128, i64>>);
+struct Known(Mutex<Generations>);
+
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<Hash128, i64>,
+    old: HashMap<Hash128, i64>,
+}
+
+impl Generations {
+    fn get(&mut self, hash: Hash128) -> Option<i64> {
+        if let Some(id) = self.young.get(&hash) {
+            return Some(*id);
+        }
+        let id = self.old.remove(&hash)?;
+        self.insert(hash, id);
+        Some(id)
+    }
+
+    fn insert(&mut self, hash: Hash128, id: i64) {
+        if self.young.len() >= REMEMBERED {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(hash, id);
+    }
+}
 
 impl Known {
-    fn get(&self, hash: Hash128) -> Option<i64> {
-        self.lock().get(&hash).copied()
-    }
-
-    fn insert(&self, hash: Hash128, id: i64) {
-        let mut known = self.lock();
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
-        known.insert(hash, id);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Hash128, i64>> {
-        // A panic while the lock is held leaves a map that is still true: entries are added whole.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Generations> {
+        // A panic while the lock is held leaves maps that are still true: entries are added whole.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The known ids, and the hashes without one in ascending order: every transaction takes its locks in that order,
+    /// so two of them cannot wait for each other.
+    fn look_up<'a>(&self, wanted: impl Iterator<Item = &'a Hash128>) -> (HashMap<Hash128, i64>, Vec<Hash128>) {
+        let mut known = self.lock();
+        let mut ids = HashMap::new();
+        let mut missing = Vec::new();
+        for hash in wanted {
+            match known.get(*hash) {
+                Some(id) => {
+                    ids.insert(*hash, id);
+                }
+                None => missing.push(*hash),
+            }
+        }
+        missing.sort_unstable();
+        (ids, missing)
+    }
+
+    fn remember(&self, ids: &HashMap<Hash128, i64>) {
+        let mut known = self.lock();
+        for (hash, id) in ids {
+            known.insert(*hash, *id);
+        }
     }
 }
 
@@ -65,7 +105,7 @@ impl Dimensions {
     /// Forgets every id: the rows may have been collected, or the database replaced by another.
     pub(crate) fn forget(&self) {
         for known in [&self.resources, &self.scopes, &self.series] {
-            known.lock().clear();
+            *known.lock() = Generations::default();
         }
     }
 
@@ -75,19 +115,20 @@ impl Dimensions {
         database: &Database,
         wanted: &HashMap<Hash128, &ResourceEnvelope>,
     ) -> Result<HashMap<Hash128, i64>, StoreError> {
-        let (mut ids, missing) = self.resources.look_up(wanted.keys());
+        let (mut ids, mut missing) = self.resources.look_up(wanted.keys());
         if missing.is_empty() {
             return Ok(ids);
         }
         let mut client = database.client().await?;
-        let transaction = client.transaction().await?;
+        let transaction = begin(&mut client).await?;
+        find(&transaction, "resource_id", "otel.otel_resources", &mut missing, &mut ids).await?;
         for hash in missing {
             let envelope = wanted[&hash];
             let attributes = envelope.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
             let text = |keys: &[&str]| attribute_text(attributes, keys);
             let row = transaction
                 .query_one(
-                    "INSERT INTO otel_resources (content_hash, service_name, service_namespace, service_version,
+                    "INSERT INTO otel.otel_resources (content_hash, service_name, service_namespace, service_version,
                        service_instance_id, deployment_environment, schema_url, attributes, envelope)
                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8::text::jsonb, $9)
                      ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
@@ -118,16 +159,17 @@ impl Dimensions {
         database: &Database,
         wanted: &HashMap<Hash128, &ScopeEnvelope>,
     ) -> Result<HashMap<Hash128, i32>, StoreError> {
-        let (mut ids, missing) = self.scopes.look_up(wanted.keys());
+        let (mut ids, mut missing) = self.scopes.look_up(wanted.keys());
         if !missing.is_empty() {
             let mut client = database.client().await?;
-            let transaction = client.transaction().await?;
+            let transaction = begin(&mut client).await?;
+            find(&transaction, "scope_id", "otel.otel_scopes", &mut missing, &mut ids).await?;
             for hash in missing {
                 let envelope = wanted[&hash];
                 let scope = envelope.scope.clone().unwrap_or_default();
                 let row = transaction
                     .query_one(
-                        "INSERT INTO otel_scopes (content_hash, name, version, schema_url, attributes, envelope)
+                        "INSERT INTO otel.otel_scopes (content_hash, name, version, schema_url, attributes, envelope)
                          VALUES ($1, $2, $3, $4, $5::text::jsonb, $6)
                          ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
                          RETURNING scope_id",
@@ -162,15 +204,16 @@ impl Dimensions {
         resource_ids: &HashMap<Hash128, i64>,
         scope_ids: &HashMap<Hash128, i32>,
     ) -> Result<HashMap<Hash128, i64>, StoreError> {
-        let (mut ids, missing) = self.series.look_up(wanted.keys());
+        let (mut ids, mut missing) = self.series.look_up(wanted.keys());
         if missing.is_empty() {
             return Ok(ids);
         }
         let mut client = database.client().await?;
-        let transaction = client.transaction().await?;
+        let transaction = begin(&mut client).await?;
+        find(&transaction, "series_id", "otel.otel_metric_series", &mut missing, &mut ids).await?;
         let statement = transaction
             .prepare(
-                "INSERT INTO otel_metric_series (content_hash, resource_id, scope_id, monotonic, service_name, metric_name,
+                "INSERT INTO otel.otel_metric_series (content_hash, resource_id, scope_id, monotonic, service_name, metric_name,
                    metric_type, temporality, unit, description, attributes, metadata, explicit_bounds, residue)
                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12::text::jsonb, $13, $14)
                  ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
@@ -212,35 +255,36 @@ impl Dimensions {
             let (hash, id) = inserted?;
             ids.insert(hash, id);
         }
+        // Closed in the transaction: behind a pooler the session is another one afterwards.
+        drop(statement);
         transaction.commit().await?;
         self.series.remember(&ids);
         Ok(ids)
     }
 }
 
-impl Known {
-    /// The known ids, and the hashes without one in ascending order: every transaction takes its locks in that order,
-    /// so two of them cannot wait for each other.
-    fn look_up<'a>(&self, wanted: impl Iterator<Item = &'a Hash128>) -> (HashMap<Hash128, i64>, Vec<Hash128>) {
-        let mut ids = HashMap::new();
-        let mut missing = Vec::new();
-        for hash in wanted {
-            match self.get(*hash) {
-                Some(id) => {
-                    ids.insert(*hash, id);
-                }
-                None => missing.push(*hash),
-            }
-        }
-        missing.sort_unstable();
-        (ids, missing)
-    }
+/// A transaction whose rows survive whatever happens once it is committed: records will refer to them.
+async fn begin(client: &mut Client) -> Result<Transaction<'_>, StoreError> {
+    let transaction = client.transaction().await?;
+    transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
+    Ok(transaction)
+}
 
-    fn remember(&self, ids: &HashMap<Hash128, i64>) {
-        for (hash, id) in ids {
-            self.insert(*hash, *id);
-        }
+/// Moves those of `missing` that the table has to `ids`. Inserting them again would spend an id each.
+async fn find(
+    transaction: &Transaction<'_>,
+    id: &str,
+    table: &str,
+    missing: &mut Vec<Hash128>,
+    ids: &mut HashMap<Hash128, i64>,
+) -> Result<(), StoreError> {
+    let hashes: Vec<Uuid> = missing.iter().map(|hash| Uuid::from_bytes(hash.0)).collect();
+    let sql = format!("SELECT content_hash, {id} FROM {table} WHERE content_hash = ANY($1)");
+    for row in transaction.query(&sql, &[&hashes]).await? {
+        ids.insert(Hash128(row.get::<_, Uuid>(0).into_bytes()), row.get(1));
     }
+    missing.retain(|hash| !ids.contains_key(hash));
+    Ok(())
 }
 
 /// `service.name`, or what OpenTelemetry calls a service without one.
@@ -251,7 +295,7 @@ pub(crate) fn service_name(envelope: &ResourceEnvelope) -> String {
 
 fn attribute_text(attributes: &[KeyValue], keys: &[&str]) -> Option<String> {
     use opentelemetry_proto::tonic::common::v1::any_value::Value;
-    let text = match find(attributes, keys)? {
+    let text = match find_attribute(attributes, keys)? {
         Value::StringValue(text) => text.clone(),
         Value::IntValue(number) => number.to_string(),
         Value::DoubleValue(number) => number.to_string(),

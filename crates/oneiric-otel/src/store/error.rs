@@ -12,6 +12,7 @@ pub struct StoreError {
     message: String,
     code: Option<SqlState>,
     constraint: Option<String>,
+    stale: bool,
 }
 
 /// What to do about a [`StoreError`].
@@ -39,12 +40,22 @@ impl ErrorClass {
 impl StoreError {
     /// An error of our own making that only a person can mend.
     pub(crate) fn misconfigured(message: impl Into<String>) -> Self {
-        Self { class: ErrorClass::Misconfigured, message: message.into(), code: None, constraint: None }
+        Self { class: ErrorClass::Misconfigured, message: message.into(), code: None, constraint: None, stale: false }
     }
 
     /// An error that time may mend.
     pub(crate) fn transient(message: impl Into<String>) -> Self {
-        Self { class: ErrorClass::Transient, message: message.into(), code: None, constraint: None }
+        Self { class: ErrorClass::Transient, message: message.into(), code: None, constraint: None, stale: false }
+    }
+
+    /// What was prepared no longer fits the database and has to be prepared again.
+    pub(crate) fn stale(message: impl Into<String>) -> Self {
+        Self { stale: true, ..Self::transient(message) }
+    }
+
+    /// Whether trying the same again is useless although the trouble is transient.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// What kind of trouble it is.
@@ -62,6 +73,11 @@ impl StoreError {
         self.code == Some(SqlState::CHECK_VIOLATION) && self.constraint.is_none()
     }
 
+    /// A lock that was asked for without waiting is held by somebody else.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.code == Some(SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// The table is not there.
     pub(crate) fn is_undefined_table(&self) -> bool {
         self.code == Some(SqlState::UNDEFINED_TABLE)
@@ -76,7 +92,7 @@ impl From<tokio_postgres::Error> for StoreError {
                 Some(source) => format!("{error}: {source}"),
                 None => error.to_string(),
             };
-            return Self { class: ErrorClass::Transient, message, code: None, constraint: None };
+            return Self { class: ErrorClass::Transient, message, code: None, constraint: None, stale: false };
         };
         let mut message = format!("{} (SQLSTATE {})", database.message(), database.code().code());
         if let Some(detail) = database.detail() {
@@ -92,6 +108,7 @@ impl From<tokio_postgres::Error> for StoreError {
             message,
             code: Some(database.code().clone()),
             constraint: database.constraint().map(str::to_owned),
+            stale: false,
         }
     }
 }
@@ -111,9 +128,21 @@ fn classify(code: &SqlState) -> ErrorClass {
         // A failover in progress: the connection leads to the old primary.
         return ErrorClass::Transient;
     }
+    let mends_itself = [
+        SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        // Another instance makes the same partition at this moment.
+        SqlState::DUPLICATE_TABLE,
+        // The session behind a pooler changed under us.
+        SqlState::INVALID_SQL_STATEMENT_NAME,
+        SqlState::DUPLICATE_PSTATEMENT,
+    ];
+    if mends_itself.contains(code) {
+        return ErrorClass::Transient;
+    }
     match code.code().get(..2).unwrap_or_default() {
-        // connection, transaction rollback (serialization, deadlock), resources, operator intervention, lock timeout
-        "08" | "40" | "53" | "57" | "55" | "58" => ErrorClass::Transient,
+        // connection, transaction rollback (serialization, deadlock), resources, operator intervention, lock timeout,
+        // system error, internal error
+        "08" | "40" | "53" | "57" | "55" | "58" | "XX" => ErrorClass::Transient,
         // data exception, integrity, program limit
         "22" | "23" | "54" => ErrorClass::BadData,
         _ => ErrorClass::Misconfigured,
@@ -135,6 +164,9 @@ mod tests {
             (SqlState::CANNOT_CONNECT_NOW, ErrorClass::Transient),
             (SqlState::LOCK_NOT_AVAILABLE, ErrorClass::Transient),
             (SqlState::READ_ONLY_SQL_TRANSACTION, ErrorClass::Transient),
+            (SqlState::DUPLICATE_TABLE, ErrorClass::Transient),
+            (SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, ErrorClass::Transient),
+            (SqlState::INTERNAL_ERROR, ErrorClass::Transient),
             (SqlState::CHARACTER_NOT_IN_REPERTOIRE, ErrorClass::BadData),
             (SqlState::CHECK_VIOLATION, ErrorClass::BadData),
             (SqlState::STATEMENT_TOO_COMPLEX, ErrorClass::BadData),

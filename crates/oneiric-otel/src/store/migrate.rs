@@ -5,13 +5,23 @@
 //! a transaction and after the server is ready; they must be safe to repeat. Both share one sequence of numbers, and a
 //! migration that has been applied is never edited: its checksum is compared at every start.
 
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::types::Type;
+
 use super::database::Database;
 use super::error::StoreError;
+
+/// How long to wait before asking for the right to migrate again.
+const LOCK_POLL: Duration = Duration::from_millis(200);
 
 struct Migration {
     version: i32,
     name: &'static str,
     sql: &'static str,
+    /// The index that a deferred migration builds.
+    index: Option<&'static str>,
 }
 
 impl Migration {
@@ -20,13 +30,18 @@ impl Migration {
     }
 }
 
-const REQUIRED: &[Migration] =
-    &[Migration { version: 1, name: "telemetry", sql: include_str!("../../migrations/required/0001_telemetry.sql") }];
+const REQUIRED: &[Migration] = &[Migration {
+    version: 1,
+    name: "telemetry",
+    sql: include_str!("../../migrations/required/0001_telemetry.sql"),
+    index: None,
+}];
 
 const DEFERRED: &[Migration] = &[Migration {
     version: 2,
     name: "resource_attributes_index",
     sql: include_str!("../../migrations/deferred/0002_resource_attributes_index.sql"),
+    index: Some("otel.otel_resources_attributes"),
 }];
 
 /// The newest required migration this program knows.
@@ -70,8 +85,11 @@ impl Database {
         loop {
             let mut client = self.client().await?;
             let transaction = client.transaction().await?;
-            // Whoever holds this lock migrates; the others wait and then find nothing to do.
-            transaction.batch_execute("LOCK TABLE otel.otel_migrations IN SHARE ROW EXCLUSIVE MODE").await?;
+            if !try_lock(&transaction).await? {
+                transaction.rollback().await?;
+                tokio::time::sleep(LOCK_POLL).await;
+                continue;
+            }
             let applied = applied(&transaction).await?;
             verify(&applied)?;
             let Some(next) = REQUIRED.iter().find(|migration| {
@@ -89,27 +107,56 @@ impl Database {
     }
 
     /// Applies the deferred migrations. Meant to run after the server is ready; queries work without them, slower.
+    /// Instances that start together wait for each other.
     pub async fn migrate_deferred(&self) -> Result<Vec<String>, StoreError> {
-        let client = self.client().await?;
-        let applied = applied(&client).await?;
         let mut applied_now = Vec::new();
-        for migration in DEFERRED {
-            if applied.iter().any(|row| row.version == migration.version) {
+        loop {
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await?;
+            // Held until the end, while other connections look and build: CREATE INDEX CONCURRENTLY cannot run in a
+            // transaction, and waits for every transaction that has a snapshot. This one has none: it has asked nothing.
+            if !try_lock(&transaction).await? {
+                transaction.rollback().await?;
+                tokio::time::sleep(LOCK_POLL).await;
                 continue;
             }
-            // CREATE INDEX CONCURRENTLY cannot run inside a transaction. Two instances may both try: IF NOT EXISTS and
-            // ON CONFLICT make the second a repetition.
-            client.batch_execute(migration.sql).await?;
-            record(&client, migration, "deferred").await?;
-            applied_now.push(format!("{:04}_{}", migration.version, migration.name));
+            let applied = applied(&self.client().await?.transaction().await?).await?;
+            verify(&applied)?;
+            let missing = |migration: &&Migration| !applied.iter().any(|row| row.version == migration.version);
+            let Some(next) = DEFERRED.iter().find(missing) else { return Ok(applied_now) };
+            self.build(next).await?;
+            record(&transaction, next, "deferred").await?;
+            transaction.commit().await?;
+            applied_now.push(format!("{:04}_{}", next.version, next.name));
         }
-        Ok(applied_now)
+    }
+
+    /// Runs a deferred migration. A build that was cut off leaves an index that is never used: it goes first.
+    async fn build(&self, migration: &Migration) -> Result<(), StoreError> {
+        let invalid = "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass($1) AND NOT indisvalid";
+        let is_invalid = async |index: &str| -> Result<bool, StoreError> {
+            let row = self.query_one(invalid, &[(&index, Type::TEXT)]).await?;
+            Ok(row.get::<_, i64>(0) > 0)
+        };
+        let client = self.client().await?;
+        if let Some(index) = migration.index
+            && is_invalid(index).await?
+        {
+            client.batch_execute(&format!("DROP INDEX CONCURRENTLY {index}")).await?;
+        }
+        client.batch_execute(migration.sql).await?;
+        match migration.index {
+            Some(index) if is_invalid(index).await? => {
+                Err(StoreError::transient(format!("the index {index} could not be built")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Which migrations the database has and which it lacks.
     pub async fn migration_state(&self) -> Result<MigrationState, StoreError> {
-        let client = self.client().await?;
-        let applied = match applied(&client).await {
+        let mut client = self.client().await?;
+        let applied = match applied(&client.transaction().await?).await {
             Ok(applied) => applied,
             Err(error) if error.is_undefined_table() => Vec::new(),
             Err(error) => return Err(error),
@@ -129,16 +176,27 @@ impl Database {
     }
 
     async fn create_bookkeeping(&self) -> Result<(), StoreError> {
-        let client = self.client().await?;
-        let there: bool = client.query_one("SELECT to_regclass('otel.otel_migrations') IS NOT NULL", &[]).await?.get(0);
-        if there {
+        let there = self.query_one("SELECT to_regclass('otel.otel_migrations') IS NOT NULL", &[]).await?;
+        if there.get(0) {
             return Ok(());
         }
-        match client.batch_execute(BOOKKEEPING).await.map_err(StoreError::from) {
+        match self.client().await?.batch_execute(BOOKKEEPING).await.map_err(StoreError::from) {
             // IF NOT EXISTS does not cover two sessions at the same instant: the second meets the first's catalog row.
             Err(error) if error.is_duplicate_key() => Ok(()),
             other => other,
         }
+    }
+}
+
+/// Takes the right to migrate, for as long as the transaction lasts; false when somebody else has it. Whoever does not
+/// get it asks again later: waiting for the lock would hold a snapshot, for which an index build of its holder would wait
+/// in turn.
+async fn try_lock(transaction: &Transaction<'_>) -> Result<bool, StoreError> {
+    let lock = "LOCK TABLE otel.otel_migrations IN SHARE ROW EXCLUSIVE MODE NOWAIT";
+    match transaction.batch_execute(lock).await.map_err(StoreError::from) {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_locked() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -149,21 +207,18 @@ struct Applied {
     checksum: String,
 }
 
-async fn applied(client: &impl deadpool_postgres::GenericClient) -> Result<Vec<Applied>, StoreError> {
-    let rows =
-        client.query("SELECT version, name, track, checksum FROM otel.otel_migrations ORDER BY version", &[]).await?;
+async fn applied(transaction: &Transaction<'_>) -> Result<Vec<Applied>, StoreError> {
+    let rows = transaction
+        .query("SELECT version, name, track, checksum FROM otel.otel_migrations ORDER BY version", &[])
+        .await?;
     Ok(rows
         .into_iter()
         .map(|row| Applied { version: row.get(0), name: row.get(1), track: row.get(2), checksum: row.get(3) })
         .collect())
 }
 
-async fn record(
-    client: &impl deadpool_postgres::GenericClient,
-    migration: &Migration,
-    track: &str,
-) -> Result<(), StoreError> {
-    client
+async fn record(transaction: &Transaction<'_>, migration: &Migration, track: &str) -> Result<(), StoreError> {
+    transaction
         .execute(
             "INSERT INTO otel.otel_migrations (version, name, track, checksum) VALUES ($1, $2, $3, $4)
              ON CONFLICT (version) DO NOTHING",

@@ -31,4 +31,4 @@ pub(crate) use copy::{Micros, Rows};
 pub(crate) use dimensions::{Series, service_name};
 pub(crate) use partitions::Partitions;
 pub(crate) use residue::prefix;
-pub(crate) use write::{Batch, Store, Touch, Written};
+pub(crate) use write::{Batch, References, Store, Touch, Written};

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use tokio_postgres::types::Type;
+
 use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
@@ -26,16 +28,18 @@ impl Partitions {
         if missing.is_empty() {
             return Ok(());
         }
-        let client = database.client().await?;
         for time in missing {
             if self.covers(table, time) {
                 continue; // made on the way to an earlier one
             }
-            client.execute("SELECT otel_ensure_partition($1, $2)", &[&table, &time]).await?;
-            let rows = client
+            database
+                .query("SELECT otel.otel_ensure_partition($1, $2)", &[(&table, Type::TEXT), (&time, Type::TIMESTAMPTZ)])
+                .await?;
+            let rows = database
                 .query(
-                    "SELECT greatest(lower_bound, '1900-01-01'), least(upper_bound, '9999-01-01') FROM otel_partitions($1)",
-                    &[&table],
+                    "SELECT greatest(lower_bound, '1900-01-01'), least(upper_bound, '9999-01-01')
+                     FROM otel.otel_partitions($1)",
+                    &[(&table, Type::TEXT)],
                 )
                 .await?;
             let ranges = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -61,7 +65,6 @@ impl Partitions {
 impl Database {
     /// Makes the partitions of the near future. Returns how many were missing.
     pub async fn make_partitions(&self) -> Result<i32, StoreError> {
-        let client = self.client().await?;
-        Ok(client.query_one("SELECT otel_make_partitions()", &[]).await?.get(0))
+        Ok(self.query_one("SELECT otel.otel_make_partitions()", &[]).await?.get(0))
     }
 }

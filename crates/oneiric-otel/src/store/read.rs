@@ -1,18 +1,20 @@
 //! Records read back whole, as they came.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::database::{Client, Database};
+use super::copy::Micros;
+use super::database::{Argument, Database};
 use super::error::StoreError;
 use super::rows::{self, DecodeError};
+use super::write::slot;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 
 /// A record with whose it is.
@@ -29,12 +31,38 @@ pub struct Stored<R> {
 impl Database {
     /// The spans of a trace in order of their start.
     pub async fn trace_spans(&self, trace_id: [u8; 16]) -> Result<Vec<Stored<Span>>, StoreError> {
-        self.spans("trace_id = $1", &[&Uuid::from_bytes(trace_id)]).await
+        match self.trace_range(trace_id).await? {
+            // What came since the trace was derived lies anywhere.
+            None => self.spans("trace_id = $1", &[(&Uuid::from_bytes(trace_id), Type::UUID)]).await,
+            Some((from, to)) => {
+                let trace_id = Uuid::from_bytes(trace_id);
+                let within = "trace_id = $1 AND start_time BETWEEN $2 AND $3";
+                self.spans(within, &[(&trace_id, Type::UUID), (&from, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ)])
+                    .await
+            }
+        }
     }
 
-    /// The log records of a trace in order of their time.
+    /// The log records of a trace in order of their time. A trace's row knows only the time of telling logs, so every
+    /// partition is asked, through its index on the trace id.
     pub async fn trace_logs(&self, trace_id: [u8; 16]) -> Result<Vec<Stored<LogRecord>>, StoreError> {
-        self.logs("trace_id = $1", &[&Uuid::from_bytes(trace_id)]).await
+        self.logs("trace_id = $1", &[(&Uuid::from_bytes(trace_id), Type::UUID)]).await
+    }
+
+    /// The time in which a trace's spans begin, so that few partitions are read. None while something of the trace waits
+    /// to be derived.
+    async fn trace_range(&self, trace_id: [u8; 16]) -> Result<Option<(Micros, Micros)>, StoreError> {
+        let trace_id = Uuid::from_bytes(trace_id);
+        let rows = self
+            .query(
+                "SELECT t.seen_from, t.seen_to
+                 FROM otel.otel_trace_keys k JOIN otel.otel_traces t USING (trace_id, bucket)
+                 WHERE k.trace_id = $1
+                   AND NOT EXISTS (SELECT FROM otel.otel_trace_touches w WHERE w.trace_id = $1 AND w.slot = $2)",
+                &[(&trace_id, Type::UUID), (&slot(trace_id.into_bytes()), Type::INT2)],
+            )
+            .await?;
+        Ok(rows.first().map(|row| (row.get(0), row.get(1))))
     }
 
     /// Every span that is stored, for tests of fidelity.
@@ -56,79 +84,75 @@ impl Database {
         let sql = format!(
             "SELECT {columns}, s.resource_id, s.scope_id, s.metric_name, s.metric_type, s.temporality, s.monotonic,
                     s.unit, s.description, s.attributes, s.metadata, s.explicit_bounds, s.residue AS series_residue
-             FROM otel_metrics p JOIN otel_metric_series s USING (series_id)
+             FROM otel.otel_metrics p JOIN otel.otel_metric_series s USING (series_id)
              ORDER BY p.time, p.series_id, p.point_hash"
         );
         self.read(&sql, &[], rows::metric::decode).await
     }
 
-    async fn spans(&self, condition: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<Vec<Stored<Span>>, StoreError> {
+    async fn spans(&self, condition: &str, arguments: &[Argument<'_>]) -> Result<Vec<Stored<Span>>, StoreError> {
         let columns = rows::span::COLUMNS.join(", ");
         let sql = format!(
-            "SELECT {columns} FROM otel_spans WHERE {condition} ORDER BY start_time, start_ns, span_id, span_hash"
+            "SELECT {columns} FROM otel.otel_spans WHERE {condition} ORDER BY start_time, start_ns, span_id, span_hash"
         );
         self.read(&sql, arguments, rows::span::decode).await
     }
 
-    async fn logs(
-        &self,
-        condition: &str,
-        arguments: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Stored<LogRecord>>, StoreError> {
+    async fn logs(&self, condition: &str, arguments: &[Argument<'_>]) -> Result<Vec<Stored<LogRecord>>, StoreError> {
         let columns = rows::log::COLUMNS.join(", ");
-        let sql = format!("SELECT {columns} FROM otel_logs WHERE {condition} ORDER BY time, time_ns");
+        let sql = format!("SELECT {columns} FROM otel.otel_logs WHERE {condition} ORDER BY time, time_ns");
         self.read(&sql, arguments, rows::log::decode).await
     }
 
     async fn read<R>(
         &self,
         sql: &str,
-        arguments: &[&(dyn ToSql + Sync)],
+        arguments: &[Argument<'_>],
         decode: impl Fn(&Row) -> Result<R, DecodeError>,
     ) -> Result<Vec<Stored<R>>, StoreError> {
-        let client = self.client().await?;
-        let rows = client.query(sql, arguments).await?;
-        let mut owners = Owners::default();
+        let rows = self.query(sql, arguments).await?;
+        let owners = self.owners(&rows).await?;
         let mut stored = Vec::with_capacity(rows.len());
         for row in &rows {
+            let (resource_id, scope_id): (i64, i32) = (row.get("resource_id"), row.get("scope_id"));
+            let (Some(resource), Some(scope)) =
+                (owners.resources.get(&resource_id), owners.scopes.get(&i64::from(scope_id)))
+            else {
+                let missing = format!("resource {resource_id} or scope {scope_id} of a stored record is not there");
+                return Err(StoreError::misconfigured(missing));
+            };
             let record = decode(row).map_err(damaged)?;
-            let resource = owners.resource(&client, row.get("resource_id")).await?;
-            let scope = owners.scope(&client, row.get("scope_id")).await?;
-            stored.push(Stored { resource, scope, record });
+            stored.push(Stored { resource: Arc::clone(resource), scope: Arc::clone(scope), record });
         }
         Ok(stored)
     }
+
+    /// The resources and scopes of rows.
+    async fn owners(&self, rows: &[Row]) -> Result<Owners, StoreError> {
+        let resource_ids: BTreeSet<i64> = rows.iter().map(|row| row.get("resource_id")).collect();
+        let scope_ids: BTreeSet<i64> = rows.iter().map(|row| i64::from(row.get::<_, i32>("scope_id"))).collect();
+        let resource_ids: Vec<i64> = resource_ids.into_iter().collect();
+        let scope_ids: Vec<i64> = scope_ids.into_iter().collect();
+        let mut owners = Owners::default();
+        let resources = "SELECT resource_id, envelope FROM otel.otel_resources WHERE resource_id = ANY($1)";
+        for row in self.query(resources, &[(&resource_ids, Type::INT8_ARRAY)]).await? {
+            let envelope = ResourceEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
+            owners.resources.insert(row.get(0), Arc::new(envelope));
+        }
+        let scopes = "SELECT scope_id, envelope FROM otel.otel_scopes WHERE scope_id = ANY($1)";
+        for row in self.query(scopes, &[(&scope_ids, Type::INT8_ARRAY)]).await? {
+            let envelope = ScopeEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
+            owners.scopes.insert(row.get(0), Arc::new(envelope));
+        }
+        Ok(owners)
+    }
 }
 
-/// Resources and scopes read so far.
+/// Resources and scopes by their ids.
 #[derive(Default)]
 struct Owners {
     resources: HashMap<i64, Arc<ResourceEnvelope>>,
-    scopes: HashMap<i32, Arc<ScopeEnvelope>>,
-}
-
-impl Owners {
-    async fn resource(&mut self, client: &Client, id: i64) -> Result<Arc<ResourceEnvelope>, StoreError> {
-        if let Some(known) = self.resources.get(&id) {
-            return Ok(Arc::clone(known));
-        }
-        let row = client.query_one("SELECT envelope FROM otel_resources WHERE resource_id = $1", &[&id]).await?;
-        let envelope = ResourceEnvelope::from_protobuf(row.get(0)).map_err(|error| damaged(error.into()))?;
-        let envelope = Arc::new(envelope);
-        self.resources.insert(id, Arc::clone(&envelope));
-        Ok(envelope)
-    }
-
-    async fn scope(&mut self, client: &Client, id: i32) -> Result<Arc<ScopeEnvelope>, StoreError> {
-        if let Some(known) = self.scopes.get(&id) {
-            return Ok(Arc::clone(known));
-        }
-        let row = client.query_one("SELECT envelope FROM otel_scopes WHERE scope_id = $1", &[&i64::from(id)]).await?;
-        let envelope = ScopeEnvelope::from_protobuf(row.get(0)).map_err(|error| damaged(error.into()))?;
-        let envelope = Arc::new(envelope);
-        self.scopes.insert(id, Arc::clone(&envelope));
-        Ok(envelope)
-    }
+    scopes: HashMap<i64, Arc<ScopeEnvelope>>,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]

@@ -10,8 +10,8 @@
 //! and halves the rows until the refused ones are alone. Those become dead letters.
 //!
 //! # Order
-//! Rows are inserted in the order of their keys, requests entered by their hash: two transactions that meet in the same
-//! rows wait for each other in the same order, so neither can wait for the other in a circle.
+//! Rows are inserted in the order of their keys, time first and so partition by partition, and requests are entered by
+//! their hash: two transactions that meet in the same rows wait for each other in the same order, not in a circle.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -53,6 +53,15 @@ pub(crate) struct Batch {
     /// Times of the rows, at most one per hour: for which partitions must exist.
     pub(crate) times: Vec<Micros>,
     pub(crate) touches: HashMap<[u8; 16], Touch>,
+    pub(crate) references: References,
+}
+
+/// The rows of other tables that a batch refers to: ids with the hash of the content that they stand for.
+#[derive(Debug, Default)]
+pub(crate) struct References {
+    pub(crate) resources: HashMap<i64, Hash128>,
+    pub(crate) scopes: HashMap<i64, Hash128>,
+    pub(crate) series: HashMap<i64, Hash128>,
 }
 
 /// What a batch has of a trace.
@@ -147,6 +156,7 @@ impl Store {
         // Whatever the role's default: an acknowledgement promises a durable commit.
         transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
 
+        check_references(&transaction, batches).await?;
         let fresh = enter_ledger(&transaction, batches).await?;
         let mut written: Vec<Written> =
             fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
@@ -158,7 +168,7 @@ impl Store {
                 continue;
             }
             match pass {
-                Pass::Direct => copy(&transaction, &table.copy_into(table.name), batches, &rows).await?,
+                Pass::Direct => copy(&transaction, &table.copy_into(&table.qualified()), batches, &rows).await?,
                 Pass::Careful => {
                     if table.keyed {
                         transaction.batch_execute(&table.create_staging()).await?;
@@ -189,21 +199,54 @@ impl Table {
         format!("COPY {target} ({}) FROM STDIN (FORMAT binary)", self.columns.join(", "))
     }
 
+    fn qualified(&self) -> String {
+        format!("otel.{}", self.name)
+    }
+
     fn staging(&self) -> String {
-        format!("staging_{}", self.name)
+        format!("pg_temp.staging_{}", self.name)
     }
 
     fn create_staging(&self) -> String {
-        format!("CREATE TEMP TABLE {} (LIKE {}) ON COMMIT DROP", self.staging(), self.name)
+        format!("CREATE TEMP TABLE staging_{0} (LIKE otel.{0}) ON COMMIT DROP", self.name)
     }
 
     fn insert_staged(&self) -> String {
         let (staging, columns) = (self.staging(), self.columns.join(", "));
         format!(
-            "INSERT INTO {} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT DO NOTHING; TRUNCATE {staging}",
+            "INSERT INTO otel.{} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT DO NOTHING; TRUNCATE {staging}",
             self.name
         )
     }
+}
+
+/// Makes sure that the ids in the rows still stand for what they stood for when the rows were made: a failover may have
+/// lost the latest resources, and their ids may have been given to others.
+async fn check_references(transaction: &Transaction<'_>, batches: &[Batch]) -> Result<(), StoreError> {
+    let gather = |of: fn(&References) -> &HashMap<i64, Hash128>| -> (Vec<i64>, Vec<Uuid>) {
+        let pairs: HashMap<i64, Hash128> =
+            batches.iter().flat_map(|batch| of(&batch.references)).map(|(id, hash)| (*id, *hash)).collect();
+        pairs.into_iter().map(|(id, hash)| (id, Uuid::from_bytes(hash.0))).unzip()
+    };
+    let (resources, resource_hashes) = gather(|references| &references.resources);
+    let (scopes, scope_hashes) = gather(|references| &references.scopes);
+    let (series, series_hashes) = gather(|references| &references.series);
+    let row = transaction
+        .query_one(
+            "SELECT (SELECT count(*) FROM unnest($1::bigint[], $2::uuid[]) w (id, hash)
+                     JOIN otel.otel_resources r ON r.resource_id = w.id AND r.content_hash = w.hash)
+                  + (SELECT count(*) FROM unnest($3::bigint[], $4::uuid[]) w (id, hash)
+                     JOIN otel.otel_scopes s ON s.scope_id = w.id AND s.content_hash = w.hash)
+                  + (SELECT count(*) FROM unnest($5::bigint[], $6::uuid[]) w (id, hash)
+                     JOIN otel.otel_metric_series m ON m.series_id = w.id AND m.content_hash = w.hash)",
+            &[&resources, &resource_hashes, &scopes, &scope_hashes, &series, &series_hashes],
+        )
+        .await?;
+    let found: i64 = row.get(0);
+    if found as usize == resources.len() + scopes.len() + series.len() {
+        return Ok(());
+    }
+    Err(StoreError::stale("the database has lost resources, scopes or series that were stored before"))
 }
 
 /// Enters the requests into the ledger. Returns for each whether it is new.
@@ -218,7 +261,7 @@ async fn enter_ledger(transaction: &Transaction<'_>, batches: &[Batch]) -> Resul
     let signals: Vec<&str> = order.iter().map(|i| batches[*i].signal.as_str()).collect();
     let rows = transaction
         .query(
-            "INSERT INTO otel_ingest_ledger (request_hash, records, signal)
+            "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal)
              SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[])
              ON CONFLICT DO NOTHING RETURNING request_hash",
             &[&hashes, &records, &signals],
@@ -292,7 +335,7 @@ async fn insert(
     let mut left = vec![rows];
     while let Some(rows) = left.pop() {
         transaction.batch_execute("SAVEPOINT part").await?;
-        let target = if table.keyed { table.staging() } else { table.name.to_owned() };
+        let target = if table.keyed { table.staging() } else { table.qualified() };
         let mut done = copy(transaction, &table.copy_into(&target), batches, rows).await;
         if done.is_ok() && table.keyed {
             done = transaction.batch_execute(&table.insert_staged()).await.map_err(StoreError::from);
@@ -330,7 +373,7 @@ async fn bury(
     };
     transaction
         .execute(
-            "INSERT INTO otel_telemetry_dlq (telemetry_type, error_class, error_message, raw_data) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO otel.otel_telemetry_dlq (telemetry_type, error_class, error_message, raw_data) VALUES ($1, $2, $3, $4)",
             &[
                 &telemetry_type,
                 &poison.reason.class().as_str(),
@@ -364,13 +407,12 @@ async fn touch<'a>(transaction: &Transaction<'_>, batches: impl Iterator<Item = 
         row.boolean(touch.has_root);
         row.end();
     }
-    let statement =
-        "COPY otel_trace_touches (first_time, last_time, trace_id, records, slot, has_root) FROM STDIN (FORMAT binary)";
+    let statement = "COPY otel.otel_trace_touches (first_time, last_time, trace_id, records, slot, has_root) FROM STDIN (FORMAT binary)";
     copy_bytes(transaction, statement, std::iter::once(rows.bytes(0..rows.len()))).await
 }
 
 /// The slot in which a trace is derived: the rows of `otel_trace_slots`.
-fn slot(trace_id: [u8; 16]) -> i16 {
+pub(crate) fn slot(trace_id: [u8; 16]) -> i16 {
     i16::from(trace_id[15] % 16)
 }
 

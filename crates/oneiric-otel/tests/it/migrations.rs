@@ -31,6 +31,26 @@ async fn instances_that_start_together_migrate_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn deferred_indexes_are_built_once_and_a_cut_off_build_is_repeated() {
+    let test = TestDatabase::create().await;
+    let databases: Vec<Database> = (0..4).map(|_| open(&test)).collect();
+    databases[0].migrate().await.expect("migrates");
+    let client = test.client().await;
+    // What an interrupted CREATE INDEX CONCURRENTLY leaves behind.
+    client
+        .batch_execute(
+            "CREATE INDEX otel_resources_attributes ON otel_resources USING gin (attributes jsonb_path_ops);
+             UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'otel_resources_attributes'::regclass",
+        )
+        .await
+        .expect("left behind");
+    let applied = futures::future::join_all(databases.iter().map(Database::migrate_deferred)).await;
+    let total: usize = applied.into_iter().map(|applied| applied.expect("migrates").len()).sum();
+    assert_eq!(total, 1);
+    assert_eq!(test.count("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_newer_or_altered_schema_is_refused() {
     let test = TestDatabase::create().await;
     let database = open(&test);

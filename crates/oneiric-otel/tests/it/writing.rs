@@ -266,3 +266,63 @@ async fn traces_are_touched_by_spans_and_by_logs_that_tell_of_errors() {
         [("01".into(), true, 1, 1), ("02".into(), false, 1, 2), ("04".into(), false, 1, 4), ("05".into(), false, 1, 5)]
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resource_beyond_its_limits_costs_only_its_own_records() {
+    use oneiric_otel::otlp::ResourceEnvelope;
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+    let bench = Bench::new().await;
+    let attribute = |i: usize| KeyValue { key: format!("k{i}"), ..KeyValue::default() };
+    let resource = Resource { attributes: (0..10_001).map(attribute).collect(), ..Resource::default() };
+    let group = |resource: Option<Resource>, records| Group {
+        resource: std::sync::Arc::new(ResourceEnvelope { resource, schema_url: String::new() }),
+        scope: std::sync::Arc::default(),
+        records,
+    };
+    let groups = [group(Some(resource), vec![span(1, 1, "a"), span(1, 2, "b")]), group(None, vec![span(1, 3, "c")])];
+    let accepted = bench.send(Signal::Traces, protobuf::encode(&groups)).await.expect("accepted");
+    assert_eq!((accepted.records, accepted.rejected), (1, 2));
+    assert!(accepted.message.contains("resource: 10001 attributes"), "{}", accepted.message);
+    assert_eq!(bench.count("otel_spans").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_that_the_database_lost_are_stored_again() {
+    let bench = Bench::new().await;
+    bench.send(Signal::Traces, request(vec![span(1, 1, "a")])).await.expect("accepted");
+    let client = bench.test.client().await;
+    client.batch_execute("TRUNCATE otel_resources, otel_scopes").await.expect("lost");
+    let again = bench.send(Signal::Traces, request(vec![span(1, 2, "b")])).await;
+    assert!(matches!(again, Err(Refused::Unavailable { .. })), "{again:?}");
+    bench.send(Signal::Traces, request(vec![span(1, 2, "b")])).await.expect("accepted");
+    assert_eq!(bench.count("otel_spans JOIN otel_resources USING (resource_id) WHERE name = 'b'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_clock_does_not_take_the_partitions_of_days_to_come() {
+    let bench = Bench::new().await;
+    let client = bench.test.client().await;
+    let day = 24 * 3600 * 1_000_000_000u64;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_nanos() as u64;
+    let ahead = |days: u64| Span { start_time_unix_nano: now + days * day, ..span(1, days as u8, "ahead") };
+    bench.send(Signal::Traces, request(vec![ahead(10), ahead(200)])).await.expect("accepted");
+    let widest = "SELECT max(upper_bound - lower_bound) <= interval '31 days' FROM otel_partitions('otel_spans')
+                  WHERE upper_bound < 'infinity'";
+    let row = client.query_one(widest, &[]).await.expect("partitions");
+    assert!(row.get::<_, bool>(0), "a month at most");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_in_the_public_schema_do_not_stand_in_for_built_in_ones() {
+    let bench = Bench::new().await;
+    let client = bench.test.client().await;
+    client
+        .batch_execute(
+            "CREATE FUNCTION public.date_trunc(text, timestamptz) RETURNS timestamptz LANGUAGE plpgsql
+             AS $$ BEGIN RAISE EXCEPTION 'shadowed'; END $$",
+        )
+        .await
+        .expect("created");
+    let old = Span { start_time_unix_nano: 1_600_000_000_000_000_000, ..span(1, 1, "old") };
+    assert_eq!(bench.send(Signal::Traces, request(vec![old])).await.expect("accepted").records, 1);
+}

@@ -45,7 +45,7 @@ pub fn decode<R: Record>(body: &[u8]) -> Result<Decoded<R>, Malformed> {
     let text =
         std::str::from_utf8(body).map_err(|error| malformed(format!("byte {} is not UTF-8", error.valid_up_to())))?;
     let resources = request::split(text, R::NAMES).map_err(malformed)?;
-    Ok(envelope::read(resources))
+    envelope::read(resources).map_err(|reason| Malformed { reason })
 }
 
 /// Writes groups as an export request of the signal of `R`, on one line. Neighbouring groups that share a resource (the

@@ -181,3 +181,49 @@ fn a_broken_envelope_is_malformed() {
         assert!(decode_traces(&Bytes::from_static(garbage)).is_err(), "{garbage:?}");
     }
 }
+
+/// One resource with one scope with these bytes as its records.
+fn scope_of(records: &[u8]) -> Bytes {
+    let wrap = |tag: u8, inner: &[u8]| {
+        let mut outer = vec![tag];
+        prost::encoding::encode_varint(inner.len() as u64, &mut outer);
+        outer.extend_from_slice(inner);
+        outer
+    };
+    wrap(0x0a, &wrap(0x12, records)).into()
+}
+
+#[test]
+fn a_request_of_countless_empty_records_is_refused_before_they_take_memory() {
+    let empty_spans = scope_of(&[0x12, 0x00].repeat(5_000_000));
+    let refused = decode_traces(&empty_spans).unwrap_err();
+    assert!(refused.reason.contains("4000000 fields"), "{refused}");
+
+    let mut span = vec![0x4a, 0x00].repeat(5_000_000);
+    let mut record = vec![0x12];
+    prost::encoding::encode_varint(span.len() as u64, &mut record);
+    record.append(&mut span);
+    let refused = decode_traces(&scope_of(&record)).unwrap_err();
+    assert!(refused.reason.contains("4000000 fields"), "{refused}");
+
+    let too_many = scope_of(&[0x12, 0x00].repeat(500_001));
+    let refused = decode_traces(&too_many).unwrap_err();
+    assert!(refused.reason.contains("500001 spans"), "{refused}");
+}
+
+#[test]
+fn countless_bad_records_are_counted_and_only_some_are_described() {
+    let bad = scope_of(&[0x12, 0x01, 0xff].repeat(1000));
+    let decoded = decode_traces(&bad).unwrap();
+    assert_eq!(decoded.undecodable.iter().map(|one| one.records).sum::<u64>(), 1000);
+    assert!(decoded.undecodable.len() <= 101, "{}", decoded.undecodable.len());
+}
+
+#[test]
+fn a_large_request_of_long_texts_and_digits_is_no_attack() {
+    let digits: String = (0..3_000_000).map(|i| char::from(b'0' + (i % 10) as u8)).collect();
+    let span = Span { name: digits, ..Span::default() };
+    let body: Bytes =
+        encode(&[Group { resource: Arc::default(), scope: Arc::default(), records: vec![span; 3] }]).into();
+    assert_eq!(decode_traces(&body).unwrap().groups[0].records.len(), 3);
+}

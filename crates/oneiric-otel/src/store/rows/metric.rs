@@ -183,7 +183,7 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, series_id: i64, has
     }
 
     let counts = |counts: Option<&Buckets>| counts.map_or(Vec::new(), |buckets| buckets.bucket_counts.clone());
-    let key = [series_id as u64, time.0 as u64, hash as u64, 0];
+    let key = [time.ordered(), series_id as u64, hash as u64, 0];
     let mut row = rows.begin(key, COLUMNS.len() as i16);
     row.timestamp(time);
     row.int8(series_id);

@@ -81,7 +81,7 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, h
     let trace_id: [u8; 16] = span.trace_id.as_slice().try_into().unwrap_or_default();
     let (high, low) = trace_id.split_at(8);
     let half = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap_or_default());
-    let key = [half(high), half(low), start_time.0 as u64, hash as u64];
+    let key = [start_time.ordered(), half(high), half(low), hash as u64];
     let mut row = rows.begin(key, COLUMNS.len() as i16);
     row.timestamp(start_time);
     row.int8(span.end_time_unix_nano.wrapping_sub(span.start_time_unix_nano) as i64);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use oneiric_otel::otlp::{Encoding, Group, Signal, protobuf};
 use oneiric_otel::pipeline::{Accepted, Ingest, IngestOptions, Refused, Request};
 use oneiric_otel::store::Database;
-use oneiric_otel_testkit::database::TestDatabase;
+use oneiric_otel_testkit::{TestDatabase, Version};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -21,7 +21,10 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn new() -> Self {
-        let test = TestDatabase::create().await;
+        Self::on(TestDatabase::create().await).await
+    }
+
+    pub(crate) async fn on(test: TestDatabase) -> Self {
         let store = Database::new(test.url()).expect("a valid URL");
         store.migrate().await.expect("migrates");
         let ingest = Ingest::start(store.clone(), IngestOptions::default());
@@ -325,4 +328,21 @@ async fn functions_in_the_public_schema_do_not_stand_in_for_built_in_ones() {
         .expect("created");
     let old = Span { start_time_unix_nano: 1_600_000_000_000_000_000, ..span(1, 1, "old") };
     assert_eq!(bench.send(Signal::Traces, request(vec![old])).await.expect("accepted").records, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_18_stores_and_gives_back_too() {
+    let bench = Bench::on(TestDatabase::create_on(Version::V18).await).await;
+    let spans = vec![span(1, 1, "a"), Span { parent_span_id: vec![1; 8], ..span(1, 2, "b") }];
+    bench.send(Signal::Traces, request(spans.clone())).await.expect("accepted");
+    bench.send(Signal::Traces, request(vec![spans[1].clone(), span(1, 3, "c")])).await.expect("accepted");
+    bench.send(Signal::Logs, request(vec![log("x"); 2])).await.expect("accepted");
+    bench.send(Signal::Metrics, request(vec![gauge("g", &[1.0])])).await.expect("accepted");
+    bench.store.migrate_deferred().await.expect("migrates");
+    let stored = bench.store.trace_spans([1; 16]).await.expect("read");
+    assert_eq!(stored.len(), 3);
+    assert_eq!(stored[0].record, spans[0]);
+    assert_eq!((bench.count("otel_logs").await, bench.count("otel_metrics").await), (2, 1));
+    let version = bench.store.status().await.expect("status").server_version;
+    assert!(version.starts_with("18"), "{version}");
 }

@@ -10,9 +10,12 @@ use super::text::{self, Attributes, Story};
 use super::trace::{self, Outline, TraceSummary};
 use super::{DeriveOptions, Derived, Deriver, millis};
 use crate::store::texts::store_texts;
+use crate::store::traces::records::{
+    Allowance, SpanDetails, TraceLogs, TraceSpans, read_details, read_logs, read_spans,
+};
 use crate::store::traces::{
-    Allowance, Existing, NewTrace, Pending, Seen, SpanDetails, TraceLogs, TraceSpans, Transaction, begin, claim_slot,
-    existing, keep_orphans, pending, read_details, read_logs, read_spans, take_orphans, take_touches, write_traces,
+    Existing, NewTrace, Pending, Seen, Transaction, begin, claim_slot, existing, keep_orphans, pending, take_orphans,
+    take_touches, write_traces,
 };
 use crate::store::{ErrorClass, Micros, StoreError};
 

@@ -199,7 +199,7 @@ fn a_request_of_countless_empty_records_is_refused_before_they_take_memory() {
     let refused = decode_traces(&empty_spans).unwrap_err();
     assert!(refused.reason.contains("4000000 fields"), "{refused}");
 
-    let mut span = vec![0x4a, 0x00].repeat(5_000_000);
+    let mut span = [0x4a, 0x00].repeat(5_000_000);
     let mut record = vec![0x12];
     prost::encoding::encode_varint(span.len() as u64, &mut record);
     record.append(&mut span);

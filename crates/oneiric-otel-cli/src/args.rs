@@ -38,6 +38,9 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Show everything at work: a simulated system with faults, its telemetry over OTLP, searches by meaning
+    ///
+    /// The database lies in the directory `demo` of the data directory. One that --database-url names must have no other
+    /// telemetry.
     Demo(Demo),
     /// Receive OTLP over gRPC and HTTP and store it
     Serve(Listen),
@@ -151,7 +154,7 @@ pub(crate) struct Narrow {
     /// Traces that ended so
     #[arg(long, value_enum)]
     pub(crate) status: Option<Status>,
-    /// How many at most
+    /// How many at most, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
 }

@@ -16,18 +16,16 @@ const ROOT_DATA_DIR: &str = "/var/lib/oneiric-otel";
 
 /// The directory that was given, or the user's.
 pub(crate) fn of(global: &Global) -> Result<PathBuf> {
-    match &global.data_dir {
+    // A variable that is set to nothing says nothing.
+    match global.data_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
         Some(dir) => absolute(dir),
         None => default(),
     }
 }
 
-/// The same for the demo, which keeps its inventions apart.
+/// A place in it for the demo, which keeps its inventions apart.
 pub(crate) fn of_demo(global: &Global) -> Result<PathBuf> {
-    match &global.data_dir {
-        Some(dir) => absolute(dir),
-        None => Ok(default()?.join("demo")),
-    }
+    Ok(of(global)?.join("demo"))
 }
 
 fn absolute(dir: &Path) -> Result<PathBuf> {

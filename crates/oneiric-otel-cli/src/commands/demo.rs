@@ -18,7 +18,7 @@ use crate::backend::Backend;
 use crate::demo::SEED;
 use crate::demo::plan::{self, Fault};
 use crate::demo::searches::{SEARCHES, Search};
-use crate::demo::system::{System, Told};
+use crate::demo::system::{self, System, Told};
 use crate::embedding::ModelState;
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -26,6 +26,8 @@ use crate::{connection_url, data_dir, failure, screen};
 
 /// A trace is derived two seconds after its last span, so this is long.
 const SEARCHABLE_WITHIN: Duration = Duration::from_secs(90);
+/// pgvector is installed when there are texts, if the database lets us.
+const PGVECTOR_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Hits asked for, and hits shown.
 const HITS: usize = 5;
@@ -66,6 +68,10 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
     }
     let start = async {
         let backend = Backend::open_for_writing(&global, &progress).await?;
+        if let Err(error) = check(&backend, global.database_url.is_some()).await {
+            backend.release().await?;
+            return Err(error);
+        }
         watch.lap("database", "PostgreSQL is ready");
         let app = App::start(backend, &demo.listen, true, Arc::new(progress.beside())).await?;
         watch.lap("listeners", &format!("listening for OTLP on {}", app.addresses().grpc));
@@ -92,6 +98,34 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
     };
     let stopped = app.stop().await;
     served.and(stopped).map(|()| ending)
+}
+
+/// Whether the demo can and should work on a database.
+async fn check(backend: &Backend, is_given: bool) -> Result<()> {
+    let database = backend.database();
+    let explain = |error| failure::of_database(&error, backend.target());
+    if is_given && database.has_other_services(&system::service_names()).await.map_err(explain)? {
+        return Err(failure::advised(
+            format!(
+                "database {} has telemetry that is not the demo's, which would be mixed with inventions",
+                backend.target()
+            ),
+            "create a database for the demo, or leave --database-url out to use an embedded one",
+        ));
+    }
+    let status = database.status().await.map_err(explain)?;
+    if status.pgvector_version.is_none() && !status.pgvector_installable {
+        return Err(no_pgvector());
+    }
+    Ok(())
+}
+
+fn no_pgvector() -> anyhow::Error {
+    failure::advised(
+        "this database has no pgvector, so there is no search by meaning to show",
+        "let a superuser run CREATE EXTENSION vector in it, where pgvector 0.8 or newer is installed; or leave \
+         --database-url out to use the embedded database",
+    )
 }
 
 async fn show(app: &App, global: &Global, demo: &Demo, watch: &mut Stopwatch) -> Result<()> {
@@ -162,6 +196,7 @@ async fn wait_until_searchable(app: &App, told: &Told, watch: &mut Stopwatch) ->
     let explain = |error| failure::of_database(&error, database.target());
     let deadline = Instant::now() + SEARCHABLE_WITHIN;
     watch.progress.start("deriving and embedding", Some(ids.len() as u64));
+    let mut all_derived = None;
     let waited = loop {
         let settled = database.settled_traces(&ids).await.map_err(explain)?;
         watch.progress.set(settled.unsigned_abs());
@@ -169,6 +204,14 @@ async fn wait_until_searchable(app: &App, told: &Told, watch: &mut Stopwatch) ->
             let census = database.census().await.map_err(explain)?;
             if census.texts_to_embed == 0 && !census.models.is_empty() {
                 break Ok(());
+            }
+            // The model is loaded and there are texts: it could be registered, if there were a place for vectors.
+            let since = *all_derived.get_or_insert_with(Instant::now);
+            if census.models.is_empty() && since.elapsed() >= PGVECTOR_WITHIN {
+                let status = database.status().await.map_err(explain)?;
+                if status.pgvector_version.is_none() {
+                    break Err(no_pgvector());
+                }
             }
         }
         if Instant::now() >= deadline {

@@ -32,6 +32,11 @@ const SERVICES: [(&str, &str); 6] = [
     (AGENT, "0.4.0"),
 ];
 
+/// The names of the services that send.
+pub(crate) fn service_names() -> [&'static str; 6] {
+    SERVICES.map(|(name, _)| name)
+}
+
 /// All of the demo fits, so that nothing is dropped for want of room.
 const QUEUE: usize = 1 << 16;
 /// The whole plan should be on its way at once.

@@ -1,16 +1,21 @@
 //! The demo, and what can be done with what it leaves.
 
+use oneiric_otel_testkit::TestDatabase;
 use serde_json::Value;
 
-use crate::cli::{data_dir, run, text};
+use crate::cli::{data_dir, run, run_with_input, text};
 
 #[tokio::test]
 async fn the_demo_finds_each_fault_by_words_that_its_telemetry_does_not_use() {
-    let dir = data_dir();
-    let dir = text(dir.path());
+    let whole = data_dir();
+    let whole = text(whole.path());
     let ports = ["--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--api-addr=127.0.0.1:0"];
-    let demo = run(&[&["demo", "--once", "--json", "--data-dir", dir], &ports[..]].concat()).await.expect(0);
+    let demo = run(&[&["demo", "--once", "--json", "--data-dir", whole], &ports[..]].concat()).await.expect(0);
     let told = demo.json();
+    // Whatever else lies in the data directory is not mixed with inventions.
+    let dir = told["data_dir"].as_str().unwrap();
+    assert_eq!(dir, format!("{whole}/demo"));
+    run(&["traces", "--data-dir", whole]).await.expect(1);
 
     let searches = told["searches"].as_array().unwrap();
     assert_eq!(searches.len(), 3);
@@ -99,4 +104,16 @@ async fn occurrences(dir: &str, word: &str) -> i64 {
 async fn count(dir: &str, sql: &str) -> i64 {
     let answer = run(&["psql", "--data-dir", dir, "-Atc", sql]).await.expect(0).stdout;
     answer.trim().parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_demo_leaves_a_database_with_other_telemetry_alone() {
+    let database = TestDatabase::create().await;
+    let url = ["--database-url", database.url()];
+    let log = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"1544712660000000000"}]}]}]}"#;
+    run_with_input(&[&["import", "-", "--no-wait"], &url[..]].concat(), log.as_bytes()).await.expect(0);
+    let demo = run(&[&["demo", "--once"], &url[..]].concat()).await.expect(1);
+    assert!(demo.stderr.contains("telemetry that is not the demo's"), "{}", demo.stderr);
+    assert!(demo.stderr.contains("\nhint: create a database for the demo"), "{}", demo.stderr);
+    assert_eq!(database.count("select count(*) from otel_spans").await, 0);
 }

@@ -71,14 +71,16 @@ async fn every_command_of_the_readme_works_in_its_order() {
     let programs = tempfile::tempdir().unwrap();
     write_programs(programs.path());
     let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
-    let script = |text: &str| {
+    // Each terminal of the tour is in the place that the tour chose last.
+    let data_dir = home.path().join("data");
+    let mut chosen = data_dir.clone();
+    let script = |text: &str, chosen: &Path| {
         let mut command = Command::new("bash");
         isolate(&mut command);
         command
             .args(["-e", "-c", text])
             .current_dir(home.path())
-            // Each terminal of the tour is in the place that the first line of the tour chose.
-            .env("OTEL_STORAGE_DATA_DIR", home.path().join("data"))
+            .env("OTEL_STORAGE_DATA_DIR", chosen)
             .env("PATH", &path)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -97,14 +99,19 @@ async fn every_command_of_the_readme_works_in_its_order() {
         match block.info {
             "sh" => {
                 count += 1;
-                let ended = timeout(PATIENCE, script(&text).output()).await.unwrap().unwrap();
+                let ended = timeout(PATIENCE, script(&text, &chosen).output()).await.unwrap().unwrap();
                 let (stdout, stderr) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
                 assert!(ended.status.success(), "{text}\nstdout:\n{stdout}\nstderr:\n{stderr}");
                 printed.push_str(&stdout);
+                if text.contains("export OTEL_STORAGE_DATA_DIR=") {
+                    chosen = data_dir.join("demo");
+                } else if text.contains("unset OTEL_STORAGE_DATA_DIR") {
+                    chosen.clone_from(&data_dir);
+                }
             }
             "sh keeps-running" => {
                 count += 1;
-                let mut child = script(&format!("exec {text}")).stderr(Stdio::inherit()).spawn().unwrap();
+                let mut child = script(&format!("exec {text}"), &chosen).stderr(Stdio::inherit()).spawn().unwrap();
                 let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
                 loop {
                     let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();

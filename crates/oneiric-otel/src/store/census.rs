@@ -67,6 +67,18 @@ impl Database {
         })
     }
 
+    /// Whether something is stored of a service that is none of these. The schema must be migrated.
+    pub async fn has_other_services(&self, services: &[&str]) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let row = client
+            .query_typed_one(
+                "SELECT EXISTS (SELECT FROM otel.otel_resources WHERE service_name <> ALL($1))",
+                &[(&services, Type::TEXT_ARRAY)],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
     /// How many of these traces are derived, with nothing of them waiting to be derived again.
     pub async fn settled_traces(&self, trace_ids: &[[u8; 16]]) -> Result<i64, StoreError> {
         let trace_ids: Vec<Uuid> = trace_ids.iter().copied().map(Uuid::from_bytes).collect();

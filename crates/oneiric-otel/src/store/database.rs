@@ -49,6 +49,8 @@ pub struct DatabaseStatus {
     pub pgvector_version: Option<String>,
     /// Whether the server could install pgvector.
     pub pgvector_available: bool,
+    /// Whether it is available and this role may install it.
+    pub pgvector_installable: bool,
     /// The state of the schema.
     pub schema: super::MigrationState,
     /// Size of the database.
@@ -131,7 +133,11 @@ impl Database {
                 "SELECT current_setting('server_version'),
                         (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
                         EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector'),
-                        pg_database_size(current_database())",
+                        pg_database_size(current_database()),
+                        EXISTS (SELECT FROM pg_available_extension_versions
+                                WHERE name = 'vector'
+                                  AND ((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+                                       OR trusted AND has_database_privilege(current_database(), 'CREATE')))",
                 &[],
             )
             .await?;
@@ -140,6 +146,7 @@ impl Database {
             server_version: row.get(0),
             pgvector_version: row.get(1),
             pgvector_available: row.get(2),
+            pgvector_installable: row.get(4),
             size_bytes: row.get(3),
             schema: self.migration_state().await?,
         })

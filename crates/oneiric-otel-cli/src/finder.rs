@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Error, Result};
-use comfy_table::{ColumnConstraint, Table, Width};
 use oneiric_otel::query::{QueryError, QueryService, TextHit, TraceFilter, TraceOverview};
+use serde::Serialize;
 
 use crate::args::{Global, Narrow};
 use crate::backend::Backend;
@@ -12,7 +12,8 @@ use crate::progress::Progress;
 use crate::{failure, model, moment, screen};
 
 const TEXT_CHARACTERS: usize = 260;
-const ID_DIGITS: u16 = 32;
+/// What a trace is not found before.
+const UNTIL_DERIVED: &str = "to be derived; a running server does it, or `oneiric-otel import` without --no-wait";
 
 /// A database that is open for questions.
 #[derive(Debug)]
@@ -56,6 +57,12 @@ impl Finder {
         }
     }
 
+    /// Traces that wait to be derived, which nothing finds.
+    pub(crate) async fn traces_to_derive(&self) -> Result<i64> {
+        let census = self.backend.database().census().await;
+        Ok(census.map_err(|error| failure::of_database(&error, self.backend.target()))?.traces_to_derive)
+    }
+
     pub(crate) async fn release(self) -> Result<()> {
         self.backend.release().await
     }
@@ -72,49 +79,68 @@ pub(crate) fn filter(narrow: &Narrow) -> TraceFilter {
     }
 }
 
-/// Hits as a table, best first.
-pub(crate) fn hits_table(hits: &[TextHit], score: &str) -> Table {
-    let mut table = screen::spaced_table(&[score, "traces", "newest of them", "began", "what happened"]);
-    for hit in hits {
-        table.add_row([
-            format!("{:.2}", hit.score),
-            hit.trace_count.to_string(),
-            hit.newest.trace_id.to_string(),
-            began(&hit.newest),
-            screen::clean_short(&hit.text, TEXT_CHARACTERS),
-        ]);
-    }
-    // An id that is broken cannot be copied.
-    keep_whole(&mut table, 2);
-    table
+/// An answer, and what is not in it yet.
+#[derive(Debug, Serialize)]
+pub(crate) struct Waiting<A> {
+    #[serde(flatten)]
+    pub(crate) answer: A,
+    /// Traces that wait to be derived, which nothing finds.
+    pub(crate) traces_to_derive: i64,
 }
 
-/// Traces as a table.
-pub(crate) fn traces_table(traces: &[TraceOverview]) -> Table {
-    let mut table = screen::table(&["trace", "began", "took", "status", "service", "operation", "spans", "error"]);
+impl<A> Waiting<A> {
+    /// A line about the traces that wait, if there are any.
+    pub(crate) fn note(&self) -> String {
+        match self.traces_to_derive {
+            0 => String::new(),
+            1 => format!("note: 1 trace waits {UNTIL_DERIVED}\n"),
+            traces => format!("note: {traces} traces wait {UNTIL_DERIVED}\n"),
+        }
+    }
+}
+
+/// Hits, best first, each with what happened below it. Narrow enough for any terminal.
+pub(crate) fn show_hits(hits: &[TextHit], score: &str) -> String {
+    let mut lines = String::new();
+    for hit in hits {
+        let traces = if hit.trace_count == 1 { "trace" } else { "traces" };
+        let head = format!("{score} {:.2}  {} {traces}, newest {}", hit.score, hit.trace_count, hit.newest.trace_id);
+        lines.push_str(&head);
+        lines.push('\n');
+        lines.push_str(&screen::indent(&format!(
+            "{}  {}",
+            began(&hit.newest),
+            screen::clean_short(&hit.text, TEXT_CHARACTERS)
+        )));
+        lines.push('\n');
+    }
+    lines
+}
+
+/// Traces, each with its error below it.
+pub(crate) fn show_traces(traces: &[TraceOverview]) -> String {
+    let mut lines = String::new();
     for trace in traces {
-        table.add_row([
-            trace.trace_id.to_string(),
+        let spans = if trace.span_count == 1 { "span" } else { "spans" };
+        let head = format!(
+            "{}  {}  {}  {}  {} {spans}\n",
+            trace.trace_id,
             began(trace),
             moment::show_duration(trace.duration_ns.unsigned_abs()),
             screen::clean_short(&trace.status, 10),
-            screen::clean_short(&trace.service_name, 40),
-            screen::clean_short(&trace.root_name, 60),
-            trace.span_count.to_string(),
-            screen::clean_short(trace.error_message.as_deref().unwrap_or_default(), 120),
-        ]);
+            trace.span_count,
+        );
+        lines.push_str(&head);
+        let service = screen::clean_short(&trace.service_name, 40);
+        let mut what = format!("{service}  {}", screen::clean_short(&trace.root_name, 60));
+        if let Some(error) = &trace.error_message {
+            what = format!("{what}  {}", screen::clean_short(error, 120));
+        }
+        lines.push_str(&screen::indent(&what));
     }
-    keep_whole(&mut table, 0);
-    table
+    lines
 }
 
 fn began(trace: &TraceOverview) -> String {
     moment::show_short(u64::try_from(trace.start_time.as_nanosecond()).unwrap_or_default())
-}
-
-fn keep_whole(table: &mut Table, column: usize) {
-    if let Some(column) = table.column_mut(column) {
-        let padding = column.padding_width();
-        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(ID_DIGITS + padding)));
-    }
 }

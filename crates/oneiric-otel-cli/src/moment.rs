@@ -47,12 +47,12 @@ pub(crate) fn show(unix_nanos: u64) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f%:z").to_string()
 }
 
-/// The same to the second, for tables.
+/// The same to the second and without the offset, for lists.
 pub(crate) fn show_short(unix_nanos: u64) -> String {
     let Ok(time) = Timestamp::from_nanosecond(i128::from(unix_nanos)) else {
         return format!("{unix_nanos} ns after 1970");
     };
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// RFC 3339 in UTC, for programs.

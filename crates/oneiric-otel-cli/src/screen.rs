@@ -69,12 +69,26 @@ pub(crate) fn table(headings: &[&str]) -> Table {
     table
 }
 
-/// The same with space between rows, which may have several lines.
-pub(crate) fn spaced_table(headings: &[&str]) -> Table {
-    let mut table = table(headings);
-    let style = table.style().row_separator(LineStyle::none().fill(' ').junction(' '));
-    table.load_style(style);
-    table
+/// Text below something, broken between words to fit the width. Ends with a line break.
+pub(crate) fn indent(text: &str) -> String {
+    indent_within(usize::from(table(&[]).width().unwrap_or(WIDTH_ELSEWHERE)), text)
+}
+
+fn indent_within(width: usize, text: &str) -> String {
+    let mut lines = String::new();
+    let mut room = 0;
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let length = word.chars().count() + 1;
+        if length > room {
+            lines.push_str(if lines.is_empty() { "   " } else { "\n   " });
+            room = width.saturating_sub(3);
+        }
+        lines.push(' ');
+        lines.push_str(word);
+        room = room.saturating_sub(length);
+    }
+    lines.push('\n');
+    lines
 }
 
 /// Untrusted text on one line: escape sequences, control characters and those that turn the direction of writing
@@ -183,5 +197,15 @@ mod tests {
         // What is left is text as it stands.
         assert_eq!(clean(&escaped), escaped);
         assert_eq!(escape("{\"a\":\"\u{9b}31m ü \u{202e}\"}"), r#"{"a":"\u009b31m ü \u202e"}"#);
+    }
+
+    #[test]
+    fn text_is_broken_between_words() {
+        assert_eq!(
+            indent_within(14, "one two three four a-word-without-end end"),
+            concat!("    one two\n", "    three four\n", "    a-word-without-end\n", "    end\n",)
+        );
+        assert_eq!(indent_within(0, "a b"), "    a\n    b\n");
+        assert_eq!(indent_within(80, ""), "\n");
     }
 }

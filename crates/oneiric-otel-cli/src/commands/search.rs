@@ -5,7 +5,7 @@ use oneiric_otel::query::{SearchAnswer, SearchRequest};
 
 use super::Ending;
 use crate::args::{Global, Search};
-use crate::finder::{self, Finder};
+use crate::finder::{self, Finder, Waiting};
 use crate::screen;
 
 pub(crate) async fn run(global: &Global, search: &Search) -> Result<Ending> {
@@ -19,8 +19,9 @@ pub(crate) async fn run(global: &Global, search: &Search) -> Result<Ending> {
         tracing::warn!(error = format!("{error:#}"), "no embedding model: only words are compared");
     }
     let answer = finder.service.search_traces(&request).await.map_err(|error| finder.explain(error));
+    let traces_to_derive = finder.traces_to_derive().await;
     finder.release().await?;
-    let answer = answer?;
+    let answer = Waiting { answer: answer?, traces_to_derive: traces_to_derive? };
     if global.json {
         screen::print_json(&answer)?;
     } else {
@@ -29,10 +30,11 @@ pub(crate) async fn run(global: &Global, search: &Search) -> Result<Ending> {
     Ok(Ending::Good)
 }
 
-fn tell(answer: &SearchAnswer) -> String {
-    let note = answer.note.as_ref().map(|note| format!("note: {note}\n")).unwrap_or_default();
+fn tell(waiting: &Waiting<SearchAnswer>) -> String {
+    let answer = &waiting.answer;
+    let note = answer.note.as_ref().map(|note| format!("note: {note}\n")).unwrap_or_default() + &waiting.note();
     if answer.nothing_near {
         return format!("nothing that is stored comes near this description\n{note}");
     }
-    format!("{}\n{note}", finder::hits_table(&answer.hits, "score"))
+    format!("{}{note}", finder::show_hits(&answer.hits, "score"))
 }

@@ -36,5 +36,5 @@ fn tell(answer: &SimilarAnswer, threshold: f64) -> String {
     if answer.hits.is_empty() {
         return format!("{head}no other trace reaches a cosine of {threshold}; --threshold takes a lower one\n");
     }
-    format!("{head}{}\n", finder::hits_table(&answer.hits, "cosine"))
+    format!("{head}\n{}", finder::show_hits(&answer.hits, "cosine"))
 }

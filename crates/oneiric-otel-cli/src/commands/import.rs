@@ -1,6 +1,5 @@
 //! `import`: telemetry from files into the database, past any server.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use futures::StreamExt as _;
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::otlp;
 use oneiric_otel::otlp::file::{self, FileRequest};
-use oneiric_otel::pipeline::{Accepted, Ingest, IngestOptions, Refused, Request};
+use oneiric_otel::pipeline::{self, Ingest, IngestOptions, Refused, Request};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -46,8 +45,8 @@ struct Summary {
     repeated_requests: u64,
     /// Enum names, which OTLP/JSON forbids, that were read as their numbers.
     enum_names: u64,
-    /// Records kept by signal.
-    kept: BTreeMap<&'static str, u64>,
+    /// Records that are stored, now or since an earlier import.
+    accepted: Accepted,
     /// Records that can never be kept.
     rejected: u64,
     /// Files, parts of files and whole requests that could not be read. How many records they hold nobody knows.
@@ -58,6 +57,25 @@ struct Summary {
     more_reasons: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     derived: Option<Searchable>,
+}
+
+/// Records by kind.
+#[derive(Debug, Default, Clone, Copy, Serialize)]
+struct Accepted {
+    spans: u64,
+    data_points: u64,
+    log_records: u64,
+}
+
+impl Accepted {
+    fn add(&mut self, signal: otlp::Signal, records: u64) {
+        let kind = match signal {
+            otlp::Signal::Traces => &mut self.spans,
+            otlp::Signal::Metrics => &mut self.data_points,
+            otlp::Signal::Logs => &mut self.log_records,
+        };
+        *kind += records;
+    }
 }
 
 /// What was done so that the records can be searched.
@@ -90,13 +108,19 @@ impl Summary {
     }
 
     fn kept_any(&self) -> bool {
-        self.kept.values().any(|records| *records > 0)
+        let Accepted { spans, data_points, log_records } = self.accepted;
+        spans + data_points + log_records > 0
     }
 }
 
 pub(crate) async fn run(global: &Global, import: &Import) -> Result<Ending> {
     let mut summary = Summary::default();
     let sources = sources(&import.paths, &mut summary)?;
+    if sources.is_empty() && summary.unreadable == 0 {
+        let names = EXTENSIONS.map(|extension| format!(".{extension}")).join(", ");
+        let hint = format!("files in directories are known by their names ({names}); one that is named is always read");
+        return Err(failure::advised("there is no telemetry in what was given", hint));
+    }
     let progress = Arc::new(Progress::new());
     let backend = Backend::open_for_writing(global, &progress).await?;
     let done = work(&backend, import, sources, &mut summary, &progress).await;
@@ -158,9 +182,26 @@ fn add_directory(dir: &Path, sources: &mut Vec<Source>, summary: &mut Summary) {
         match kind {
             Ok(kind) if kind.is_dir() => add_directory(&path, sources, summary),
             _ if path.is_file() && has_known_extension(&path) => sources.push(Source::File(path)),
-            _ => summary.skipped_files += 1,
+            _ => match packer(&path) {
+                Some(tool) => summary.miss(format!("{}: {}", path.display(), unpack(tool))),
+                None => summary.skipped_files += 1,
+            },
         }
     }
+}
+
+/// What packed a file whose name says that it holds telemetry, as `spans.json.gz`.
+fn packer(path: &Path) -> Option<&'static str> {
+    let tool = match path.extension()?.to_str()? {
+        "gz" => "gzip",
+        "zst" => "zstd",
+        _ => return None,
+    };
+    has_known_extension(Path::new(path.file_stem()?)).then_some(tool)
+}
+
+fn unpack(tool: &str) -> String {
+    format!("it is compressed; use `{tool} -dc FILE | oneiric-otel import -`")
 }
 
 fn has_known_extension(path: &Path) -> bool {
@@ -241,7 +282,7 @@ async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary:
             Ok(accepted) => {
                 summary.requests += 1;
                 summary.enum_names += enum_names;
-                *summary.kept.entry(signal.as_str()).or_default() += accepted.records;
+                summary.accepted.add(signal, accepted.records);
                 if accepted.rejected > 0 {
                     summary.reject(accepted.rejected, format!("{at}: {}", accepted.message));
                 }
@@ -265,7 +306,7 @@ enum Answer {
         at: String,
         signal: otlp::Signal,
         enum_names: u64,
-        outcome: Result<Accepted, Refused>,
+        outcome: Result<pipeline::Accepted, Refused>,
     },
 }
 
@@ -293,7 +334,7 @@ fn read(source: &Source, signal: Option<otlp::Signal>, sender: &mpsc::Sender<Met
         return;
     }
     if let Some(tool) = compressed_by(&magic) {
-        let reason = format!("{name}: it is compressed; use `{tool} -dc FILE | oneiric-otel import -`");
+        let reason = format!("{name}: {}", unpack(tool));
         drop(sender.blocking_send(Met::Unreadable(reason)));
         return;
     }
@@ -312,9 +353,9 @@ fn read(source: &Source, signal: Option<otlp::Signal>, sender: &mpsc::Sender<Met
 }
 
 /// Makes attempts until one is no matter of "not now", for at most as long as `patience`.
-async fn persist<F>(patience: Duration, attempt: impl Fn() -> F) -> Result<Accepted, Refused>
+async fn persist<F>(patience: Duration, attempt: impl Fn() -> F) -> Result<pipeline::Accepted, Refused>
 where
-    F: Future<Output = Result<Accepted, Refused>>,
+    F: Future<Output = Result<pipeline::Accepted, Refused>>,
 {
     let mut give_up = None;
     loop {
@@ -378,9 +419,10 @@ fn tell(summary: &Summary) -> String {
     if summary.repeated_requests > 0 {
         row("requests that had been stored before", summary.repeated_requests);
     }
-    for (signal, what) in [("traces", "spans kept"), ("metrics", "data points kept"), ("logs", "log records kept")] {
-        row(what, summary.kept.get(signal).copied().unwrap_or_default());
-    }
+    let Accepted { spans, data_points, log_records } = summary.accepted;
+    row("spans accepted", spans);
+    row("data points accepted", data_points);
+    row("log records accepted", log_records);
     if summary.enum_names > 0 {
         row("enum names that were read as their numbers", summary.enum_names);
     }
@@ -418,12 +460,12 @@ mod tests {
             move || {
                 attempts.set(attempts.get() + 1);
                 let refused = Refused::Unavailable { reason: "busy".to_owned(), retry_after };
-                let answer = if attempts.get() < last { Err(refused) } else { Ok(Accepted::default()) };
+                let answer = if attempts.get() < last { Err(refused) } else { Ok(pipeline::Accepted::default()) };
                 async { answer }
             }
         };
         let soon = Duration::from_millis(1);
-        assert_eq!(persist(PATIENCE, refuse_until(3, soon)).await, Ok(Accepted::default()));
+        assert_eq!(persist(PATIENCE, refuse_until(3, soon)).await, Ok(pipeline::Accepted::default()));
         assert_eq!(attempts.get(), 3);
         let refused = persist(Duration::from_millis(20), refuse_until(u32::MAX, soon)).await;
         assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");

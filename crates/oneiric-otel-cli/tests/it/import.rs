@@ -34,7 +34,7 @@ async fn the_examples_of_the_protocol_are_kept_and_a_second_time_adds_nothing() 
     let summary = run(&arguments).await.expect(0).json();
     assert_eq!(summary["files"], 4);
     assert_eq!(summary["rejected"], 0, "{summary:#}");
-    assert_eq!(summary["kept"]["traces"], 1);
+    assert_eq!(summary["accepted"]["spans"], 1);
     assert_eq!(summary["derived"]["traces"], 1);
     assert!(summary["derived"]["not_embedded"].is_null(), "{summary:#}");
     let counts = "select (select count(*) from otel_spans) + (select count(*) from otel_logs)
@@ -43,7 +43,7 @@ async fn the_examples_of_the_protocol_are_kept_and_a_second_time_adds_nothing() 
         let client = database.client().await;
         client.query_one(counts, &[]).await.unwrap().get::<_, i64>(0)
     };
-    let kept: i64 = summary["kept"].as_object().unwrap().values().map(|count| count.as_i64().unwrap()).sum();
+    let kept: i64 = summary["accepted"].as_object().unwrap().values().map(|count| count.as_i64().unwrap()).sum();
     assert_eq!(stored, kept);
 
     let again = run(&arguments).await.expect(0).json();
@@ -58,7 +58,7 @@ async fn stdin_is_read_and_what_is_bad_costs_only_itself() {
         format!("{}\nnot json\n{}\n", request(TRACE, "print"), request("5b8efff798038103d269b633813fc6", "short id"));
     let arguments = ["import", "-", "--json", "--database-url", database.url()];
     let summary = run_with_input(&arguments, input.as_bytes()).await.expect(0).json();
-    assert_eq!(summary["kept"]["traces"], 1, "{summary:#}");
+    assert_eq!(summary["accepted"]["spans"], 1, "{summary:#}");
     assert_eq!(summary["rejected"], 1, "{summary:#}");
     assert_eq!(summary["unreadable"], 1, "{summary:#}");
     let reasons = summary["reasons"].to_string();
@@ -80,7 +80,7 @@ async fn enum_names_are_read_as_their_numbers_and_counted() {
     let arguments = ["import", "-", "--no-wait", "--database-url", database.url()];
     let summary = run_with_input(&[&arguments[..], &["--json"]].concat(), named.as_bytes()).await.expect(0).json();
     assert_eq!(summary["enum_names"], 2, "{summary:#}");
-    assert_eq!(summary["kept"]["traces"], 1, "{summary:#}");
+    assert_eq!(summary["accepted"]["spans"], 1, "{summary:#}");
     assert_eq!(summary["rejected"], 0, "{summary:#}");
 
     let table = run_with_input(&arguments, named.as_bytes()).await.expect(0).stdout;
@@ -148,7 +148,7 @@ async fn what_the_database_cannot_take_now_is_tried_again() {
     database.client().await.batch_execute(trouble).await.unwrap();
     let arguments = [&["import", "-", "--no-wait", "--json"], &url[..]].concat();
     let summary = run_with_input(&arguments, request(TRACE, "print").as_bytes()).await.expect(0).json();
-    assert_eq!(summary["kept"]["traces"], 1, "{summary:#}");
+    assert_eq!(summary["accepted"]["spans"], 1, "{summary:#}");
     assert_eq!(summary["rejected"], 0, "{summary:#}");
     assert_eq!(database.count("select count(*) from otel_spans").await, 1);
 }
@@ -171,7 +171,7 @@ async fn an_import_that_the_database_does_not_take_fails_and_is_completed_by_ano
 
     client.batch_execute("alter table otel.elsewhere rename to otel_spans").await.unwrap();
     let summary = run_with_input(&arguments, input.as_bytes()).await.expect(0).json();
-    assert_eq!(summary["kept"], json!({"logs": 1, "traces": 1}), "{summary:#}");
+    assert_eq!(summary["accepted"], json!({"spans": 1, "data_points": 0, "log_records": 1}), "{summary:#}");
     assert_eq!(database.count("select (select count(*) from otel_spans) + (select count(*) from otel_logs)").await, 2);
 }
 
@@ -194,4 +194,39 @@ async fn stdin_is_stored_while_more_of_it_is_to_come() {
     }
     drop(stdin);
     assert!(timeout(PATIENCE, import.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_directory_without_telemetry_is_said_and_packed_files_are_named() {
+    let database = TestDatabase::create().await;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("README.md"), "nothing").unwrap();
+    let arguments = ["import", text(dir.path()), "--no-wait", "--database-url", database.url()];
+    let empty = run(&arguments).await.expect(1);
+    assert!(empty.stderr.contains("there is no telemetry") && empty.stderr.contains("\nhint: "), "{}", empty.stderr);
+    std::fs::write(dir.path().join("spans.json.gz"), b"\x1f\x8b\x08\0").unwrap();
+    let packed = run(&arguments).await.expect(1);
+    assert!(packed.stdout.contains("spans.json.gz: it is compressed; use `gzip -dc"), "{}", packed.stdout);
+}
+
+#[tokio::test]
+async fn traces_that_wait_to_be_derived_are_told_and_lists_fit_a_narrow_terminal() {
+    let database = TestDatabase::create().await;
+    let url = ["--database-url", database.url()];
+    let input = request(TRACE, &"a long name ".repeat(20));
+    let import = [&["import", "-", "--no-wait"], &url[..]].concat();
+    run_with_input(&import, input.as_bytes()).await.expect(0);
+    for question in [&["traces"][..], &["search", "printer"]] {
+        let told = run(&[question, &url[..]].concat()).await.expect(0).stdout;
+        assert!(told.contains("note: 1 trace waits to be derived"), "{told}");
+        let json = run(&[question, &["--json"], &url[..]].concat()).await.expect(0).json();
+        assert_eq!(json["traces_to_derive"], 1, "{json:#}");
+    }
+    run_with_input(&[&["import", "-"], &url[..]].concat(), input.as_bytes()).await.expect(0);
+    for question in [&["traces"][..], &["search", "printer"]] {
+        let told = run(&[question, &url[..]].concat()).await.expect(0).stdout;
+        let head = told.lines().next().unwrap();
+        assert!(head.contains(TRACE) && head.len() <= 80, "{told}");
+        assert!(!told.contains("note:"), "{told}");
+    }
 }

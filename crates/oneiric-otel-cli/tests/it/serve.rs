@@ -48,7 +48,7 @@ async fn others_attach_to_the_embedded_server_while_it_serves_and_after() {
     assert_eq!(run(&count).await.expect(0).stdout, "1\n");
     let input = format!("{}\n{}\n", request(1), request(2));
     let imported = run_with_input(&["import", "-", "--json", "--no-wait", "--data-dir", dir], input.as_bytes()).await;
-    assert_eq!(imported.expect(0).json()["kept"]["traces"], 2);
+    assert_eq!(imported.expect(0).json()["accepted"]["spans"], 2);
     assert_eq!(run(&count).await.expect(0).stdout, "3\n");
 
     // psql's own failures are passed on.

@@ -74,6 +74,14 @@ impl Backend {
         Self::start(dir, progress).await
     }
 
+    /// Whether opening starts no server.
+    pub(crate) fn is_running(global: &Global) -> Result<bool> {
+        if global.database_url.is_some() {
+            return Ok(true);
+        }
+        Ok(matches!(Server::status(&data_dir::of(global)?)?, Status::Running { .. }))
+    }
+
     fn of_url(global: &Global) -> Result<Self> {
         let url = global.database_url.as_deref().unwrap_or_default();
         let database = Database::new(url).map_err(|error| failure::of_database(&error, "given by --database-url"))?;

@@ -42,6 +42,7 @@ fn database_hint(text: &str) -> Option<&'static str> {
         "28P01" | "28000" => "check user and password in --database-url or OTEL_STORAGE_CONNECTION_STRING",
         "3D000" => "create the database, or name another one at the end of --database-url",
         "42501" => "give the role of --database-url this right, or use the owner of the database",
+        "57P03" => "the server is starting, stopping or recovering; try again in a moment",
         "53300" => "the server allows no more connections; try again later or raise its max_connections",
         "" if text.starts_with("database URL") => {
             "a URL looks like postgresql://USER:PASSWORD@HOST:PORT/DATABASE; leave --database-url out to use the \
@@ -89,6 +90,7 @@ mod tests {
         assert!(hint("database \"x\" does not exist (SQLSTATE 3D000)").contains("create the database"));
         assert!(hint("error connecting to server: Connection refused").contains("PostgreSQL runs there"));
         assert!(hint("database URL: expected it to begin with postgresql://").contains("looks like"));
+        assert!(hint("the database system is in recovery mode (SQLSTATE 57P03)").contains("try again"));
         assert_eq!(database_hint("something else (SQLSTATE XX000)"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! `health`: whether all is well, and how much is stored and waiting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use oneiric_otel::store::{Census, DatabaseStatus};
@@ -15,6 +16,10 @@ use crate::{failure, screen};
 /// Dead letters above this number are a problem and not an incident.
 const MANY_DEAD_LETTERS: i64 = 1000;
 
+/// A database that needs longer for a few small questions is not healthy.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const RELEASE_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Serialize)]
 struct Health {
     healthy: bool,
@@ -26,8 +31,29 @@ struct Health {
 }
 
 pub(crate) async fn run(global: &Global) -> Result<Ending> {
-    let backend = Backend::open_unmigrated(global, &Arc::new(Progress::new())).await?;
-    let examined = examine(&backend).await;
+    let progress = Arc::new(Progress::new());
+    let open = Backend::open_unmigrated(global, &progress);
+    // A server that is still to be started may take its time, one that runs may not.
+    let backend = if Backend::is_running(global)? {
+        let Ok(backend) = tokio::time::timeout(ANSWER_WITHIN, open).await else {
+            return Err(failure::advised(
+                format!("the database server runs and did not answer within {} s", ANSWER_WITHIN.as_secs()),
+                "it hangs, or it recovers from a crash: try again in a moment, and look at its log",
+            ));
+        };
+        backend?
+    } else {
+        open.await?
+    };
+    let Ok(examined) = tokio::time::timeout(ANSWER_WITHIN, examine(&backend)).await else {
+        let error = failure::advised(
+            format!("database {} did not answer within {} s", backend.target(), ANSWER_WITHIN.as_secs()),
+            "it hangs or has too much to do: look at its log and at pg_stat_activity",
+        );
+        // To let go of a server that hangs may hang too.
+        drop(tokio::time::timeout(RELEASE_WITHIN, backend.release()).await);
+        return Err(error);
+    };
     backend.release().await?;
     let health = examined?;
     if global.json {
@@ -43,11 +69,11 @@ async fn examine(backend: &Backend) -> Result<Health> {
     let explain = |error| failure::of_database(&error, backend.target());
     let status = database.status().await.map_err(explain)?;
     let telemetry = if status.schema.version > 0 { Some(database.census().await.map_err(explain)?) } else { None };
-    let problems = problems(&status, telemetry.as_ref());
+    let problems = problems(&status, telemetry.as_ref(), backend.embedded().is_some());
     Ok(Health { healthy: problems.is_empty(), problems, database: status, telemetry })
 }
 
-fn problems(status: &DatabaseStatus, telemetry: Option<&Census>) -> Vec<String> {
+fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bool) -> Vec<String> {
     let mut problems = Vec::new();
     if !status.schema.pending.is_empty() {
         let pending = status.schema.pending.join(", ");
@@ -58,14 +84,18 @@ fn problems(status: &DatabaseStatus, telemetry: Option<&Census>) -> Vec<String> 
             "the server has no pgvector, so there is no search by meaning: install pgvector 0.8 or newer".to_owned(),
         );
     }
-    let Some(telemetry) = telemetry else { return problems };
-    if status.pgvector_version.is_none() && status.pgvector_available && telemetry.has_texts {
+    // The embedded database gets it from the first command that embeds. So does another that lets us; if texts are there
+    // and it is not, it did not.
+    let has_texts = telemetry.is_some_and(|telemetry| telemetry.has_texts);
+    let is_withheld = !status.pgvector_installable || has_texts;
+    if status.pgvector_version.is_none() && status.pgvector_available && is_withheld && !is_embedded {
         problems.push(
-            "pgvector is not installed in this database, so there is no search by meaning: its owner can run CREATE \
-             EXTENSION vector"
+            "pgvector is not installed in this database, so there is no search by meaning: a superuser can run CREATE \
+             EXTENSION vector, or the owner of the database where the extension is trusted"
                 .to_owned(),
         );
     }
+    let Some(telemetry) = telemetry else { return problems };
     if telemetry.dead_letters > MANY_DEAD_LETTERS {
         problems.push(format!(
             "{} records were refused by the database: see table otel_telemetry_dlq",

@@ -6,7 +6,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use oneiric_otel::query::TraceId;
 
 use crate::moment::Moment;
@@ -19,6 +20,40 @@ pub(crate) struct Arguments {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// What was said, or what is wrong with it. A variable of the environment that is set to nothing says nothing.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut arguments = Self::try_parse()?;
+        arguments.global.database_url.take_if(|url| url.is_empty());
+        arguments.global.data_dir.take_if(|dir| dir.as_os_str().is_empty());
+        match arguments.check() {
+            Ok(()) => Ok(arguments),
+            Err(reason) => Err(Self::command().error(ErrorKind::ValueValidation, reason)),
+        }
+    }
+
+    /// Checks what one value alone does not tell, and what must not be repeated in a message.
+    fn check(&self) -> Result<(), &'static str> {
+        if let Some(url) = &self.global.database_url {
+            let rest = url.strip_prefix("postgresql://").or_else(|| url.strip_prefix("postgres://"));
+            if rest.is_none_or(str::is_empty) {
+                return Err("--database-url (or OTEL_STORAGE_CONNECTION_STRING): a URL looks like \
+                            postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
+            }
+        }
+        let narrow = match &self.command {
+            Command::Search(search) => &search.narrow,
+            Command::Similar(similar) => &similar.narrow,
+            Command::Traces(traces) => &traces.narrow,
+            _ => return Ok(()),
+        };
+        match (narrow.since, narrow.until) {
+            (Some(since), Some(until)) if until.0 <= since.0 => Err("--until: expected a time after --since"),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What every command takes.
@@ -82,13 +117,13 @@ pub(crate) enum Db {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Listen {
     /// Address for OTLP/gRPC [default: 127.0.0.1:4317]
-    #[arg(long = "grpc-addr", value_name = "HOST:PORT")]
+    #[arg(long = "grpc-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) grpc: Option<String>,
     /// Address for OTLP/HTTP [default: 127.0.0.1:4318]
-    #[arg(long = "http-addr", value_name = "HOST:PORT")]
+    #[arg(long = "http-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) http: Option<String>,
     /// Address for /healthz and /readyz [default: 127.0.0.1:16686]
-    #[arg(long = "api-addr", value_name = "HOST:PORT")]
+    #[arg(long = "api-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) api: Option<String>,
 }
 
@@ -162,7 +197,7 @@ pub(crate) struct Narrow {
 #[derive(Debug, Args)]
 pub(crate) struct Search {
     /// What to look for, in your own words
-    #[arg(required = true, value_name = "TEXT")]
+    #[arg(required = true, value_name = "TEXT", value_parser = some_text)]
     pub(crate) text: Vec<String>,
     #[command(flatten)]
     pub(crate) narrow: Narrow,
@@ -198,6 +233,17 @@ pub(crate) struct Psql {
     pub(crate) arguments: Vec<OsString>,
 }
 
+fn address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("expected HOST:PORT, such as 127.0.0.1:4317".to_owned()),
+    }
+}
+
+fn some_text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("expected words".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 fn cosine(text: &str) -> Result<f64, String> {
     let accepted = || format!("expected a number from 0 to 1, found {text:?}");
     let value: f64 = text.parse().map_err(|_| accepted())?;
@@ -210,7 +256,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_consistent() {
-        use clap::CommandFactory as _;
         Arguments::command().debug_assert();
     }
 

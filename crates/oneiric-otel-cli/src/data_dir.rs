@@ -16,11 +16,17 @@ const ROOT_DATA_DIR: &str = "/var/lib/oneiric-otel";
 
 /// The directory that was given, or the user's.
 pub(crate) fn of(global: &Global) -> Result<PathBuf> {
-    // A variable that is set to nothing says nothing.
-    match global.data_dir.as_ref().filter(|dir| !dir.as_os_str().is_empty()) {
-        Some(dir) => absolute(dir),
-        None => default(),
+    let dir = match &global.data_dir {
+        Some(dir) => absolute(dir)?,
+        None => default()?,
+    };
+    if dir.exists() && !dir.is_dir() {
+        return Err(failure::advised(
+            format!("the data directory {} is no directory", dir.display()),
+            "name a directory, or a place where one can be made, with --data-dir or OTEL_STORAGE_DATA_DIR",
+        ));
     }
+    Ok(dir)
 }
 
 /// A place in it for the demo, which keeps its inventions apart.

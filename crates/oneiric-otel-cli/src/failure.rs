@@ -44,7 +44,7 @@ fn database_hint(text: &str) -> Option<&'static str> {
         "42501" => "give the role of --database-url this right, or use the owner of the database",
         "57P03" => "the server is starting, stopping or recovering; try again in a moment",
         "53300" => "the server allows no more connections; try again later or raise its max_connections",
-        "" if text.starts_with("database URL") => {
+        "" if text.starts_with("database URL") || text.contains("both host and hostaddr are missing") => {
             "a URL looks like postgresql://USER:PASSWORD@HOST:PORT/DATABASE; leave --database-url out to use the \
              embedded database"
         }
@@ -60,7 +60,7 @@ fn database_hint(text: &str) -> Option<&'static str> {
 /// Prints a failure to stderr. Nothing can be done if that fails too.
 pub(crate) fn report(error: &Error) {
     let mut stderr = io::stderr().lock();
-    let mut text = format!("error: {error:#}\n");
+    let mut text = format!("error: {}\n", tell(error));
     for cause in error.chain() {
         if let Some(advised) = cause.downcast_ref::<Advised>() {
             text.push_str("hint: ");
@@ -69,6 +69,20 @@ pub(crate) fn report(error: &Error) {
         }
     }
     drop(stderr.write_all(text.as_bytes()));
+}
+
+/// An error and its causes. Some errors repeat their cause in their own text.
+fn tell(error: &Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 /// Whether the reader of our output is gone, which is no failure: `oneiric-otel traces | head` is fine.
@@ -82,6 +96,13 @@ pub(crate) fn is_broken_pipe(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let told = |cause: &str, error: &str| tell(&Error::msg(cause.to_owned()).context(error.to_owned()));
+        assert_eq!(told("no such file", "cannot read x"), "cannot read x: no such file");
+        assert_eq!(told("no such file", "cannot read x: no such file"), "cannot read x: no such file");
+    }
 
     #[test]
     fn databases_get_a_hint_by_what_they_answer() {

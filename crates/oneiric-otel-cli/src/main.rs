@@ -32,7 +32,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
 use args::{Arguments, Command};
@@ -43,7 +42,14 @@ use signals::Signals;
 const LINGER: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::read() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // To stdout if it is the help that was asked for. Nothing can be done if that fails.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
     start_logging(&arguments.command);
     match run(arguments) {
         Ok(Ending::Good) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ const UNKNOWN: &str = "00000000000000000000000000000001";
 
 #[tokio::test]
 async fn wrong_command_lines_end_with_2() {
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["serve", "--bogus"], "--bogus"),
         (&["frobnicate"], "frobnicate"),
         (&["search"], "<TEXT>"),
@@ -19,11 +19,17 @@ async fn wrong_command_lines_end_with_2() {
         (&["trace", "5b8efff798038103d269b633813fc6"], "32 hexadecimal digits"),
         (&["similar", UNKNOWN, "--threshold", "1.5"], "from 0 to 1"),
         (&["import", "-", "--signal", "spans"], "traces"),
+        (&["serve", "--grpc-addr", "foo"], "HOST:PORT"),
+        (&["search", " "], "expected words"),
+        (&["traces", "--since", "2h", "--until", "5h"], "a time after --since"),
+        (&["health", "--database-url", "mysql://root:s3cr3t@localhost/x"], "postgresql://"),
+        (&["health", "--database-url", "postgresql://"], "postgresql://"),
     ];
     for (arguments, expected) in cases {
         let ended = run(arguments).await.expect(2);
         assert!(ended.stderr.contains(expected), "{arguments:?}: {}", ended.stderr);
         assert!(ended.stdout.is_empty(), "{arguments:?}: {}", ended.stdout);
+        assert!(!ended.stderr.contains("s3cr3t"), "{}", ended.stderr);
     }
 }
 
@@ -31,7 +37,7 @@ async fn wrong_command_lines_end_with_2() {
 async fn databases_that_cannot_be_had_are_told_with_what_to_do() {
     let cases = [
         ("postgresql://nobody@127.0.0.1:1/nothing", "127.0.0.1:1/nothing", "hint: check that PostgreSQL runs there"),
-        ("mysql://root@localhost/x", "postgresql://", "hint: a URL looks like"),
+        ("postgresql:///nothing", "host", "hint: a URL looks like"),
         ("postgresql://u:s3cr3t@host:port/x", "database URL", "hint: a URL looks like"),
     ];
     for (url, expected, hint) in cases {
@@ -145,4 +151,13 @@ async fn a_database_that_does_not_answer_is_not_waited_for() {
     assert!(health.stderr.contains("\nhint: "), "{}", health.stderr);
     client.batch_execute("rollback").await.unwrap();
     run(&[&["health"], &url[..]].concat()).await.expect(0);
+}
+
+#[tokio::test]
+async fn a_data_directory_that_is_a_file_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for command in [&["traces"][..], &["import", "-"]] {
+        let ended = run(&[&["--data-dir", text(file.path())], command].concat()).await.expect(1);
+        assert!(ended.stderr.contains(" is no directory\nhint: "), "{}", ended.stderr);
+    }
 }

@@ -130,8 +130,14 @@ fn tell(health: &Health) -> String {
             ("otel_traces", "traces"),
             ("otel_texts", "distinct texts"),
         ] {
-            let rows = telemetry.approximate_rows.get(table).copied().unwrap_or_default();
-            row(what, format!("about {rows}"));
+            let rows = telemetry.approximate_rows.get(table).copied().flatten();
+            row(
+                what,
+                rows.map_or_else(
+                    || "unknown, until PostgreSQL counts again".to_owned(),
+                    |rows| format!("about {rows}"),
+                ),
+            );
         }
         row("traces to derive", telemetry.traces_to_derive.to_string());
         row("texts to embed", telemetry.texts_to_embed.to_string());

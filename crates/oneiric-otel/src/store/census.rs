@@ -11,8 +11,9 @@ use super::error::StoreError;
 /// Numbers about a database.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct Census {
-    /// Rows by table, as PostgreSQL's statistics have them: right to some thousandths, and instant at any size.
-    pub approximate_rows: BTreeMap<String, i64>,
+    /// Rows by table, as PostgreSQL's statistics have them: right to some thousandths, and instant at any size. None for
+    /// a table that is not empty and of which the statistics know nothing, as after a crash.
+    pub approximate_rows: BTreeMap<String, Option<i64>>,
     /// Traces that were written to since they were derived.
     pub traces_to_derive: i64,
     /// Texts that wait for their vector, of the models that were in use within a day.
@@ -48,11 +49,14 @@ impl Database {
             .await?;
         let tables = client
             .query_typed(
-                "SELECT p.relname::text, coalesce(sum(pg_stat_get_live_tuples(coalesce(i.inhrelid, p.oid))), 0)::bigint
-                 FROM pg_class p LEFT JOIN pg_inherits i ON i.inhparent = p.oid
-                 WHERE p.relnamespace = 'otel'::regnamespace
-                   AND p.relname IN ('otel_spans', 'otel_logs', 'otel_metrics', 'otel_traces', 'otel_texts')
-                 GROUP BY p.relname",
+                "SELECT name, CASE WHEN sum(rows) > 0 OR sum(bytes) = 0 THEN sum(rows)::bigint END
+                 FROM (SELECT p.relname::text AS name, pg_relation_size(c.oid) AS bytes,
+                              coalesce(nullif(pg_stat_get_live_tuples(c.oid), 0), greatest(c.reltuples, 0)) AS rows
+                       FROM pg_class p LEFT JOIN pg_inherits i ON i.inhparent = p.oid
+                       JOIN pg_class c ON c.oid = coalesce(i.inhrelid, p.oid)
+                       WHERE p.relnamespace = 'otel'::regnamespace
+                         AND p.relname IN ('otel_spans', 'otel_logs', 'otel_metrics', 'otel_traces', 'otel_texts')) t
+                 GROUP BY name",
                 &[],
             )
             .await?;

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +13,11 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::crowd::{Crowd, Seat};
 
 /// Answers requests. Cheap to clone.
 pub(crate) trait Respond: Clone + Send + Sync + 'static {
@@ -47,11 +48,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait before accepting again when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connection that makes way for another may take to say so to its peer.
+const FAREWELL_TIME: Duration = Duration::from_millis(100);
+
 /// What connections of a listener have in common.
 #[derive(Clone)]
 pub(crate) struct Connections {
-    /// One permit per open connection.
-    pub(crate) permits: Arc<Semaphore>,
+    /// A seat in it per open connection.
+    pub(crate) crowd: Arc<Crowd>,
     /// See [`crate::ServerOptions::idle_timeout`].
     pub(crate) idle_timeout: Duration,
     /// No new connections and requests from here on; those under way are finished.
@@ -72,8 +76,8 @@ impl Connections {
                 accepted = self.accept_one(&listener) => accepted,
             };
             match accepted {
-                Ok((stream, permit)) => {
-                    let connection = self.clone().serve(stream, responder.clone(), permit);
+                Ok((stream, seat)) => {
+                    let connection = self.clone().serve(stream, responder.clone(), seat);
                     self.tasks.spawn(connection);
                 }
                 Err(error) => {
@@ -84,34 +88,40 @@ impl Connections {
         }
     }
 
-    /// A connection beyond the limit waits here for its permit, and those after it in the kernel's queue. Permits are
-    /// not taken ahead of connections: a listener that nobody talks to would keep one from the others.
-    async fn accept_one(&self, listener: &TcpListener) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
+    /// A connection beyond the limit waits here for its seat, and those after it in the kernel's queue. Seats are not
+    /// taken ahead of connections: a listener that nobody talks to would keep one from the others.
+    async fn accept_one(&self, listener: &TcpListener) -> std::io::Result<(TcpStream, Seat)> {
         let (stream, _) = listener.accept().await?;
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(std::io::Error::other)?;
-        Ok((stream, permit))
+        Ok((stream, self.crowd.enter().await))
     }
 
-    async fn serve<R: Respond>(self, stream: TcpStream, responder: R, _permit: OwnedSemaphorePermit) {
+    async fn serve<R: Respond>(self, stream: TcpStream, responder: R, seat: Seat) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "connection lost before its first byte");
             return;
         }
-        let spoken = Arc::new(AtomicBool::new(false));
         let service = {
-            let spoken = Arc::clone(&spoken);
+            let member = Arc::clone(seat.member());
             service_fn(move |request| {
-                spoken.store(true, Ordering::Relaxed);
+                let busy = member.begin();
                 let responder = responder.clone();
-                async move { Ok::<_, Infallible>(responder.respond(request).await) }
+                async move {
+                    let response = responder.respond(request).await;
+                    drop(busy);
+                    Ok::<_, Infallible>(response)
+                }
             })
         };
+        let member = seat.member();
         let builder = builder(self.idle_timeout);
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         // Until a connection has told which version it speaks, no timeout of the protocol applies to it.
         let mut silence = pin!(tokio::time::sleep(self.idle_timeout));
         let mut silence_over = false;
         let mut closing = false;
+        let mut farewell = pin!(tokio::time::sleep(FAREWELL_TIME));
+        let mut leaving = false;
+        let mut farewell_over = false;
         loop {
             tokio::select! {
                 outcome = connection.as_mut() => {
@@ -126,10 +136,25 @@ impl Connections {
                     connection.as_mut().graceful_shutdown();
                 }
                 () = silence.as_mut(), if !silence_over => {
-                    if !spoken.load(Ordering::Relaxed) {
+                    if !member.has_spoken() {
                         return;
                     }
                     silence_over = true;
+                }
+                () = member.asked_to_leave(), if !leaving => {
+                    tracing::debug!("connection closed in favour of a new one");
+                    if !member.has_spoken() {
+                        return;
+                    }
+                    leaving = true;
+                    connection.as_mut().graceful_shutdown();
+                    farewell.as_mut().reset(Instant::now() + FAREWELL_TIME);
+                }
+                () = farewell.as_mut(), if leaving && !farewell_over => {
+                    if member.is_idle() {
+                        return;
+                    }
+                    farewell_over = true;
                 }
             }
         }

@@ -13,6 +13,7 @@
 mod address;
 mod api;
 mod connection;
+mod crowd;
 mod options;
 mod receivers;
 mod server;

@@ -18,14 +18,17 @@ pub struct ServerOptions {
     pub api_addr: Option<String>,
     /// Largest request message in bytes, measured as sent and again after decompression.
     pub max_request_bytes: usize,
-    /// Bytes of all requests being received, decompressed or stored at one time. Beyond it requests wait, unread, for
-    /// `admission_wait`, and are then answered as unavailable. At least three times `max_request_bytes` and 64 KiB.
+    /// Bytes of all requests being received, decompressed or stored at one time. What has not arrived does not count.
+    /// Beyond it requests wait, read no further, for `admission_wait`, and are then answered as unavailable. An eighth
+    /// is for requests of at most 64 KiB only. At least three times `max_request_bytes` and 64 KiB.
     pub max_in_flight_bytes: usize,
     /// How long a request may wait for its share of `max_in_flight_bytes`.
     pub admission_wait: Duration,
-    /// Open connections on the OTLP listeners together. Beyond it new ones wait in the kernel's queue.
+    /// Open connections on the OTLP listeners together. Beyond it the one that has been idle longest is closed in favour
+    /// of a new one; while all have requests in flight, new ones wait in the kernel's queue.
     pub max_connections: usize,
-    /// How long the body of one request may take to arrive.
+    /// How long the body of one request may take to arrive. One that keeps to less than 64 KiB in 10 s is given up
+    /// before.
     pub body_timeout: Duration,
     /// How long the head of a request may take to arrive, and how long a connection without requests is kept.
     pub idle_timeout: Duration,

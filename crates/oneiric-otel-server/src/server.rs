@@ -2,17 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use oneiric_otel::pipeline::Ingest;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Api, Readiness};
 use crate::connection::{Connections, Respond};
+use crate::crowd::Crowd;
 use crate::receivers::Receiver;
 use crate::{ServerOptions, address};
 
@@ -140,7 +139,7 @@ impl BoundServer {
         let tasks = TaskTracker::new();
         let receiver = Receiver::new(&options, ingest, tasks.clone());
         let otlp = Connections {
-            permits: Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS))),
+            crowd: Crowd::new(options.max_connections),
             idle_timeout: options.idle_timeout,
             stop: stop.clone(),
             cut: cut.clone(),
@@ -150,7 +149,7 @@ impl BoundServer {
         let api_stop = CancellationToken::new();
         let api_tasks = TaskTracker::new();
         let api_connections = Connections {
-            permits: Arc::new(Semaphore::new(MAX_API_CONNECTIONS)),
+            crowd: Crowd::new(MAX_API_CONNECTIONS),
             idle_timeout: options.idle_timeout,
             stop: api_stop.clone(),
             cut: api_stop.clone(),

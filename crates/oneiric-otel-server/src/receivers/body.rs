@@ -14,9 +14,9 @@ use super::admission::{Admission, Reservation};
 use super::compression::{Compression, Inflater, Progress, first_step};
 use super::status::Failure;
 
-/// How much of the budget a request takes at first on the strength of what it says about itself. A larger one earns
-/// the rest by sending, so that a few idle senders cannot take it all.
-const STEP: usize = 8 << 20;
+/// What is set aside when the first bytes of a body arrive. From there on it doubles: whatever a sender says about the
+/// length of its body, it holds little more of the budget than twice what it has sent.
+const FIRST_ROOM: usize = 4 << 10;
 
 /// What is decompressed on the thread that serves connections; a larger body moves to another.
 const INLINE_BYTES: usize = 128 << 10;
@@ -31,10 +31,19 @@ pub(crate) struct BodyLimits {
     pub(crate) max_bytes: usize,
     /// For one body to arrive.
     pub(crate) timeout: Duration,
+    /// At which one body arrives.
+    pub(crate) pace: Pace,
     /// For all of them.
     pub(crate) admission: Arc<Admission>,
     /// One permit per body being decompressed off the serving threads.
     pub(crate) inflating: Semaphore,
+}
+
+/// So many bytes at least, or the end of the body, in any such time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    pub(crate) bytes: usize,
+    pub(crate) window: Duration,
 }
 
 /// A body being read.
@@ -42,11 +51,18 @@ pub(crate) struct BodyReader<'a, B> {
     incoming: &'a mut B,
     limits: &'a BodyLimits,
     buffer: BytesMut,
+    /// Bytes that have been set aside for `buffer`.
+    room: usize,
     reservation: Reservation,
     /// Bytes that the body may have.
     max: usize,
+    /// Bytes that the body is said to have, or may have.
+    expected: usize,
     compression: Compression,
     deadline: Instant,
+    /// By when there must be `due_bytes`.
+    due: Instant,
+    due_bytes: usize,
     finished: bool,
 }
 
@@ -56,25 +72,32 @@ where
 {
     /// `framing` bytes around the message do not count against the limit.
     pub(crate) fn new(incoming: &'a mut B, limits: &'a BodyLimits, compression: Compression, framing: usize) -> Self {
+        let max = limits.max_bytes.saturating_add(framing);
+        let now = Instant::now();
         Self {
             incoming,
             limits,
             buffer: BytesMut::new(),
+            room: 0,
             reservation: limits.admission.reserve(),
-            max: limits.max_bytes.saturating_add(framing),
+            max,
+            expected: max,
             compression,
-            deadline: Instant::now() + limits.timeout,
+            deadline: now + limits.timeout,
+            due: now + limits.pace.window,
+            due_bytes: limits.pace.bytes,
             finished: false,
         }
     }
 
-    /// Takes the sender's word on how many bytes the body has.
-    pub(crate) async fn expect(&mut self, bytes: u64) -> Result<(), Failure> {
+    /// Takes the sender's word on how many bytes the body has: to refuse it early, and to set aside no more than that.
+    pub(crate) fn expect(&mut self, bytes: u64) -> Result<(), Failure> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if bytes > self.max {
             return Err(self.too_large());
         }
-        self.prepare(bytes).await
+        self.expected = bytes;
+        Ok(())
     }
 
     /// Reads until there are at least `bytes`, or all there are, and shows what there is.
@@ -94,7 +117,11 @@ where
     }
 
     async fn read_frame(&mut self) -> Result<(), Failure> {
-        let frame = match tokio::time::timeout_at(self.deadline, self.incoming.frame()).await {
+        let frame = match tokio::time::timeout_at(self.deadline.min(self.due), self.incoming.frame()).await {
+            Err(_) if self.due < self.deadline => {
+                let Pace { bytes: least, window: within } = self.limits.pace;
+                return Err(Failure::BodyTooSlow { least, within, received: self.buffer.len() });
+            }
             Err(_) => {
                 return Err(Failure::BodyTimeout { after: self.limits.timeout, received: self.buffer.len() });
             }
@@ -113,23 +140,31 @@ where
         if length > self.max {
             return Err(self.too_large());
         }
-        if length > self.buffer.capacity() {
-            self.prepare(length.max(self.buffer.capacity().saturating_mul(2)).min(self.max)).await?;
+        if length > self.room {
+            self.make_room(length).await?;
         }
         self.buffer.extend_from_slice(&data);
+        if length >= self.due_bytes {
+            self.due = Instant::now() + self.limits.pace.window;
+            self.due_bytes = length + self.limits.pace.bytes;
+        }
         Ok(())
     }
 
-    /// Makes room for `bytes` in the budget and in memory, or for the next step towards them.
-    async fn prepare(&mut self, bytes: usize) -> Result<(), Failure> {
-        let bytes = bytes.min(self.buffer.len() + STEP);
+    /// Makes room for `length` bytes and some more, in the budget and in memory.
+    async fn make_room(&mut self, length: usize) -> Result<(), Failure> {
+        let room = self.room.saturating_mul(2).max(FIRST_ROOM).min(self.expected).max(length);
         let budget = match self.compression {
-            Compression::Identity => bytes,
-            _ => bytes + first_step(bytes).min(self.limits.max_bytes + 1),
+            Compression::Identity => room,
+            _ => room + first_step(room).min(self.limits.max_bytes + 1),
         };
+        let since = Instant::now();
         let granted = tokio::time::timeout_at(self.deadline, self.reservation.cover(budget)).await;
         granted.map_err(|_| Failure::BodyTimeout { after: self.limits.timeout, received: self.buffer.len() })??;
-        self.buffer.reserve(bytes.saturating_sub(self.buffer.len()));
+        // Waiting for others is not the fault of the sender.
+        self.due += since.elapsed();
+        self.buffer.reserve(room - self.buffer.len());
+        self.room = room;
         Ok(())
     }
 
@@ -180,3 +215,6 @@ pub(crate) async fn discard<B: Body<Data = Bytes> + Unpin>(mut incoming: B, max_
         tracing::debug!("the sender of a refused request did not stop sending");
     }
 }
+
+#[cfg(test)]
+mod tests;

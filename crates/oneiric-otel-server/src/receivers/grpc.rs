@@ -82,7 +82,7 @@ async fn export(receiver: &Receiver, head: &Parts, incoming: &mut Incoming) -> R
     if length > limits.max_bytes {
         return Err(Failure::TooLarge { max_bytes: limits.max_bytes, decompressed: false });
     }
-    reader.expect((FRAME_HEADER_BYTES + length) as u64).await?;
+    reader.expect((FRAME_HEADER_BYTES + length) as u64)?;
     let (mut framed, reservation) = reader.finish().await?;
     framed.advance(FRAME_HEADER_BYTES);
     if framed.len() != length {

@@ -73,7 +73,7 @@ async fn export(
     let declared = hyper::body::Body::size_hint(incoming).exact();
     let mut reader = BodyReader::new(incoming, limits, compression, 0);
     if let Some(bytes) = declared {
-        reader.expect(bytes).await?;
+        reader.expect(bytes)?;
     }
     let (body, reservation) = reader.finish().await?;
     let (message, reservation) = decompress(body, compression, reservation, limits).await?;

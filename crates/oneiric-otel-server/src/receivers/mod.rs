@@ -12,6 +12,7 @@ mod reply;
 mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::{HeaderValue, header};
 use bytes::Bytes;
@@ -23,11 +24,15 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use self::admission::{Admission, Reservation};
-use self::body::BodyLimits;
+use self::body::{BodyLimits, Pace};
 use self::reply::Reply;
 use self::status::Failure;
 use crate::ServerOptions;
 use crate::connection::Respond;
+
+/// A body keeps up at least this pace, so that what has arrived of one that will not be finished is not held for long.
+const MIN_PACE_BYTES: usize = 64 << 10;
+const PACE_WINDOW: Duration = Duration::from_secs(10);
 
 /// Answers OTLP requests of both protocols. Cheap to clone.
 #[derive(Clone)]
@@ -44,6 +49,7 @@ impl Receiver {
         let limits = BodyLimits {
             max_bytes: options.max_request_bytes,
             timeout: options.body_timeout,
+            pace: Pace { bytes: MIN_PACE_BYTES, window: PACE_WINDOW },
             admission: Admission::new(options.max_in_flight_bytes, options.admission_wait),
             inflating: Semaphore::new(cores),
         };

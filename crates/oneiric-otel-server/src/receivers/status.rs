@@ -2,8 +2,8 @@
 //!
 //! Senders decide by these codes whether to send again, so a wrong one loses data or repeats it for ever. OTLP calls
 //! retryable, in gRPC: CANCELLED, DEADLINE_EXCEEDED, ABORTED, OUT_OF_RANGE, UNAVAILABLE, DATA_LOSS, and
-//! RESOURCE_EXHAUSTED only with RetryInfo; in HTTP: 429, 502, 503, 504. Only [`Failure::Unavailable`] and
-//! [`Failure::BodyTimeout`] in gRPC are among them.
+//! RESOURCE_EXHAUSTED only with RetryInfo; in HTTP: 429, 502, 503, 504. Only [`Failure::Unavailable`],
+//! [`Failure::BodyTimeout`] and [`Failure::BodyTooSlow`] are among them.
 
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ const FRAME_BYTES: usize = 256;
 /// Bytes of the message of a gRPC error. It travels in headers, twice, and peers bound these to a few KiB.
 const MAX_GRPC_MESSAGE_BYTES: usize = 1024;
 
+/// When the sender of a body that did not arrive in time should come again.
+const RETRY_SLOW_AFTER: Duration = Duration::from_secs(1);
+
 /// Ends a message that was cut.
 const CUT: &str = "... (shortened)";
 
@@ -37,12 +40,17 @@ pub(crate) enum Failure {
     #[error("{reason}")]
     Unavailable { reason: String, retry_after: Duration },
     #[error(
-        "the request is larger than {max_bytes} bytes{}; send smaller batches or raise max_request_bytes",
+        "the request is larger than {max_bytes} bytes{}; send smaller batches",
         if *decompressed { " after decompression" } else { "" }
     )]
     TooLarge { max_bytes: usize, decompressed: bool },
     #[error("the body did not arrive within {} s ({received} bytes did)", after.as_secs_f32())]
     BodyTimeout { after: Duration, received: usize },
+    #[error(
+        "the body arrives too slowly: less than {least} bytes in {} s ({received} bytes did arrive)",
+        within.as_secs_f32()
+    )]
+    BodyTooSlow { least: usize, within: Duration, received: usize },
     #[error("content type {given:?} is not known here: accepted are application/x-protobuf and application/json")]
     UnknownContentType { given: String },
     #[error("compression {given:?} is not known here: accepted are {}", Compression::ACCEPTED)]
@@ -75,7 +83,7 @@ impl Failure {
             Self::Malformed { .. } | Self::UnknownContentType { .. } => Code::InvalidArgument,
             Self::Unavailable { .. } => Code::Unavailable,
             Self::TooLarge { .. } => Code::ResourceExhausted,
-            Self::BodyTimeout { .. } => Code::DeadlineExceeded,
+            Self::BodyTimeout { .. } | Self::BodyTooSlow { .. } => Code::DeadlineExceeded,
             Self::UnknownCompression { .. } | Self::UnknownPath { .. } | Self::WrongMethod { .. } => {
                 Code::Unimplemented
             }
@@ -86,9 +94,11 @@ impl Failure {
     pub(super) fn http_status(&self) -> StatusCode {
         match self {
             Self::Malformed { .. } => StatusCode::BAD_REQUEST,
-            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // 408 would say it better, but senders of OTLP do not send again after it.
+            Self::Unavailable { .. } | Self::BodyTimeout { .. } | Self::BodyTooSlow { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodyTimeout { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::UnknownContentType { .. } | Self::UnknownCompression { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -98,7 +108,11 @@ impl Failure {
 
     /// `Retry-After` in whole seconds, rounded up so that nobody comes too early.
     pub(super) fn retry_after_seconds(&self) -> Option<u64> {
-        let Self::Unavailable { retry_after, .. } = self else { return None };
+        let retry_after = match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            Self::BodyTimeout { .. } | Self::BodyTooSlow { .. } => RETRY_SLOW_AFTER,
+            _ => return None,
+        };
         Some((retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)).max(1))
     }
 

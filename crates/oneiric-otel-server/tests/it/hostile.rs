@@ -180,7 +180,8 @@ async fn a_body_that_does_not_arrive_is_given_up() {
     sender.try_send(Bytes::from_static(&[10])).unwrap();
     let request = Request::post("/v1/traces").header("host", "x").header("content-type", PROTOBUF).body(body).unwrap();
     let reply = wire::send(server.http, request).await;
-    assert_eq!((reply.status, reply.rpc_status().0), (408, 4));
+    // Not 408, after which senders drop what they have.
+    assert_eq!((reply.status, reply.rpc_status().0, reply.header("retry-after")), (503, 4, Some("1")));
 
     let (mut sender, body) = wire::open_body();
     sender.try_send(Bytes::from_static(&[0, 0, 0])).unwrap();
@@ -211,48 +212,95 @@ async fn a_connection_that_says_nothing_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_announces_much_and_sends_nothing_holds_nothing() {
+    // Whoever has to wait for the budget is refused at once.
+    let options = ServerOptions { admission_wait: Duration::ZERO, ..options() };
+    let server = Serving::start_with(options, ready()).await;
+    let mut held = Vec::new();
+    for number in 0..100 {
+        let mut stream = TcpStream::connect(server.http).await.unwrap();
+        let mut head =
+            format!("POST /v1/traces HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\ncontent-length: 60000000\r\n");
+        if number % 4 >= 2 {
+            head += "content-encoding: gzip\r\n";
+        }
+        // With `Expect`, the answer tells that the server has begun to read the body.
+        head += "expect: 100-continue\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 25];
+        tokio::time::timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+        if number % 2 == 1 {
+            stream.write_all(&[10]).await.unwrap();
+        }
+        held.push(stream);
+    }
+    for _ in 0..10 {
+        assert_serves(&server).await;
+    }
+    let large = messages::protobuf(Signal::Logs, &"large".repeat(6 << 20), 1);
+    assert_eq!(wire::send(server.http, wire::post("/v1/logs", PROTOBUF, large)).await.status, 200);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_budget_requests_are_told_to_come_again() {
-    const MIB: usize = 1 << 20;
     let options = ServerOptions {
-        max_request_bytes: MIB,
-        max_in_flight_bytes: 3 * MIB,
+        max_request_bytes: 64 << 10,
+        max_in_flight_bytes: 192 << 10,
         admission_wait: Duration::from_millis(50),
         ..options()
     };
     let server = Serving::start_with(options, ready()).await;
-    let probe = async |number: u64| {
-        let body = messages::protobuf(Signal::Logs, "probe", number);
+    let probe = async |service: &str| {
+        let body = messages::protobuf(Signal::Logs, service, 1);
         wire::send(server.http, wire::post("/v1/logs", PROTOBUF, body)).await
     };
-    assert_eq!(probe(1).await.status, 200);
+    assert_eq!(probe("before").await.status, 200);
 
-    // Three that announce a mebibyte each and send little of it.
+    // More and more that begin small requests and do not finish them.
     let mut held = Vec::new();
-    for _ in 0..3 {
+    let mut hold = async || {
         let mut stream = TcpStream::connect(server.http).await.unwrap();
         let head =
-            format!("POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\ncontent-length: {MIB}\r\n\r\n");
+            format!("POST /v1/logs HTTP/1.1\r\nhost: x\r\ncontent-type: {PROTOBUF}\r\ncontent-length: 1024\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(&[0; 100]).await.unwrap();
         held.push(stream);
-    }
+    };
     let until_refused = async {
-        loop {
-            let reply = probe(2).await;
+        for attempt in 0.. {
+            hold().await;
+            let service = format!("http {attempt}");
+            let reply = probe(&service).await;
             if reply.status != 200 {
-                return reply;
+                return (service, reply);
             }
         }
+        unreachable!("the attempts are not counted out");
     };
-    let reply = tokio::time::timeout(PATIENCE, until_refused).await.unwrap();
+    let (refused, reply) = tokio::time::timeout(PATIENCE, until_refused).await.unwrap();
     assert_eq!((reply.status, reply.rpc_status().0, reply.header("retry-after")), (503, 14, Some("1")));
-    let message = messages::protobuf(Signal::Logs, "probe", 3);
-    let answer = wire::call(server.grpc, wire::method(Signal::Logs), None, wire::frame(0, &message)).await;
+    let stored = async |service: &str| server.count(&format!("otel_logs where service_name = '{service}'")).await;
+    assert_eq!((stored("before").await, stored(&refused).await), (1, 0));
+    let until_refused = async {
+        for attempt in 0.. {
+            hold().await;
+            let service = format!("grpc {attempt}");
+            let message = wire::frame(0, &messages::protobuf(Signal::Logs, &service, 1));
+            let answer = wire::call(server.grpc, wire::method(Signal::Logs), None, message).await;
+            if answer.code != 0 {
+                return (service, answer);
+            }
+        }
+        unreachable!("the attempts are not counted out");
+    };
+    let (refused, answer) = tokio::time::timeout(PATIENCE, until_refused).await.unwrap();
     assert_eq!((answer.code, answer.details), (14, vec!["RetryInfo".to_owned()]));
-    assert_eq!(server.count("otel_logs where body = 'line 2'").await, 0, "nothing of the refused request is stored");
+    assert_eq!(stored(&refused).await, 0);
 
     drop(held);
-    let until_served = async { while probe(4).await.status != 200 {} };
+    let until_served = async { while probe("after").await.status != 200 {} };
     tokio::time::timeout(PATIENCE, until_served).await.unwrap();
 }
 

@@ -9,6 +9,7 @@ use http::Request;
 use http_body_util::Full;
 use oneiric_otel::otlp::Signal;
 use oneiric_otel_server::{Readiness, Server, ServerOptions};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::messages;
@@ -133,24 +134,67 @@ async fn a_request_that_does_not_end_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_beyond_the_limit_wait_for_one_to_close() {
+async fn connections_beyond_the_limit_wait_while_all_others_have_requests() {
     let options = ServerOptions { max_connections: 2, ..options() };
     let server = Serving::start_with(options, ready()).await;
-    // Two that are open and have proven to be served.
+    // Two that have proven to be served, and then begin a request each.
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut connection = wire::connect_h2(server.grpc).await;
-        let request = wire::call_request(wire::method(Signal::Logs), None, wire::frame(0, b""));
-        assert_eq!(connection.send_request(request).await.unwrap().status(), 200);
-        open.push(connection);
+        let (rest, body) = wire::open_body();
+        let request = |body| Request::post("http://localhost/v1/logs").header("content-type", PROTOBUF).body(body);
+        drop(rest);
+        assert_eq!(connection.send_request(request(body).unwrap()).await.unwrap().status(), 200);
+        let (rest, body) = wire::open_body();
+        let begun = tokio::spawn(connection.send_request(request(body).unwrap()));
+        open.push((connection, rest, begun));
     }
     let mut third = tokio::spawn(wire::send(server.http, wire::post("/v1/logs", PROTOBUF, "")));
-    let waiting = tokio::time::timeout(Duration::from_millis(200), &mut third).await;
-    assert!(waiting.is_err(), "served although two others are open");
+    // Long enough for a connection without a request to be closed.
+    let waiting = tokio::time::timeout(Duration::from_secs(2), &mut third).await;
+    assert!(waiting.is_err(), "served although two others are busy");
     assert_eq!(get(server.api, "/healthz").await.status, 200, "health has connections of its own");
-    drop(open.pop());
+    let (_first, rest, begun) = open.remove(0);
+    drop(rest);
+    assert_eq!(begun.await.unwrap().unwrap().status(), 200, "what had begun is finished");
+    // The first connection stays open, and makes way all the same.
     let reply = tokio::time::timeout(PATIENCE, third).await.unwrap().unwrap();
     assert_eq!(reply.status, 200);
+    assert!(!open[0].2.is_finished());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_make_way_for_new_ones() {
+    let options = ServerOptions { max_connections: 4, ..options() };
+    let server = Serving::start_with(options, ready()).await;
+    let exchange = async |address| {
+        let mut connection = wire::connect_h2(address).await;
+        let request = wire::call_request(wire::method(Signal::Logs), None, wire::frame(0, b""));
+        assert_eq!(connection.send_request(request).await.unwrap().status(), 200);
+        connection
+    };
+    let mut idle = Vec::new();
+    for beginning in ["", "POST /v1/traces HTTP/1.1\r\nhost", "POST /v1/logs HTTP/1.1\r\nhost: x\r\n\r\n"] {
+        let mut stream = TcpStream::connect(server.http).await.unwrap();
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        idle.push(stream);
+    }
+    let spoken = exchange(server.grpc).await;
+    let mut newcomers = Vec::new();
+    for _ in 0..4 {
+        newcomers.push(tokio::time::timeout(PATIENCE, exchange(server.http)).await.unwrap());
+    }
+    for mut stream in idle {
+        // Closed, whether orderly or not.
+        drop(tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.unwrap());
+    }
+    let closed = async {
+        while !spoken.is_closed() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, closed).await.unwrap();
+    assert!(newcomers.iter().all(|connection| !connection.is_closed()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -19,7 +19,8 @@ fn every_failure_has_its_codes() {
         (Failure::Unavailable { reason: text(), retry_after: SECOND }, Code::Unavailable, 503),
         (Failure::TooLarge { max_bytes: 1, decompressed: true }, Code::ResourceExhausted, 413),
         (Failure::TooLarge { max_bytes: 1, decompressed: false }, Code::ResourceExhausted, 413),
-        (Failure::BodyTimeout { after: SECOND, received: 0 }, Code::DeadlineExceeded, 408),
+        (Failure::BodyTimeout { after: SECOND, received: 0 }, Code::DeadlineExceeded, 503),
+        (Failure::BodyTooSlow { least: 2, within: SECOND, received: 1 }, Code::DeadlineExceeded, 503),
         (Failure::UnknownContentType { given: text() }, Code::InvalidArgument, 415),
         (Failure::UnknownCompression { given: text() }, Code::Unimplemented, 415),
         (Failure::UnknownPath { path: text(), accepted: "" }, Code::Unimplemented, 404),
@@ -31,12 +32,12 @@ fn every_failure_has_its_codes() {
         assert_eq!(failure.http_status().as_u16(), http, "{failure:?}");
         assert_eq!(failure.grpc().code(), code, "{failure:?}");
         let retry = matches!(failure, Failure::Unavailable { .. });
-        assert_eq!(RETRYABLE_HTTP.contains(&http), retry, "{failure:?}");
-        let slow = matches!(failure, Failure::BodyTimeout { .. });
+        let slow = matches!(failure, Failure::BodyTimeout { .. } | Failure::BodyTooSlow { .. });
+        assert_eq!(RETRYABLE_HTTP.contains(&http), retry || slow, "{failure:?}");
         assert_eq!(RETRYABLE_GRPC.contains(&code), retry || slow, "{failure:?}");
         // RESOURCE_EXHAUSTED with RetryInfo would be sent again, and be too large again.
         assert_eq!(failure.grpc().get_error_details().retry_info().is_some(), retry, "{failure:?}");
-        assert_eq!(failure.retry_after_seconds().is_some(), retry, "{failure:?}");
+        assert_eq!(failure.retry_after_seconds().is_some(), retry || slow, "{failure:?}");
     }
 }
 
@@ -53,6 +54,13 @@ fn refusals_of_the_pipeline_keep_their_words() {
     assert_eq!(away.retry_after_seconds(), Some(2));
     let details = away.grpc().get_error_details();
     assert_eq!(details.retry_info().and_then(|info| info.retry_delay), Some(3 * SECOND / 2));
+}
+
+#[test]
+fn what_is_too_large_is_told_the_limit_and_what_to_do() {
+    let told = |decompressed| Failure::TooLarge { max_bytes: 100, decompressed }.to_string();
+    assert_eq!(told(false), "the request is larger than 100 bytes; send smaller batches");
+    assert_eq!(told(true), "the request is larger than 100 bytes after decompression; send smaller batches");
 }
 
 #[test]

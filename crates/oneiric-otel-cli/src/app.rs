@@ -26,7 +26,9 @@ use crate::tasks::Tasks;
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 /// Of it the requests in flight, which come first.
 const DRAIN_REQUESTS: Duration = Duration::from_secs(6);
-const MAKE_PARTITIONS_EVERY: Duration = Duration::from_hours(1);
+const MAINTAIN_EVERY: Duration = Duration::from_hours(1);
+/// How long a request that is sent again adds nothing.
+const REMEMBER_REQUESTS: Duration = Duration::from_hours(7 * 24);
 const CHECK_EMBEDDED_EVERY: Duration = Duration::from_secs(2);
 const READY_WITHIN: Duration = Duration::from_secs(3);
 
@@ -177,7 +179,7 @@ async fn ask_database(database: Database) -> Result<(), String> {
     }
 }
 
-/// Partitions ahead of time, and the indexes that may take long.
+/// Partitions ahead of time, the indexes that may take long, and the end of what need not be remembered.
 async fn maintain(database: Database, stop: CancellationToken) {
     let work = async {
         match database.migrate_deferred().await {
@@ -190,7 +192,11 @@ async fn maintain(database: Database, stop: CancellationToken) {
                 Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
                 Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
             }
-            tokio::time::sleep(MAKE_PARTITIONS_EVERY).await;
+            match database.forget_requests(REMEMBER_REQUESTS).await {
+                Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
+                Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
+            }
+            tokio::time::sleep(MAINTAIN_EVERY).await;
         }
     };
     stop.run_until_cancelled(work).await;

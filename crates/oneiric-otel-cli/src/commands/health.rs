@@ -75,6 +75,7 @@ async fn examine(backend: &Backend) -> Result<Health> {
 
 fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bool) -> Vec<String> {
     let mut problems = Vec::new();
+    problems.extend(status.schema.conflict.clone());
     if !status.schema.pending.is_empty() {
         let pending = status.schema.pending.join(", ");
         problems.push(format!("the schema lacks {pending}: run `oneiric-otel db migrate`"));

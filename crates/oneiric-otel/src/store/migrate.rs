@@ -66,6 +66,8 @@ pub struct MigrationState {
     pub pending: Vec<String>,
     /// Deferred migrations this program would apply.
     pub pending_deferred: Vec<String>,
+    /// Why this program cannot work with the schema, if it cannot.
+    pub conflict: Option<String>,
 }
 
 impl Database {
@@ -172,6 +174,7 @@ impl Database {
             version: applied.iter().filter(|row| row.track == "required").map(|row| row.version).max().unwrap_or(0),
             pending: missing(REQUIRED),
             pending_deferred: missing(DEFERRED),
+            conflict: verify(&applied).err().map(|error| error.to_string()),
         })
     }
 

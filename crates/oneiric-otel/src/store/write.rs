@@ -15,10 +15,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::SinkExt as _;
 use tokio_postgres::Transaction;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::copy::{HEADER, Micros, RowKey, Rows, TRAILER};
@@ -217,6 +219,18 @@ impl Table {
             "INSERT INTO otel.{} ({columns}) SELECT {columns} FROM {staging} ON CONFLICT DO NOTHING; TRUNCATE {staging}",
             self.name
         )
+    }
+}
+
+impl Database {
+    /// Forgets requests that came longer ago than `age`: sent again after that, their log records are stored again.
+    /// Returns how many were forgotten.
+    pub async fn forget_requests(&self, age: Duration) -> Result<u64, StoreError> {
+        let sql = "WITH gone AS (DELETE FROM otel.otel_ingest_ledger
+                                 WHERE received_at < now() - $1 * interval '1 second' RETURNING 1)
+                   SELECT count(*) FROM gone";
+        let row = self.query_one(sql, &[(&age.as_secs_f64(), Type::FLOAT8)]).await?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 }
 

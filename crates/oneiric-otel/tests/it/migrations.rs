@@ -69,6 +69,8 @@ async fn a_newer_or_altered_schema_is_refused() {
     client.batch_execute("UPDATE otel_migrations SET checksum = 'other' WHERE version = 1").await.expect("updated");
     let error = database.migrate().await.expect_err("refused").to_string();
     assert!(error.contains("0001_telemetry"), "{error}");
+    let conflict = database.migration_state().await.expect("state").conflict.expect("a conflict");
+    assert!(conflict.contains("0001_telemetry"), "{conflict}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

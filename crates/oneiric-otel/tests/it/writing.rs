@@ -346,3 +346,15 @@ async fn postgresql_18_stores_and_gives_back_too() {
     let version = bench.store.status().await.expect("status").server_version;
     assert!(version.starts_with("18"), "{version}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_remembered_for_as_long_as_asked() {
+    let bench = Bench::new().await;
+    bench.send(Signal::Logs, request(vec![log("old")])).await.expect("accepted");
+    let client = bench.test.client().await;
+    client.batch_execute("UPDATE otel_ingest_ledger SET received_at = now() - interval '8 days'").await.expect("aged");
+    bench.send(Signal::Logs, request(vec![log("new")])).await.expect("accepted");
+    let week = Duration::from_hours(7 * 24);
+    assert_eq!(bench.store.forget_requests(week).await.expect("forgets"), 1);
+    assert_eq!(bench.count("otel_ingest_ledger").await, 1);
+}

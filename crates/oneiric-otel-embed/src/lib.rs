@@ -9,6 +9,9 @@ mod chunk;
 mod config;
 mod encoder;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod linear;
 mod matmul;
 mod model;

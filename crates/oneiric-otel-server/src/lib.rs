@@ -20,4 +20,7 @@ mod server;
 
 pub use api::Readiness;
 pub use options::ServerOptions;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use receivers::fuzzing;
 pub use server::{BoundServer, Server, ServerError};

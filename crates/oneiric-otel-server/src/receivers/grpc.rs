@@ -4,15 +4,18 @@
 //! answers OUT_OF_RANGE to a message over the limit, which OTLP senders send again for ever, decompresses on the
 //! serving thread, sets memory aside on the word of a five-byte frame, and decodes a message whole.
 
+use std::error::Error as StdError;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, header};
 use hyper::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use oneiric_otel::otlp::{Encoding, Signal};
 
 use super::Receiver;
-use super::body::{BodyReader, decompress};
+use super::admission::Reservation;
+use super::body::{BodyLimits, BodyReader, decompress};
 use super::compression::Compression;
 use super::reply::Reply;
 use super::status::{Failure, write_accepted};
@@ -61,9 +64,21 @@ async fn export(receiver: &Receiver, head: &Parts, incoming: &mut Incoming) -> R
     }
     let content_type = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     check_content_type(content_type.unwrap_or_default())?;
-    let compression = compression(&head.headers)?;
+    let (message, reservation) = read_message(&head.headers, incoming, &receiver.limits).await?;
+    let accepted = receiver.submit(signal, Encoding::Protobuf, message, reservation).await?;
+    Ok(write_accepted(&accepted, signal, Encoding::Protobuf))
+}
 
-    let limits = &*receiver.limits;
+/// Reads the one message of a call, decompressed.
+pub(super) async fn read_message<B>(
+    headers: &HeaderMap,
+    incoming: &mut B,
+    limits: &BodyLimits,
+) -> Result<(Bytes, Reservation), Failure>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Unpin,
+{
+    let compression = compression(headers)?;
     let mut reader = BodyReader::new(incoming, limits, compression, FRAME_HEADER_BYTES);
     let mut start = reader.fill(FRAME_HEADER_BYTES).await?;
     if start.len() < FRAME_HEADER_BYTES {
@@ -91,9 +106,7 @@ async fn export(receiver: &Receiver, head: &Parts, incoming: &mut Incoming) -> R
             framed.len()
         )));
     }
-    let (message, reservation) = decompress(framed, compression, reservation, limits).await?;
-    let accepted = receiver.submit(signal, Encoding::Protobuf, message, reservation).await?;
-    Ok(write_accepted(&accepted, signal, Encoding::Protobuf))
+    decompress(framed, compression, reservation, limits).await
 }
 
 fn signal(path: &str) -> Result<Signal, Failure> {

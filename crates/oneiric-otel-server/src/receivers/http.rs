@@ -1,16 +1,19 @@
 //! OTLP/HTTP: `POST /v1/traces`, `/v1/metrics`, `/v1/logs`, in protobuf or JSON.
 
+use std::error::Error as StdError;
 use std::io::Write as _;
 
+use bytes::Bytes;
 use flate2::write::GzEncoder;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::Response;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use oneiric_otel::otlp::{Encoding, Signal};
 
 use super::Receiver;
-use super::body::{BodyReader, decompress};
+use super::admission::Reservation;
+use super::body::{BodyLimits, BodyReader, decompress};
 use super::compression::Compression;
 use super::reply::Reply;
 use super::status::{Failure, write_accepted};
@@ -67,18 +70,28 @@ async fn export(
         return Err(Failure::WrongMethod { method: head.method.to_string(), path: path.to_owned() });
     }
     let encoding = encoding?;
-    let compression = compression(&head.headers)?;
+    let (message, reservation) = read_body(&head.headers, incoming, &receiver.limits).await?;
+    let accepted = receiver.submit(signal, encoding, message, reservation).await?;
+    Ok(write_accepted(&accepted, signal, encoding))
+}
 
-    let limits = &*receiver.limits;
-    let declared = hyper::body::Body::size_hint(incoming).exact();
+/// Reads the body of a request, decompressed.
+pub(super) async fn read_body<B>(
+    headers: &HeaderMap,
+    incoming: &mut B,
+    limits: &BodyLimits,
+) -> Result<(Bytes, Reservation), Failure>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Unpin,
+{
+    let compression = compression(headers)?;
+    let declared = incoming.size_hint().exact();
     let mut reader = BodyReader::new(incoming, limits, compression, 0);
     if let Some(bytes) = declared {
         reader.expect(bytes)?;
     }
     let (body, reservation) = reader.finish().await?;
-    let (message, reservation) = decompress(body, compression, reservation, limits).await?;
-    let accepted = receiver.submit(signal, encoding, message, reservation).await?;
-    Ok(write_accepted(&accepted, signal, encoding))
+    decompress(body, compression, reservation, limits).await
 }
 
 fn signal(path: &str) -> Result<Signal, Failure> {

@@ -6,6 +6,8 @@
 mod admission;
 mod body;
 mod compression;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod grpc;
 mod http;
 mod reply;

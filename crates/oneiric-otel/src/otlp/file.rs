@@ -104,6 +104,13 @@ pub fn read<R: Read>(name: &str, source: R, hint: Option<Signal>) -> Requests<R>
     read_within(MAX_REQUEST_BYTES, name, source, hint)
 }
 
+/// [`read`] with a limit of the caller's choice, which is enough to meet it with the short inputs of a fuzz target.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn read_limited<R: Read>(limit: usize, name: &str, source: R, hint: Option<Signal>) -> Requests<R> {
+    read_within(limit, name, source, hint)
+}
+
 fn read_within<R: Read>(limit: usize, name: &str, source: R, hint: Option<Signal>) -> Requests<R> {
     let rest = Rest::All { window: Window::new(source), name: name.to_owned(), hint, limit };
     Requests { ready: VecDeque::new(), rest }

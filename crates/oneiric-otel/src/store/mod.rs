@@ -10,6 +10,9 @@ mod dimensions;
 pub(crate) mod embeddings;
 mod error;
 mod fidelity;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod migrate;
 mod partitions;
 mod read;

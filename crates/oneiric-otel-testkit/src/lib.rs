@@ -4,6 +4,7 @@
 //! finds anything: it sees a PostgreSQL from outside, and OTLP on the wire.
 
 pub mod arbitrary;
+pub mod certificates;
 pub mod data;
 pub mod database;
 mod embedded;

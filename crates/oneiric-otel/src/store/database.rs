@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Config, NoTls, Row};
+use tokio_postgres::{Config, Row};
 
 use super::error::StoreError;
+use super::tls::{self, Connector};
 
 /// A pooled connection. Nothing may be set on its session: behind PgBouncer in transaction mode the next transaction
 /// may meet another session. So every name in SQL carries its schema, and what is not in a transaction is one
@@ -61,18 +62,17 @@ impl Database {
     /// Prepares a pool for `url` (`postgresql://` or `postgres://`). Connects to nothing yet.
     ///
     /// # Errors
-    /// When the URL cannot be understood. The message never repeats the URL.
+    /// When the URL cannot be understood, or a file that it names for TLS cannot be used. The message never repeats the
+    /// URL.
     pub fn new(url: &str) -> Result<Self, StoreError> {
         if !(url.starts_with("postgresql://") || url.starts_with("postgres://")) {
             return Err(StoreError::misconfigured(
                 "database URL: expected it to begin with postgresql:// or postgres://",
             ));
         }
+        let (url, connector) = Connector::of_url(url)?;
         let mut config =
-            Config::from_str(url).map_err(|error| StoreError::misconfigured(format!("database URL: {error}")))?;
-        if config.get_ssl_mode() == tokio_postgres::config::SslMode::Require {
-            return Err(StoreError::misconfigured("database URL: sslmode=require is not supported by this version"));
-        }
+            Config::from_str(&url).map_err(|error| StoreError::misconfigured(format!("database URL: {error}")))?;
         if config.get_application_name().is_none() {
             config.application_name("oneiric-otel");
         }
@@ -80,7 +80,8 @@ impl Database {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         let target = describe(&config);
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let manager =
+            Manager::from_connect(config, connector, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let pool = Pool::builder(manager)
             .max_size(MAX_CONNECTIONS)
             .runtime(deadpool_postgres::Runtime::Tokio1)
@@ -96,7 +97,7 @@ impl Database {
     /// # Errors
     /// When the database is away, busy or refuses us.
     pub(crate) async fn client(&self) -> Result<Client, StoreError> {
-        self.pool.get().await.map_err(StoreError::from)
+        self.pool.get().await.map_err(|error| tls::explain(&error).unwrap_or_else(|| error.into()))
     }
 
     /// One statement outside a transaction, in one round trip.

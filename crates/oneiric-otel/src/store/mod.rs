@@ -20,6 +20,7 @@ mod residue;
 pub(crate) mod rows;
 pub(crate) mod search;
 pub(crate) mod texts;
+mod tls;
 pub(crate) mod traces;
 mod tree;
 mod write;

@@ -5,5 +5,6 @@ mod fidelity;
 mod migrations;
 mod scene;
 mod search;
+mod tls;
 mod traces;
 mod writing;

@@ -561,7 +561,7 @@ impl Spool {
             reason,
         };
         let turn = self.shared.quarantine.lock().unwrap_or_else(PoisonError::into_inner);
-        let about = quarantine::keep(&*self.shared.disk, &self.shared.dir, &origin, &bytes)?.0;
+        let about = quarantine::keep(&*self.shared.disk, &self.shared.dir, &origin, &bytes)?;
         drop(turn);
         self.shared.count_quarantine();
         Ok(about.name)

@@ -123,28 +123,28 @@ pub(crate) struct Origin<'a> {
     pub(crate) reason: &'a str,
 }
 
-/// Keeps the bytes durably; says what it is called here, and whether it is new.
-pub(crate) fn keep(
-    disk: &dyn Disk,
-    dir: &Path,
-    origin: &Origin<'_>,
-    bytes: &[u8],
-) -> Result<(Quarantined, bool), SpoolError> {
+/// Keeps the bytes durably, once.
+pub(crate) fn keep(disk: &dyn Disk, dir: &Path, origin: &Origin<'_>, bytes: &[u8]) -> Result<Quarantined, SpoolError> {
     let about = describe(origin, bytes.len() as u64);
-    let path = file(dir, &about.name, "json");
-    match disk.open(&path) {
-        Ok(_) => return Ok((about, false)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(SpoolError::io("open", &path, error)),
+    let json = serde_json::to_vec_pretty(&about);
+    let json = json.map_err(|error| SpoolError::io("describe", &directory(dir), error.into()))?;
+    let files = [(file(dir, &about.name, "bin"), bytes), (file(dir, &about.name, "json"), &json)];
+    let there = |path: &Path| match disk.open(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(SpoolError::io("open", path, error)),
+    };
+    let known = there(&files[0].0)? && there(&files[1].0)?;
+    if !known {
+        for (path, bytes) in &files {
+            disk::write_file(disk, path, bytes).map_err(|error| SpoolError::io("write", path, error))?;
+        }
+        tracing::warn!(lane = about.lane, name = about.name, length = about.length, reason = about.reason, "set aside");
     }
-    let json = serde_json::to_vec_pretty(&about).map_err(|error| SpoolError::io("write", &path, error.into()))?;
-    for (path, bytes) in [(file(dir, &about.name, "bin"), bytes), (path, &json)] {
-        disk::write_file(disk, &path, bytes).map_err(|error| SpoolError::io("write", &path, error))?;
-    }
+    // Also where both are known: an earlier attempt may have ended just before this.
     let quarantine = directory(dir);
     disk.sync_dir(&quarantine).map_err(|error| SpoolError::io("sync", &quarantine, error))?;
-    tracing::warn!(lane = about.lane, name = about.name, length = about.length, reason = about.reason, "set aside");
-    Ok((about, true))
+    Ok(about)
 }
 
 fn describe(origin: &Origin<'_>, length: u64) -> Quarantined {

@@ -166,7 +166,7 @@ impl Scan<'_> {
             received_at: None,
             reason: &reason,
         };
-        let (about, _) = quarantine::keep(self.disk, self.dir, &origin, &bytes)?;
+        let about = quarantine::keep(self.disk, self.dir, &origin, &bytes)?;
         recovered.damaged.push(about);
         Ok(())
     }

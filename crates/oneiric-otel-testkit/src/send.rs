@@ -130,8 +130,15 @@ async fn send_all(channel: Channel, signal: Signal, requests: Arc<Mutex<mpsc::Re
     }
 }
 
-/// How many records the receiver rejected.
-async fn send_once(client: &mut tonic::client::Grpc<Channel>, signal: Signal, request: Bytes) -> Result<u64, Status> {
+/// Sends one request once, exactly these bytes, and returns how many records the receiver rejected.
+///
+/// # Errors
+/// The receiver's status; UNAVAILABLE where there is no connection.
+pub async fn send_once(
+    client: &mut tonic::client::Grpc<Channel>,
+    signal: Signal,
+    request: Bytes,
+) -> Result<u64, Status> {
     // A connection that cannot be had now may be had later.
     client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let reply = client.unary(Request::new(request), signal.path(), RawCodec).await?.into_inner();

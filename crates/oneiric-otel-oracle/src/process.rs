@@ -1,0 +1,92 @@
+//! Other processes, as Linux shows them: signals, children, processor time and memory.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+
+/// Ticks of processor time in `/proc`. Linux has shown 100 on every architecture for decades.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Sends a signal.
+///
+/// # Errors
+/// If there is no such process, or it is another user's.
+pub fn send(pid: u32, signal: Signal) -> Result<()> {
+    let target = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("{pid} is no process id"))?;
+    kill_process(target, signal).with_context(|| format!("signal {signal:?} to process {pid}"))
+}
+
+/// Whether the process is there and not a zombie.
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_ok_and(|stat| stat.state != 'Z' && stat.state != 'X')
+}
+
+/// The children of a process.
+pub fn children(pid: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|child| stat(*child).is_ok_and(|stat| stat.parent == pid))
+        .collect()
+}
+
+/// The title of a process.
+pub fn title(pid: u32) -> String {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+/// Processor time of a process, of the children it has waited for, and of those that live.
+pub fn cpu_time_of_tree(pid: u32) -> Duration {
+    let own = stat(pid).map_or(0, |stat| stat.ticks);
+    let living: u64 = children(pid).into_iter().filter_map(|child| Some(stat(child).ok()?.ticks)).sum();
+    Duration::from_millis((own + living) * 1000 / TICKS_PER_SECOND)
+}
+
+/// Resident memory, now and at its highest, in bytes.
+pub fn resident(pid: u32) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let bytes = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    Some((bytes("VmRSS:")?, bytes("VmHWM:")?))
+}
+
+/// Lets this process, and those it starts, have at least this many files open.
+///
+/// # Errors
+/// If the hard limit is lower.
+pub fn allow_open_files(count: u64) -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= count) {
+        return Ok(());
+    }
+    if limit.maximum.is_some_and(|maximum| maximum < count) {
+        return Err(anyhow!("{count} open files are needed, and the hard limit is {:?}", limit.maximum));
+    }
+    setrlimit(Resource::Nofile, Rlimit { current: Some(count), maximum: limit.maximum }).context("raise RLIMIT_NOFILE")
+}
+
+struct Stat {
+    state: char,
+    parent: u32,
+    ticks: u64,
+}
+
+fn stat(pid: u32) -> Result<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name in parentheses, which may contain anything.
+    let (_, rest) = text.rsplit_once(')').context("no program name")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let number = |index: usize| -> Result<u64> { Ok(fields.get(index).context("too short")?.parse()?) };
+    Ok(Stat {
+        state: fields.first().and_then(|state| state.chars().next()).context("no state")?,
+        parent: u32::try_from(number(1)?)?,
+        // Fields 14 to 17: in user mode, in the kernel, and both of children that were waited for.
+        ticks: number(11)? + number(12)? + number(13)? + number(14)?,
+    })
+}

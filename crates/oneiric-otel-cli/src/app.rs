@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::pipeline::{Ingest, IngestOptions};
 use oneiric_otel::store::Database;
-use oneiric_otel_server::{BoundServer, Readiness, Server, ServerOptions};
+use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -20,6 +20,7 @@ use crate::backend::{self, Backend, Embedded};
 use crate::embedding::{self, ModelState};
 use crate::failure;
 use crate::progress::Progress;
+use crate::security;
 use crate::tasks::Tasks;
 
 /// What is left to do after the first signal is given this long.
@@ -132,14 +133,14 @@ impl App {
 }
 
 async fn bind(listen: &Listen, any_port: bool, ingest: &Ingest, readiness: &Readiness) -> Result<BoundServer> {
-    let defaults = ServerOptions::default();
+    let defaults = listen.server.clone();
     let standard_api = defaults.api_addr.clone().unwrap_or_default();
     let mut options = ServerOptions {
         grpc_addr: listen.grpc.clone().unwrap_or(defaults.grpc_addr),
         http_addr: listen.http.clone().unwrap_or(defaults.http_addr),
         api_addr: Some(listen.api.clone().unwrap_or(standard_api)),
         drain_timeout: DRAIN_REQUESTS,
-        ..ServerOptions::default()
+        ..defaults
     };
     if any_port {
         let free = "127.0.0.1:0";
@@ -155,15 +156,19 @@ async fn bind(listen: &Listen, any_port: bool, ingest: &Ingest, readiness: &Read
             free.clone_into(address);
         }
     }
-    Server::bind(options, ingest.clone(), readiness.clone()).await.map_err(|error| {
+    let bound = Server::bind(options, ingest.clone(), readiness.clone()).await.map_err(|error| {
         let in_use = error.to_string().contains("in use");
-        let hint = if in_use {
+        let hint = if matches!(error, ServerError::Security(_)) {
+            "--tls-cert, --tls-key, --tls-client-ca and --token-file say which files are read"
+        } else if in_use {
             "give other addresses with --grpc-addr, --http-addr and --api-addr, or stop the program that listens there"
         } else {
             "--grpc-addr, --http-addr and --api-addr take HOST:PORT"
         };
         failure::advised(error.to_string(), hint)
-    })
+    })?;
+    security::watch(&bound, &listen.server)?;
+    Ok(bound)
 }
 
 async fn is_busy(address: &str) -> bool {

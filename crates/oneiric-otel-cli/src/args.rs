@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use oneiric_otel::query::TraceId;
+use oneiric_otel_server::ServerOptions;
 
 use crate::moment::Moment;
 
@@ -78,7 +79,7 @@ pub(crate) enum Command {
     /// telemetry.
     Demo(Demo),
     /// Receive OTLP over gRPC and HTTP and store it
-    Serve(Listen),
+    Serve(Serve),
     /// Store telemetry from files: OTLP JSON, JSON lines, OTLP protobuf
     Import(Import),
     /// Find traces by describing them in words
@@ -125,6 +126,45 @@ pub(crate) struct Listen {
     /// Address for /healthz and /readyz [default: 127.0.0.1:16686]
     #[arg(long = "api-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) api: Option<String>,
+    /// What else there is to say about the listeners; it is not said here.
+    #[arg(skip)]
+    pub(crate) server: ServerOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+    #[command(flatten)]
+    pub(crate) guard: Guard,
+}
+
+/// Who may send, and how much. SIGHUP reads the files again.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Guard {
+    /// Speak TLS on every address, with this certificate and those that lead to its authority, in PEM
+    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TLS_CERT", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM; others must not be able to read it
+    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TLS_KEY", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Let only clients in that show a certificate signed by one of these authorities, in PEM
+    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TLS_CLIENT_CA", requires = "tls_cert")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
+    /// Let only requests in that show a bearer token of this file, one per line; others must not be able to read it.
+    /// The variable OTEL_STORAGE_TOKENS can hold tokens instead, with commas between them
+    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The largest request in bytes, as sent and decompressed [default: 67108864]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_request_bytes: Option<usize>,
+    /// Bytes of all requests being received and stored at a time; at least three times --max-request-bytes [default:
+    /// 268435456]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_in_flight_bytes: Option<usize>,
+    /// Open connections for OTLP; beyond them the one idle longest is closed [default: 2048]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_connections: Option<usize>,
 }
 
 #[derive(Debug, Args)]

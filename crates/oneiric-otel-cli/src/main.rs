@@ -23,6 +23,7 @@ mod model;
 mod moment;
 mod progress;
 mod screen;
+mod security;
 mod signals;
 mod tasks;
 mod trace_tree;

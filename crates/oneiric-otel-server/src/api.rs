@@ -51,6 +51,9 @@ struct Asked {
 }
 
 impl Api {
+    /// What is asked by those who watch over processes, without a token.
+    pub(crate) const OPEN: &[&str] = &["/healthz", "/readyz"];
+
     /// Not ready any more once `stop` is cancelled.
     pub(crate) fn new(readiness: Readiness, stop: CancellationToken) -> Self {
         let router = Router::new()

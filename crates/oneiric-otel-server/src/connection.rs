@@ -1,7 +1,8 @@
-//! Accepts connections and speaks HTTP/1.1 or HTTP/2 on them until told to stop. Knows nothing of what is served.
+//! Accepts connections, agrees on TLS where that is asked for, and speaks HTTP/1.1 or HTTP/2 on them until told to stop. Knows nothing of what is served.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,14 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::crowd::{Crowd, Seat};
+use crate::security::{Handshake, Security, shake_hands};
 
 /// Answers requests. Cheap to clone.
 pub(crate) trait Respond: Clone + Send + Sync + 'static {
@@ -48,6 +51,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long to wait before accepting again when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a connection may take to agree on TLS.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
 /// How long a connection that makes way for another may take to say so to its peer.
 const FAREWELL_TIME: Duration = Duration::from_millis(100);
 
@@ -56,6 +62,8 @@ const FAREWELL_TIME: Duration = Duration::from_millis(100);
 pub(crate) struct Connections {
     /// A seat in it per open connection.
     pub(crate) crowd: Arc<Crowd>,
+    /// Whether and how connections are encrypted.
+    pub(crate) security: Arc<Security>,
     /// See [`crate::ServerOptions::idle_timeout`].
     pub(crate) idle_timeout: Duration,
     /// No new connections and requests from here on; those under way are finished.
@@ -100,6 +108,32 @@ impl Connections {
             tracing::debug!(%error, "connection lost before its first byte");
             return;
         }
+        match self.security.tls() {
+            None => self.converse(stream, responder, seat).await,
+            Some(config) => {
+                let handshake =
+                    tokio::time::timeout(HANDSHAKE_TIME.min(self.idle_timeout), shake_hands(stream, config));
+                let outcome = tokio::select! {
+                    outcome = handshake => outcome.unwrap_or_else(|_| Handshake::Failed(ErrorKind::TimedOut.into())),
+                    // No request has begun.
+                    () = self.stop.cancelled() => return,
+                    () = seat.member().asked_to_leave() => return,
+                };
+                match outcome {
+                    Handshake::Done(stream) => return self.converse(*stream, responder, seat).await,
+                    Handshake::Plain => tracing::debug!("a client spoke without TLS where TLS is spoken"),
+                    Handshake::Failed(error) => tracing::debug!(%error, "no agreement on TLS"),
+                }
+                self.security.refusals().count_handshake();
+            }
+        }
+    }
+
+    async fn converse<R, S>(self, stream: S, responder: R, seat: Seat)
+    where
+        R: Respond,
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = {
             let member = Arc::clone(seat.member());
             service_fn(move |request| {

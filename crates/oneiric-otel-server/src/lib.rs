@@ -7,6 +7,8 @@
 //! api_addr  ───▶ connection ─▶ /healthz, /readyz
 //! ```
 //!
+//! Before a connection says anything there is TLS, and before a request is looked at its bearer token: see `security`.
+//!
 //! This crate owns sockets, protocol and limits. It looks into no request: the bytes of a message go to
 //! [`oneiric_otel::pipeline::Ingest`] undecoded, and what comes back is translated to both protocols in one place.
 
@@ -16,6 +18,7 @@ mod connection;
 mod crowd;
 mod options;
 mod receivers;
+mod security;
 mod server;
 
 pub use api::Readiness;
@@ -23,4 +26,5 @@ pub use options::ServerOptions;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use receivers::fuzzing;
+pub use security::{Refusals, Reload, TlsFiles, TokenSource, Tokens};
 pub use server::{BoundServer, Server, ServerError};

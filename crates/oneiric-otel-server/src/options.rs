@@ -1,13 +1,14 @@
-//! What a server can be told: addresses and limits.
+//! What a server can be told: addresses, who may talk to it, and limits.
 
 use std::time::Duration;
 
+use crate::security::{TlsFiles, TokenSource};
 use crate::server::ServerError;
 
 /// The budget is counted in KiB; below this rounding would matter.
 const MIN_IN_FLIGHT_BYTES: usize = 64 << 10;
 
-/// Addresses and limits of a server. [`ServerOptions::default`] listens on loopback only.
+/// Addresses, guards and limits of a server. [`ServerOptions::default`] listens on loopback only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerOptions {
     /// Where OTLP/gRPC is expected, as `HOST:PORT`. Port 0 picks a free one; host `localhost` is 127.0.0.1 and ::1.
@@ -16,6 +17,11 @@ pub struct ServerOptions {
     pub http_addr: String,
     /// Where `/healthz` and `/readyz` are answered. `None`: nowhere.
     pub api_addr: Option<String>,
+    /// TLS on every listener. `None`: connections are in the clear.
+    pub tls: Option<TlsFiles>,
+    /// Bearer tokens, of which every request must show one; `/healthz` and `/readyz` need none. `None`: everybody who
+    /// can connect may send.
+    pub tokens: Option<TokenSource>,
     /// Largest request message in bytes, measured as sent and again after decompression.
     pub max_request_bytes: usize,
     /// Bytes of all requests being received, decompressed or stored at one time. What has not arrived does not count.
@@ -42,6 +48,8 @@ impl Default for ServerOptions {
             grpc_addr: "127.0.0.1:4317".to_owned(),
             http_addr: "127.0.0.1:4318".to_owned(),
             api_addr: Some("127.0.0.1:16686".to_owned()),
+            tls: None,
+            tokens: None,
             max_request_bytes: 64 << 20,
             max_in_flight_bytes: 256 << 20,
             admission_wait: Duration::from_secs(5),

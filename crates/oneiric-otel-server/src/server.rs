@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oneiric_otel::pipeline::Ingest;
@@ -13,6 +14,7 @@ use crate::api::{Api, Readiness};
 use crate::connection::{Connections, Respond};
 use crate::crowd::Crowd;
 use crate::receivers::Receiver;
+use crate::security::{Guarded, Refusals, Reload, Security};
 use crate::{ServerOptions, address};
 
 /// Connections on the API listener. They are counted apart, so that a flood of telemetry does not hide health.
@@ -24,6 +26,9 @@ pub enum ServerError {
     /// An option that cannot be.
     #[error("{0}")]
     Option(String),
+    /// A certificate, a key or tokens that cannot be used. The message names the file.
+    #[error("{0}")]
+    Security(String),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} for {purpose}: {reason}")]
     Bind {
@@ -65,13 +70,14 @@ impl Server {
     /// Requests go to `ingest`; `/readyz` asks `readiness`.
     ///
     /// # Errors
-    /// When an option is out of range, or an address cannot be listened on. The message names it and says what to do.
+    /// When an option is out of range, a file for TLS or of tokens is not as it must be, or an address cannot be listened on. The message names it and says what to do.
     pub async fn bind(
         options: ServerOptions,
         ingest: Ingest,
         readiness: Readiness,
     ) -> Result<BoundServer, ServerError> {
         options.check()?;
+        let security = Security::load(&options)?;
         let grpc = address::bind("OTLP/gRPC", &options.grpc_addr).await?;
         let http = address::bind("OTLP/HTTP", &options.http_addr).await?;
         let api = match &options.api_addr {
@@ -90,7 +96,7 @@ impl Server {
             http: local(&http, "OTLP/HTTP", &options.http_addr)?,
             api: local(&api, "the API", options.api_addr.as_deref().unwrap_or_default())?,
         };
-        Ok(BoundServer { options, ingest, readiness, grpc, http, api, addresses })
+        Ok(BoundServer { options, security, ingest, readiness, grpc, http, api, addresses })
     }
 }
 
@@ -105,6 +111,7 @@ struct Addresses {
 #[derive(Debug)]
 pub struct BoundServer {
     options: ServerOptions,
+    security: Arc<Security>,
     ingest: Ingest,
     readiness: Readiness,
     grpc: Vec<TcpListener>,
@@ -129,17 +136,41 @@ impl BoundServer {
         self.addresses.api.first().copied()
     }
 
+    /// Every address that is listened on.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let Addresses { grpc, http, api } = &self.addresses;
+        [grpc, http, api].into_iter().flatten().copied()
+    }
+
+    /// Reads certificates and tokens again, now or while the server runs.
+    pub fn reload(&self) -> Reload {
+        Reload(Arc::clone(&self.security))
+    }
+
+    /// What the server turns away, as it goes on.
+    pub fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(self.security.refusals())
+    }
+
     /// Serves until `shutdown`. Then no connection or request is begun any more, requests under way are finished and
     /// answered, and what is still open after [`ServerOptions::drain_timeout`] is cut: its sender has no promise and
     /// sends again.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ServerError> {
-        let Self { options, ingest, readiness, grpc, http, api, .. } = self;
+        let Self { options, security, ingest, readiness, grpc, http, api, .. } = self;
         let stop = shutdown.child_token();
         let cut = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let receiver = Receiver::new(&options, ingest, tasks.clone());
+        let max_refused_bytes = options.max_request_bytes;
+        let receiver = Guarded {
+            responder: Receiver::new(&options, ingest, tasks.clone()),
+            security: Arc::clone(&security),
+            open: &[],
+            max_refused_bytes,
+            tasks: tasks.clone(),
+        };
         let otlp = Connections {
             crowd: Crowd::new(options.max_connections),
+            security: Arc::clone(&security),
             idle_timeout: options.idle_timeout,
             stop: stop.clone(),
             cut: cut.clone(),
@@ -150,13 +181,21 @@ impl BoundServer {
         let api_tasks = TaskTracker::new();
         let api_connections = Connections {
             crowd: Crowd::new(MAX_API_CONNECTIONS),
+            security: Arc::clone(&security),
             idle_timeout: options.idle_timeout,
             stop: api_stop.clone(),
             cut: api_stop.clone(),
             tasks: api_tasks.clone(),
         };
         listen(&otlp, grpc.into_iter().chain(http), &receiver);
-        listen(&api_connections, api, &Api::new(readiness, stop.clone()));
+        let api_responder = Guarded {
+            responder: Api::new(readiness, stop.clone()),
+            security,
+            open: Api::OPEN,
+            max_refused_bytes,
+            tasks: api_tasks.clone(),
+        };
+        listen(&api_connections, api, &api_responder);
 
         stop.cancelled().await;
         tasks.close();

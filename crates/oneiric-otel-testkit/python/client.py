@@ -19,6 +19,8 @@ A scope has name, version, schema_url, attributes. Attribute values and bodies: 
 (always with a point or an exponent), null and arrays are what they look like; {"bytes": hex}, {"map": {...}} and
 {"float": "NaN" | "Infinity" | "-Infinity"} are what JSON cannot say.
 
+Headers and certificates come from the variables OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_CERTIFICATE.
+
 Exits with 1 if an export failed.
 """
 
@@ -394,7 +396,7 @@ def main():
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         compression = grpc.Compression.Gzip if arguments.gzip else grpc.Compression.NoCompression
-        common = {"insecure": True, "compression": compression}
+        common = {"insecure": not arguments.endpoint.startswith("https:"), "compression": compression}
         endpoints = {"traces": base, "metrics": base, "logs": base}
     else:
         from opentelemetry.exporter.otlp.proto.http import Compression

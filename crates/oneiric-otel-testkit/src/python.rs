@@ -41,7 +41,7 @@ impl Protocol {
 /// # Errors
 /// No python3; packages that cannot be installed; a server that did not take everything.
 pub async fn run(endpoint: &str, protocol: Protocol, seed: u64) -> Result<Value> {
-    run_client(endpoint, protocol, seed, &[]).await
+    run_client(endpoint, protocol, seed, &[], &[]).await
 }
 
 /// The same with request bodies compressed by gzip.
@@ -49,10 +49,24 @@ pub async fn run(endpoint: &str, protocol: Protocol, seed: u64) -> Result<Value>
 /// # Errors
 /// As [`run`].
 pub async fn run_gzip(endpoint: &str, protocol: Protocol, seed: u64) -> Result<Value> {
-    run_client(endpoint, protocol, seed, &["--gzip"]).await
+    run_client(endpoint, protocol, seed, &["--gzip"], &[]).await
 }
 
-async fn run_client(endpoint: &str, protocol: Protocol, seed: u64, options: &[&str]) -> Result<Value> {
+/// The same with variables of the SDK, such as `OTEL_EXPORTER_OTLP_HEADERS`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(endpoint: &str, protocol: Protocol, seed: u64, variables: &[(&str, &str)]) -> Result<Value> {
+    run_client(endpoint, protocol, seed, &[], variables).await
+}
+
+async fn run_client(
+    endpoint: &str,
+    protocol: Protocol,
+    seed: u64,
+    options: &[&str],
+    variables: &[(&str, &str)],
+) -> Result<Value> {
     let python = tokio::task::spawn_blocking(provide_python).await??;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/client.py");
     let mut command = tokio::process::Command::new(python);
@@ -64,11 +78,13 @@ async fn run_client(endpoint: &str, protocol: Protocol, seed: u64, options: &[&s
         .stdin(Stdio::null())
         .kill_on_drop(true);
     for (name, _) in env::vars_os() {
-        // Settings of whoever runs the tests must not change what the client does.
-        if name.to_string_lossy().starts_with("OTEL_") {
+        // Settings of whoever runs the tests must not change what the client does, or whom it trusts.
+        let shown = name.to_string_lossy();
+        if shown.starts_with("OTEL_") || shown.ends_with("_CA_BUNDLE") {
             command.env_remove(name);
         }
     }
+    command.envs(variables.iter().copied());
     let output = command.output().await.context("run the Python client")?;
     let complaints = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "the Python client failed ({}):\n{complaints}", output.status);

@@ -31,7 +31,7 @@ pub(crate) enum Ending {
 /// Runs a command to its end. Those that serve handle signals themselves; the others are cut off by the first.
 pub(crate) async fn run(global: &Global, command: Command, mut signals: Signals) -> Result<Ending> {
     match command {
-        Command::Serve(listen) => return serve::run(global, &listen, signals).await,
+        Command::Serve(serve) => return serve::run(global, serve, signals).await,
         Command::Demo(demo) => return demo::run(global, &demo, signals).await,
         Command::Psql(psql) => return psql::run(global, psql, signals).await,
         Command::Completions { shell } => return completions::run(shell),

@@ -6,23 +6,26 @@ use anyhow::Result;
 
 use super::Ending;
 use crate::app::{Addresses, App};
-use crate::args::{Global, Listen};
+use crate::args::{Global, Serve};
 use crate::backend::Backend;
 use crate::progress::Progress;
-use crate::screen;
 use crate::signals::Signals;
+use crate::{screen, security};
 
-pub(crate) async fn run(global: &Global, listen: &Listen, mut signals: Signals) -> Result<Ending> {
+pub(crate) async fn run(global: &Global, serve: Serve, mut signals: Signals) -> Result<Ending> {
+    let Serve { mut listen, guard } = serve;
+    listen.server = security::options(guard)?;
+    let scheme = if listen.server.tls.is_some() { "https" } else { "http" };
     let progress = Arc::new(Progress::new());
     let start = async {
         let backend = Backend::open_for_writing(global, &progress).await?;
-        App::start(backend, listen, false, Arc::clone(&progress)).await
+        App::start(backend, &listen, false, Arc::clone(&progress)).await
     };
     let mut app = tokio::select! {
         app = start => app?,
         code = signals.first() => return Ok(Ending::Code(code)),
     };
-    let announced = announce(global, app.addresses(), app.database().target());
+    let announced = announce(global, scheme, app.addresses(), app.database().target());
     let served = match announced {
         Ok(()) => tokio::select! {
             served = app.serving() => served,
@@ -35,13 +38,13 @@ pub(crate) async fn run(global: &Global, listen: &Listen, mut signals: Signals) 
     served.and(stopped).map(|()| Ending::Good)
 }
 
-fn announce(global: &Global, addresses: Addresses, database: &str) -> Result<()> {
+fn announce(global: &Global, scheme: &str, addresses: Addresses, database: &str) -> Result<()> {
     if global.json {
         return screen::print_json(&addresses);
     }
-    let api = addresses.api.map(|api| format!("health     http://{api}/readyz\n")).unwrap_or_default();
+    let api = addresses.api.map(|api| format!("health     {scheme}://{api}/readyz\n")).unwrap_or_default();
     screen::print(&format!(
-        "ready\nOTLP/gRPC  http://{}\nOTLP/HTTP  http://{}\n{api}database   {}\n",
+        "ready\nOTLP/gRPC  {scheme}://{}\nOTLP/HTTP  {scheme}://{}\n{api}database   {}\n",
         addresses.grpc,
         addresses.http,
         screen::clean(database)

@@ -44,16 +44,19 @@ pub(super) async fn respond(receiver: &Receiver, head: &Parts, incoming: &mut In
             response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
             response
         }
-        Err(failure) => {
-            tracing::debug!(path = head.uri.path(), %failure, "gRPC call failed");
-            let mut response: Response<Reply> = failure.grpc().into_http();
-            if matches!(failure, Failure::UnknownCompression { .. }) {
-                let accepted = HeaderValue::from_static(Compression::ACCEPTED);
-                response.headers_mut().insert(ACCEPT_ENCODING, accepted);
-            }
-            response
-        }
+        Err(failure) => refuse(head, &failure),
     }
+}
+
+/// Answers a call with a failure.
+pub(super) fn refuse(head: &Parts, failure: &Failure) -> Response<Reply> {
+    tracing::debug!(path = head.uri.path(), %failure, "gRPC call failed");
+    let mut response: Response<Reply> = failure.grpc().into_http();
+    if matches!(failure, Failure::UnknownCompression { .. }) {
+        let accepted = HeaderValue::from_static(Compression::ACCEPTED);
+        response.headers_mut().insert(ACCEPT_ENCODING, accepted);
+    }
+    response
 }
 
 async fn export(receiver: &Receiver, head: &Parts, incoming: &mut Incoming) -> Result<Vec<u8>, Failure> {

@@ -28,19 +28,27 @@ const MIN_COMPRESSED_BYTES: usize = 1024;
 /// known.
 pub(super) async fn respond(receiver: &Receiver, head: &Parts, incoming: &mut Incoming) -> Response<Reply> {
     let encoding = encoding(&head.headers);
-    let outcome = export(receiver, head, encoding.clone(), incoming).await;
-    let encoding = encoding.unwrap_or(Encoding::Json);
-    let content_type = match encoding {
+    match export(receiver, head, encoding.clone(), incoming).await {
+        Ok(message) => {
+            let encoding = encoding.unwrap_or(Encoding::Json);
+            reply(StatusCode::OK, content_type(encoding), message, &head.headers)
+        }
+        Err(failure) => refuse(head, &failure),
+    }
+}
+
+fn content_type(encoding: Encoding) -> HeaderValue {
+    match encoding {
         Encoding::Protobuf => PROTOBUF,
         Encoding::Json => JSON,
-    };
-    let failure = match outcome {
-        Ok(message) => {
-            return reply(StatusCode::OK, content_type, message, &head.headers);
-        }
-        Err(failure) => failure,
-    };
+    }
+}
+
+/// Answers a request with a failure.
+pub(super) fn refuse(head: &Parts, failure: &Failure) -> Response<Reply> {
     tracing::debug!(path = head.uri.path(), %failure, "HTTP request failed");
+    let encoding = encoding(&head.headers).unwrap_or(Encoding::Json);
+    let content_type = content_type(encoding);
     let mut response = reply(failure.http_status(), content_type, failure.http_body(encoding), &head.headers);
     let headers = response.headers_mut();
     if let Some(seconds) = failure.retry_after_seconds() {
@@ -52,6 +60,9 @@ pub(super) async fn respond(receiver: &Receiver, head: &Parts, incoming: &mut In
         }
         Failure::UnknownCompression { .. } => {
             headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(Compression::ACCEPTED));
+        }
+        Failure::Unauthenticated { .. } => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         _ => {}
     }

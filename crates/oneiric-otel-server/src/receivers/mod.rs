@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use self::admission::{Admission, Reservation};
 use self::body::{BodyLimits, Pace};
-use self::reply::Reply;
+pub(crate) use self::reply::Reply;
 use self::status::Failure;
 use crate::ServerOptions;
 use crate::connection::Respond;
@@ -81,6 +81,28 @@ impl Receiver {
             }
         }
     }
+}
+
+/// Answers a request that shows no token, or `has_token` but none that is known. Of its body at most `max_bytes` are
+/// read, and thrown away.
+pub(crate) fn refuse_stranger(
+    request: HttpRequest<Incoming>,
+    has_token: bool,
+    max_bytes: usize,
+    tasks: &TaskTracker,
+) -> Response<Reply> {
+    let (head, incoming) = request.into_parts();
+    let failure = Failure::Unauthenticated { has_token };
+    let content_type = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let response = if content_type.is_some_and(grpc::is_grpc) {
+        grpc::refuse(&head, &failure)
+    } else {
+        http::refuse(&head, &failure)
+    };
+    if !incoming.is_end_stream() {
+        tasks.spawn(body::discard(incoming, max_bytes));
+    }
+    response
 }
 
 impl Respond for Receiver {

@@ -23,6 +23,12 @@ impl Reply {
     }
 }
 
+impl From<Reply> for axum::body::Body {
+    fn from(reply: Reply) -> Self {
+        Self::new(reply)
+    }
+}
+
 impl Body for Reply {
     type Data = Bytes;
     type Error = Infallible;

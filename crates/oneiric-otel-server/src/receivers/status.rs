@@ -59,6 +59,8 @@ pub(crate) enum Failure {
     UnknownPath { path: String, accepted: &'static str },
     #[error("method {method} is not served at {path}: use POST")]
     WrongMethod { method: String, path: String },
+    #[error("{}; send the header `authorization: Bearer TOKEN`", if *has_token { "the bearer token is not known here" } else { "a bearer token is needed here" })]
+    Unauthenticated { has_token: bool },
     #[error("an error of the server; its log has more")]
     Internal,
 }
@@ -87,6 +89,7 @@ impl Failure {
             Self::UnknownCompression { .. } | Self::UnknownPath { .. } | Self::WrongMethod { .. } => {
                 Code::Unimplemented
             }
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::Internal => Code::Internal,
         }
     }
@@ -102,6 +105,7 @@ impl Failure {
             Self::UnknownContentType { .. } | Self::UnknownCompression { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownPath { .. } => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -8,5 +8,6 @@ mod messages;
 mod nezha;
 mod python;
 mod sdk;
+mod security;
 mod serving;
 mod wire;

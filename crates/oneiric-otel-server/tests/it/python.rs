@@ -143,7 +143,7 @@ fn by_value(values: Vec<Value>) -> Vec<Value> {
     sorted(values.into_iter().map(float).collect())
 }
 
-async fn compare(server: &Serving, sent: &Value) {
+pub(crate) async fn compare(server: &Serving, sent: &Value) {
     assert_eq!(stored(server, SPANS).await, sent_spans(sent), "spans");
     assert_eq!(stored(server, LOGS).await, sent_logs(sent), "logs");
     assert_eq!(by_value(stored(server, POINTS).await), by_value(sent_points(sent)), "data points");

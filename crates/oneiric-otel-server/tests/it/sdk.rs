@@ -20,10 +20,10 @@ use crate::serving::Serving;
 
 const SPANS: usize = 40;
 
-struct Exporters {
-    spans: SpanExporter,
-    metrics: MetricExporter,
-    logs: LogExporter,
+pub(crate) struct Exporters {
+    pub(crate) spans: SpanExporter,
+    pub(crate) metrics: MetricExporter,
+    pub(crate) logs: LogExporter,
 }
 
 fn over_grpc(address: SocketAddr) -> Exporters {
@@ -66,7 +66,7 @@ fn over_http(address: SocketAddr) -> Exporters {
 }
 
 /// Records and exports; returns the ids of the spans as `trace/span`.
-fn record(service: &'static str, exporters: Exporters) -> BTreeSet<String> {
+pub(crate) fn record(service: &'static str, exporters: Exporters) -> BTreeSet<String> {
     let resource = Resource::builder().with_service_name(service).build();
     let tracers =
         SdkTracerProvider::builder().with_batch_exporter(exporters.spans).with_resource(resource.clone()).build();
@@ -108,7 +108,7 @@ fn record(service: &'static str, exporters: Exporters) -> BTreeSet<String> {
     ids
 }
 
-async fn assert_stored(server: &Serving, service: &str, ids: BTreeSet<String>) {
+pub(crate) async fn assert_stored(server: &Serving, service: &str, ids: BTreeSet<String>) {
     let client = server.test().client().await;
     let rows = client
         .query("select trace_id || '/' || span_id from spans where service_name = $1", &[&service])

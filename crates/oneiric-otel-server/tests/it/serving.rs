@@ -1,11 +1,12 @@
 //! A server on free ports with a database of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oneiric_otel::pipeline::{Ingest, IngestOptions};
 use oneiric_otel::store::Database;
-use oneiric_otel_server::{Readiness, Server, ServerError, ServerOptions};
+use oneiric_otel_server::{Readiness, Refusals, Reload, Server, ServerError, ServerOptions};
 use oneiric_otel_testkit::TestDatabase;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,8 @@ pub(crate) struct Serving {
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) api: SocketAddr,
+    pub(crate) reload: Reload,
+    pub(crate) refusals: Arc<Refusals>,
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<Result<(), ServerError>>,
     test: Option<TestDatabase>,
@@ -80,9 +83,10 @@ impl Serving {
     async fn start_on(options: ServerOptions, readiness: Readiness, ingest: Ingest, test: TestDatabase) -> Self {
         let bound = Server::bind(options, ingest, readiness).await.unwrap();
         let (grpc, http, api) = (bound.grpc_addr(), bound.http_addr(), bound.api_addr().unwrap());
+        let (reload, refusals) = (bound.reload(), bound.refusals());
         let stop = CancellationToken::new();
         let task = tokio::spawn(bound.serve(stop.clone()));
-        Self { grpc, http, api, stop, task, test: Some(test) }
+        Self { grpc, http, api, reload, refusals, stop, task, test: Some(test) }
     }
 
     pub(crate) fn test(&self) -> &TestDatabase {

@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic_types::pb;
 
@@ -70,8 +71,15 @@ pub(crate) async fn send(
     address: SocketAddr,
     request: Request<impl Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static>,
 ) -> Reply {
+    send_over(TcpStream::connect(address).await.unwrap(), request).await
+}
+
+/// Over HTTP/1.1, on this connection.
+pub(crate) async fn send_over(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<impl Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static>,
+) -> Reply {
     let exchange = async {
-        let stream = TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         read(sender.send_request(request).await.unwrap()).await
@@ -86,7 +94,14 @@ pub(crate) async fn connect_h2<B>(address: SocketAddr) -> H2Sender<B>
 where
     B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {
-    let stream = TcpStream::connect(address).await.unwrap();
+    connect_h2_over(TcpStream::connect(address).await.unwrap()).await
+}
+
+/// HTTP/2 on this connection.
+pub(crate) async fn connect_h2_over<B>(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> H2Sender<B>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
     let (sender, connection) = handshake.await.unwrap();
     tokio::spawn(connection);

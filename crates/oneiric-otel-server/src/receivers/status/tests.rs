@@ -25,6 +25,8 @@ fn every_failure_has_its_codes() {
         (Failure::UnknownCompression { given: text() }, Code::Unimplemented, 415),
         (Failure::UnknownPath { path: text(), accepted: "" }, Code::Unimplemented, 404),
         (Failure::WrongMethod { method: text(), path: text() }, Code::Unimplemented, 405),
+        (Failure::Unauthenticated { has_token: true }, Code::Unauthenticated, 401),
+        (Failure::Unauthenticated { has_token: false }, Code::Unauthenticated, 401),
         (Failure::Internal, Code::Internal, 500),
     ];
     for (failure, code, http) in table {

@@ -1,0 +1,57 @@
+//! Files that hold secrets.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::ServerError;
+
+/// No certificate, key or list of tokens is as long as that.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// What anybody but the owner and the readers of the group may do with a secret: nothing.
+const FORBIDDEN: u32 = 0o027;
+
+/// Reads a file. `what` says what it is for, in messages.
+pub(super) fn read(what: &str, path: &Path) -> Result<Vec<u8>, ServerError> {
+    read_from(what, path, open(what, path)?)
+}
+
+/// Reads a file that is useless if others know it.
+///
+/// # Errors
+/// Also when others may read it, or anybody but its owner may change it.
+pub(super) fn read_secret(what: &str, path: &Path) -> Result<Vec<u8>, ServerError> {
+    let file = open(what, path)?;
+    let mode = file.metadata().map_err(|error| fail(what, path, error))?.mode() & 0o777;
+    if mode & FORBIDDEN != 0 {
+        return Err(fail(
+            what,
+            path,
+            format!(
+                "its mode is {mode:03o}, so others can read or change it; expected at most 640: run chmod 600 {}",
+                path.display()
+            ),
+        ));
+    }
+    read_from(what, path, file)
+}
+
+fn open(what: &str, path: &Path) -> Result<File, ServerError> {
+    File::open(path).map_err(|error| fail(what, path, format!("it cannot be opened: {error}")))
+}
+
+fn read_from(what: &str, path: &Path, file: File) -> Result<Vec<u8>, ServerError> {
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| fail(what, path, error))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(fail(what, path, format!("it is longer than {MAX_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// An error about a file.
+pub(super) fn fail(what: &str, path: &Path, reason: impl std::fmt::Display) -> ServerError {
+    ServerError::Security(format!("{what} {}: {reason}", path.display()))
+}

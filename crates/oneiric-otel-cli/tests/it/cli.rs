@@ -56,14 +56,22 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
 
 /// Takes settings of the surroundings away.
 pub(crate) fn isolate(command: &mut Command) {
-    for name in ["OTEL_STORAGE_DATA_DIR", "OTEL_STORAGE_CONNECTION_STRING", "RUST_LOG", "PGOPTIONS", "PGPASSWORD"] {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        let shown = name.to_string_lossy();
+        if shown.starts_with("OTEL_") || ["RUST_LOG", "PGOPTIONS", "PGPASSWORD"].contains(&&*shown) {
+            command.env_remove(name);
+        }
     }
 }
 
 /// Runs to the end.
 pub(crate) async fn run(arguments: &[&str]) -> Run {
     finish(command(arguments).spawn().unwrap(), arguments).await
+}
+
+/// Runs to the end with a variable.
+pub(crate) async fn run_with_variable(arguments: &[&str], name: &str, value: &str) -> Run {
+    finish(command(arguments).env(name, value).spawn().unwrap(), arguments).await
 }
 
 /// Runs to the end with something on stdin.
@@ -116,6 +124,11 @@ impl Serving {
         terminate(&self.child).await;
     }
 
+    /// Sends SIGHUP.
+    pub(crate) async fn hang_up(&self) {
+        send_signal(&self.child, "-HUP").await;
+    }
+
     /// Waits for the end and returns the exit code. Nothing more may have come on stdout.
     pub(crate) async fn end(mut self) -> Option<i32> {
         let status = timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
@@ -125,8 +138,12 @@ impl Serving {
 }
 
 pub(crate) async fn terminate(child: &Child) {
+    send_signal(child, "-TERM").await;
+}
+
+async fn send_signal(child: &Child, signal: &str) {
     let pid = child.id().expect("it has not been waited for").to_string();
-    let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
+    let sent = Command::new("kill").args([signal, &pid]).status().await.unwrap();
     assert!(sent.success());
 }
 

@@ -6,4 +6,5 @@ mod cli;
 mod demo;
 mod import;
 mod readme;
+mod security;
 mod serve;

@@ -53,8 +53,8 @@
 //! | a damaged segment header | damage | the marker is taken from the first record; failing that, the file goes to quarantine |
 //! | a body that does not match | damage, or a torn write within the last group | noticed when read, goes to quarantine |
 //!
-//! A block that cannot be read at all is treated as damage at open. When reading an entry it is an error that may pass;
-//! [`Spool::set_aside`] saves what can be read.
+//! A block that cannot be read at all is treated as damage at open, and its segment stays for a time when it can be. When
+//! reading an entry it is an error that may pass; [`Spool::set_aside`] saves what can be read.
 
 mod bitmap;
 mod commit;
@@ -323,7 +323,8 @@ struct Located {
 enum Stored {
     Whole(RecordHeader, Vec<u8>),
     DamagedBody(RecordHeader, Vec<u8>),
-    DamagedHeader,
+    /// Everything up to the next entry.
+    DamagedHeader(Vec<u8>),
 }
 
 impl Spool {
@@ -522,7 +523,10 @@ impl Spool {
             SpoolError::io("read", &path, error)
         };
         let Some(header) = read_header(&*file, marker, id.offset).map_err(failed)? else {
-            return Ok(Some(Stored::DamagedHeader));
+            let mut bytes = vec![0; (self.end(id) - id.offset) as usize];
+            let read = file.read_at(id.offset, &mut bytes).map_err(failed)?;
+            bytes.truncate(read);
+            return Ok(Some(Stored::DamagedHeader(bytes)));
         };
         let mut body = vec![0; header.body_length as usize];
         let read = file.read_at(id.offset + RECORD_HEADER, &mut body).map_err(failed)?;
@@ -531,29 +535,32 @@ impl Spool {
         Ok(Some(if whole { Stored::Whole(header, body) } else { Stored::DamagedBody(header, body) }))
     }
 
-    /// Puts an entry's bytes into quarantine and says under which name.
+    /// Where the next entry begins, or the segment ends.
+    fn end(&self, id: EntryId) -> u64 {
+        let state = self.shared.lock();
+        let lane = &state.lanes[id.lane];
+        let next = lane.next(id.after()).filter(|next| next.segment == id.segment).map(|next| next.offset);
+        let file_length = || lane.segments.get(&id.segment).map_or(id.offset, |segment| segment.file_length);
+        next.unwrap_or_else(file_length)
+    }
+
+    /// Puts an entry's bytes, or without them what can be read, into quarantine and says under which name.
     fn keep(&self, id: EntryId, stored: Option<Stored>, reason: &str) -> Result<String, SpoolError> {
-        let (marker, end) = {
-            let state = self.shared.lock();
-            let lane = &state.lanes[id.lane];
-            let segment = lane.segments.get(&id.segment);
-            let next = lane.next(id.after()).filter(|next| next.segment == id.segment).map(|next| next.offset);
-            let file_length = segment.map_or(id.offset, |segment| segment.file_length);
-            (segment.map_or(0, |segment| segment.marker), next.unwrap_or(file_length))
-        };
         let (content, header, bytes) = match stored {
             Some(Stored::Whole(header, body)) => (Content::Body, Some(header), body),
             Some(Stored::DamagedBody(header, body)) => (Content::DamagedBody, Some(header), body),
-            Some(Stored::DamagedHeader) | None => {
+            Some(Stored::DamagedHeader(bytes)) => (Content::Raw, None, bytes),
+            None => {
                 let file = self.locate(id).ok().flatten();
-                let bytes = file.map(|located| recovery::salvage(&*located.file, id.offset, end - id.offset).0);
+                let bytes =
+                    file.map(|located| recovery::salvage(&*located.file, id.offset, self.end(id) - id.offset).0);
                 (Content::Raw, None, bytes.unwrap_or_default())
             }
         };
         let origin = Origin {
             lane: &self.shared.lanes[id.lane],
             segment: id.segment,
-            marker,
+            marker: self.shared.lock().lanes[id.lane].segments.get(&id.segment).map_or(0, |segment| segment.marker),
             offset: id.offset,
             content,
             tag: header.map(|header| header.tag),

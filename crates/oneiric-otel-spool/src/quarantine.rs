@@ -1,6 +1,6 @@
 //! Where bytes go that nobody can use: beside the lanes, each as a file of raw bytes and a small JSON file about it.
 //!
-//! The JSON file comes last and makes it count. The name follows from the place the bytes had, so that setting the same
+//! It counts when both are there. The name follows from the place the bytes had, so that setting the same
 //! thing aside again, after a crash, makes no second copy. Everything here works without opening the spool.
 
 use crate::disk::{self, Disk, RealDisk};
@@ -57,7 +57,9 @@ pub fn list(dir: &Path) -> Result<Vec<Quarantined>, SpoolError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(SpoolError::io("list", &quarantine, error)),
     };
-    let names = files.iter().filter_map(|file| file.name.strip_suffix(".json"));
+    // One without bytes is being written or removed at this moment, or was when the machine stopped.
+    let has_bytes = |name: &&str| files.iter().any(|file| file.name.strip_suffix(".bin") == Some(name));
+    let names = files.iter().filter_map(|file| file.name.strip_suffix(".json")).filter(has_bytes);
     let mut found = names.map(|name| about(dir, name)).collect::<Result<Vec<_>, _>>()?;
     found.sort_by(|a, b| (a.set_aside_at, &a.name).cmp(&(b.set_aside_at, &b.name)));
     Ok(found)
@@ -74,9 +76,14 @@ pub fn read(dir: &Path, name: &str) -> Result<(Quarantined, Vec<u8>), SpoolError
 /// Deletes one for good.
 pub fn remove(dir: &Path, name: &str) -> Result<(), SpoolError> {
     about(dir, name)?;
-    for ending in ["json", "bin"] {
+    for ending in ["bin", "json"] {
         let path = file(dir, name, ending);
-        RealDisk.remove(&path).map_err(|error| SpoolError::io("remove", &path, error))?;
+        match RealDisk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SpoolError::io("remove", &path, error));
+            }
+            _ => {}
+        }
     }
     let quarantine = directory(dir);
     RealDisk.sync_dir(&quarantine).map_err(|error| SpoolError::io("sync", &quarantine, error))

@@ -75,8 +75,8 @@ impl Scan<'_> {
             return Ok(Segment::new(0, self.length, true));
         }
         let Some(marker) = self.marker()? else {
-            self.lost(0..self.length, 0, "the segment's header is damaged", recovered)?;
-            return Ok(Segment::new(0, self.length, true));
+            let whole = self.lost(0..self.length, 0, "the segment's header is damaged", recovered)?;
+            return Ok(Segment::new(0, self.length, whole));
         };
         let mut segment = Segment::new(marker, self.length, true);
         let mut offset = SEGMENT_HEADER;
@@ -91,7 +91,8 @@ impl Scan<'_> {
                 offset = end;
             } else {
                 let found = self.resynchronise(marker, offset + ALIGN);
-                self.lost(offset..found, marker, "no record can be found here", recovered)?;
+                // A file that could not be read stays, unsealed, until it can be.
+                segment.sealed &= self.lost(offset..found, marker, "no record can be found here", recovered)?;
                 offset = found;
             }
         }
@@ -118,7 +119,9 @@ impl Scan<'_> {
         let (start, bytes) = &self.window;
         let inside = *start <= offset && offset + RECORD_HEADER <= start + bytes.len() as u64;
         if !inside {
-            self.window = (offset, self.bytes(offset, STEP)?);
+            // What follows the header may be unreadable without harm to it.
+            let bytes = self.bytes(offset, STEP).or_else(|| self.bytes(offset, RECORD_HEADER as usize));
+            self.window = (offset, bytes?);
         }
         let (start, bytes) = &self.window;
         RecordHeader::decode(&bytes[(offset - start) as usize..], marker, offset)
@@ -139,21 +142,22 @@ impl Scan<'_> {
         self.length
     }
 
-    /// Counts a stretch without records as torn when nothing is in it, and keeps it otherwise.
+    /// Counts a stretch without records as torn when nothing is in it, and keeps it otherwise. False when parts of it
+    /// cannot be read.
     fn lost(
         &self,
         range: std::ops::Range<u64>,
         marker: u64,
         reason: &str,
         recovered: &mut Recovered,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<bool, SpoolError> {
         let length = range.end - range.start;
         let (bytes, whole) = salvage(&*self.file, range.start, length);
         // A header that was cut off, or space that was never written.
         let cut = range.end == self.length && length < RECORD_HEADER;
         if whole && (cut || bytes.iter().all(|byte| *byte == 0)) {
             recovered.torn_bytes += length;
-            return Ok(());
+            return Ok(true);
         }
         let reason = if whole { reason.to_owned() } else { format!("{reason}, and parts cannot be read") };
         let origin = Origin {
@@ -168,7 +172,7 @@ impl Scan<'_> {
         };
         let about = quarantine::keep(self.disk, self.dir, &origin, &bytes)?;
         recovered.damaged.push(about);
-        Ok(())
+        Ok(whole)
     }
 
     /// None where the disk fails; short at the end of the file.

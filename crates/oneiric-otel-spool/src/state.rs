@@ -41,7 +41,7 @@ pub(crate) struct Segment {
     pub(crate) marker: u64,
     /// Bytes it takes on disk.
     pub(crate) file_length: u64,
-    /// No entry will be added.
+    /// No entry will be added; the file can go once it has none.
     pub(crate) sealed: bool,
     /// The entries that are durable and not released, by offset in units of [`ALIGN`].
     entries: Bitmap,

@@ -152,6 +152,20 @@ fn a_flooded_lane_leaves_the_others_their_share() {
     assert!(fill(&mut spool, 1) > MAX_BYTES / 2);
 }
 
+/// Every entry may need a segment of its own, with its header; that is known before it is written.
+#[test]
+fn the_bound_holds_to_the_byte() {
+    let (faulty, disk) = faulty();
+    let options = SpoolOptions { max_bytes: MAX_BYTES, segment_bytes: 1 << 16, ..SpoolOptions::new(DIR, ["only"]) };
+    let mut spool = Stepped::open(&disk, options).unwrap().0;
+    let body = vec![7; (1 << 16) - 40];
+    let queued = std::iter::from_fn(|| spool.queue(0, 0, &body).ok()).collect::<Vec<_>>();
+    spool.committer.step();
+    assert_eq!(queued.into_iter().filter(|answer| taken(answer).is_ok()).count(), 15);
+    assert_eq!(segments(&faulty, "only"), [64 + (1 << 16); 15]);
+    assert!(faulty.most_segment_bytes() as u64 <= MAX_BYTES);
+}
+
 /// What is full of released entries is not full: a refusal makes the committer look.
 #[test]
 fn a_refusal_frees_the_segment_that_is_being_written() {
@@ -256,6 +270,34 @@ fn a_read_error_leaves_the_entry_and_set_aside_saves_what_it_can() {
     let (_, bytes) = faulty.files(Path::new("/spool/quarantine"), ".bin").remove(0);
     assert_eq!(bytes[..4096], [0; 4096]);
     assert_eq!(bytes[4096..40 + body.len()], body[4096 - 40..]);
+}
+
+/// The disk fails while the spool is opened, and later does not: nothing is lost in between.
+#[test]
+fn a_segment_that_cannot_be_read_at_open_is_kept() {
+    let (faulty, disk) = faulty();
+    let mut spool = open(&disk);
+    spool.append(0, 0, b"first").unwrap();
+    spool.append(0, 0, &vec![1; 10_000]).unwrap();
+    spool.append(0, 0, b"last").unwrap();
+    spool.close();
+    let path = Path::new(DIR).join("traces/0000000000000001.seg");
+    for (offset, readable) in [(130, 2), (0, 0)] {
+        faulty.break_byte(&path, offset);
+        let (mut spool, recovered) = Stepped::open(&disk, options(DIR, MAX_BYTES)).unwrap();
+        assert_eq!(recovered.damaged.len(), 1);
+        assert!(recovered.damaged[0].reason.ends_with("parts cannot be read"), "{recovered:?}");
+        assert_eq!(spool.bodies(0).len(), readable);
+        while let Some(id) = spool.spool.next(0, Position::default()) {
+            spool.spool.release(id);
+        }
+        spool.committer.step();
+        spool.close();
+        faulty.heal();
+        let (spool, recovered) = Stepped::open(&disk, options(DIR, MAX_BYTES)).unwrap();
+        assert_eq!((spool.bodies(0).len(), recovered.damaged.len()), (3, 0));
+        drop(spool);
+    }
 }
 
 #[test]

@@ -45,6 +45,8 @@ struct World {
     /// Bytes that all files together may have.
     capacity: Option<usize>,
     refuse_writes: Option<ErrorKind>,
+    /// Reads that touch this byte of this file fail.
+    broken: Option<(usize, usize)>,
     owner: u32,
     most_segment_bytes: usize,
     locked: bool,
@@ -63,12 +65,22 @@ impl FaultyDisk {
         self.world().faults.push(fault);
     }
 
+    pub(super) fn will_fail(&self, fault: Fault) -> bool {
+        self.world().faults.contains(&fault)
+    }
+
     /// From here on nothing fails.
     pub(super) fn heal(&self) {
         let mut world = self.world();
         world.faults.clear();
         world.capacity = None;
         world.refuse_writes = None;
+        world.broken = None;
+    }
+
+    pub(super) fn break_byte(&self, path: &Path, offset: usize) {
+        let mut world = self.world();
+        world.broken = Some((world.names[path], offset));
     }
 
     /// Leaves this many bytes free.
@@ -359,6 +371,10 @@ impl DiskFile for FaultyFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut world = self.disk.world();
         world.fails(Fault::Read)?;
+        let touched = offset as usize..offset as usize + buffer.len();
+        if world.broken.is_some_and(|(inode, at)| inode == self.inode && touched.contains(&at)) {
+            return Err(io::Error::other("a broken block"));
+        }
         let bytes = world.inodes[self.inode].current.get(offset as usize..).unwrap_or_default();
         let length = bytes.len().min(buffer.len());
         buffer[..length].copy_from_slice(&bytes[..length]);

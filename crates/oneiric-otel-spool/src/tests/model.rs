@@ -157,9 +157,11 @@ impl Run {
 
     fn set_aside(&mut self, number: usize) {
         let id = self.known[number].id.unwrap();
+        // On a disk that cannot read, the caller gives bytes up.
+        let readable = !self.faulty.will_fail(Fault::Read);
         if self.stepped().spool.set_aside(id, "on purpose").is_ok() {
             self.known[number].fate = Fate::MayReturn;
-            self.known[number].must_be_in_quarantine = true;
+            self.known[number].must_be_in_quarantine = readable;
         }
     }
 

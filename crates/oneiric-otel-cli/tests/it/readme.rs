@@ -1,10 +1,10 @@
 //! Every command of the README is run, in its order, as it stands there.
 //!
 //! Blocks of language `sh` are run by bash in a home directory of their own. In a block marked `sh keeps-running` the last
-//! command goes on while the following blocks run, as in a second terminal, and must end well when it is told to stop.
-//! `TRACE_ID` stands for the first id that was printed. Two programs are replaced: `cargo run` runs the binary under test,
+//! command goes on while the following blocks run, as in a second terminal, until the next such block; it must end well when
+//! it is told to stop. `TRACE_ID` stands for the first id that was printed. Two programs are replaced: `cargo run` runs the binary under test,
 //! `cargo test` and `cargo install` do nothing (a test that runs all tests would never end), and `oneiric-otel serve` takes
-//! free ports.
+//! free ports, which take the place of the standard ones in later blocks.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -88,7 +88,8 @@ async fn every_command_of_the_readme_works_in_its_order() {
             .kill_on_drop(true);
         command
     };
-    let mut running: Vec<Child> = Vec::new();
+    let mut running: Option<Child> = None;
+    let mut ports: Vec<(&str, String)> = Vec::new();
     let mut printed = String::new();
     let mut count = 0;
     for block in blocks(README) {
@@ -96,6 +97,7 @@ async fn every_command_of_the_readme_works_in_its_order() {
             Some(id) => block.text.replace("TRACE_ID", id),
             None => block.text.clone(),
         };
+        let text = ports.iter().fold(text, |text, (standard, chosen)| text.replace(standard, chosen));
         match block.info {
             "sh" => {
                 count += 1;
@@ -111,11 +113,14 @@ async fn every_command_of_the_readme_works_in_its_order() {
             }
             "sh keeps-running" => {
                 count += 1;
+                end(running.take()).await;
+                ports.clear();
                 let mut child = script(&format!("exec {text}"), &chosen).stderr(Stdio::inherit()).spawn().unwrap();
                 let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
                 loop {
                     let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
                     let line = line.unwrap_or_else(|| panic!("{text}: ended before it was ready"));
+                    ports.extend(chosen_port(&line));
                     printed.push_str(&line);
                     printed.push('\n');
                     if line.contains("Ctrl-C ends") || line.starts_with("database ") {
@@ -124,17 +129,33 @@ async fn every_command_of_the_readme_works_in_its_order() {
                 }
                 // Keeps the pipe open, so that the program can write on.
                 tokio::spawn(async move { lines.into_inner().read_to_end(&mut Vec::new()).await });
-                running.push(child);
+                running = Some(child);
             }
             _ => {}
         }
     }
     assert!(count >= 5, "the README has {count} blocks of commands");
-    for mut child in running {
-        terminate(&child).await;
-        let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
-        assert_eq!(status.code(), Some(0));
-    }
+    end(running).await;
+}
+
+async fn end(child: Option<Child>) {
+    let Some(mut child) = child else { return };
+    terminate(&child).await;
+    let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+/// From what `serve` prints: a standard port and the one that stands for it.
+fn chosen_port(line: &str) -> Option<(&'static str, String)> {
+    let (what, url) = line.split_once("  ")?;
+    let standard = match what {
+        "OTLP/gRPC" => ":4317",
+        "OTLP/HTTP" => ":4318",
+        "health" => ":16686",
+        _ => return None,
+    };
+    let port = url.rsplit_once(':')?.1;
+    Some((standard, format!(":{}", port.trim_end_matches("/readyz"))))
 }
 
 #[test]

@@ -328,3 +328,166 @@ async fn requests_wait_their_turn_while_the_budget_is_small() {
     }
     assert_eq!(server.count("otel_spans").await, 10_000);
 }
+
+/// How deep values are nested here. Whoever recursed that far would have no stack left.
+const DEEP: usize = 1_000_000;
+
+/// A protobuf field with a length, around everything that `inner` holds.
+fn wrap(reversed: &mut Vec<u8>, field: u32) {
+    let mut head = Vec::new();
+    prost::encoding::encode_key(field, prost::encoding::WireType::LengthDelimited, &mut head);
+    prost::encoding::encode_varint(reversed.len() as u64, &mut head);
+    reversed.extend(head.iter().rev());
+}
+
+/// A request for one span, whose last field is in `reversed` from its end to its beginning.
+fn around_span(mut reversed: Vec<u8>) -> Vec<u8> {
+    let span = messages::span("deep", 0).encode_to_vec();
+    reversed.extend(span.iter().rev());
+    // The span in its scope, its resource and the request.
+    for field in [2, 2, 1] {
+        wrap(&mut reversed, field);
+    }
+    reversed.reverse();
+    reversed
+}
+
+/// An attribute whose value has a value inside of it, and so on; `path` leads from a value to the next one in it.
+fn nested_attribute(path: &[u32]) -> Vec<u8> {
+    let mut reversed = Vec::new();
+    for _ in 0..DEEP {
+        for field in path.iter().rev() {
+            wrap(&mut reversed, *field);
+        }
+    }
+    wrap(&mut reversed, 2);
+    wrap(&mut reversed, 9);
+    around_span(reversed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_nested_a_million_deep_costs_one_record() {
+    let server = Serving::start().await;
+    let json = |open: &str, close: &str| {
+        let deep = format!("{}{{}}{}", open.repeat(DEEP), close.repeat(DEEP));
+        let span = messages::json_span("deep", 0, "");
+        let span = span.replacen('{', &format!(r#"{{"attributes":[{{"key":"a","value":{deep}}}],"#), 1);
+        messages::json(Signal::Traces, "deep", &[span]).into_bytes()
+    };
+    let mut groups = Vec::new();
+    for tag in [4, 3] {
+        groups.extend(std::iter::repeat_n((13_u8 << 3) | tag, DEEP));
+    }
+    for (what, content_type, body) in [
+        ("arrays", PROTOBUF, nested_attribute(&[5, 1])),
+        ("maps", PROTOBUF, nested_attribute(&[6, 1, 2])),
+        ("groups", PROTOBUF, around_span(groups)),
+        ("JSON arrays", JSON, json(r#"{"arrayValue":{"values":["#, "]}}")),
+        ("JSON maps", JSON, json(r#"{"kvlistValue":{"values":[{"value":"#, "}]}}")),
+        ("brackets", JSON, format!("{}{}", "[".repeat(DEEP), "]".repeat(DEEP)).into_bytes()),
+        ("braces", JSON, r#"{"a":"#.repeat(DEEP).into_bytes()),
+    ] {
+        let reply = wire::send(server.http, wire::post("/v1/traces", content_type, body)).await;
+        let rejected = match (reply.status, content_type) {
+            (200, JSON) => reply.json()["partialSuccess"]["rejectedSpans"] == "1",
+            (200, _) => wire::partial_success(Signal::Traces, &reply.body).is_some_and(|(rejected, _)| rejected == 1),
+            (status, _) => status == 400,
+        };
+        assert!(rejected, "{what}: {reply:?}");
+    }
+    assert_eq!(server.count("otel_spans").await, 0);
+    assert_serves(&server).await;
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+/// `:method: POST`, `:scheme: http`, `:path: /` of the static table.
+const HEAD: &[u8] = &[0x83, 0x86, 0x84];
+
+fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Writes frames until the server has enough of it, and returns the error code of its GOAWAY.
+async fn flood(address: SocketAddr, mut next: impl FnMut() -> Vec<u8> + Send) -> u32 {
+    let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+    writer.write_all(&[PREFACE, &h2_frame(SETTINGS, 0, 0, &[])].concat()).await.unwrap();
+    let writing = async {
+        loop {
+            let batch: Vec<u8> = (0..1000).flat_map(|_| next()).collect();
+            if writer.write_all(&batch).await.is_err() {
+                return;
+            }
+        }
+    };
+    let reading = async {
+        loop {
+            let mut head = [0; 9];
+            reader.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            let mut payload = vec![0; length];
+            reader.read_exact(&mut payload).await.unwrap();
+            if head[3] == GOAWAY {
+                return u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]);
+            }
+        }
+    };
+    let both = async {
+        tokio::pin!(reading);
+        tokio::select! {
+            code = &mut reading => code,
+            () = writing => reading.await,
+        }
+    };
+    tokio::time::timeout(PATIENCE, both).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_of_http2_frames_end_their_connection_alone() {
+    const ENHANCE_YOUR_CALM: u32 = 11;
+    let server = Serving::start().await;
+    let mut neighbour = wire::connect_h2(server.grpc).await;
+
+    let mut stream = 1;
+    let reset_at_once = move || {
+        stream += 2;
+        [h2_frame(HEADERS, END_HEADERS, stream, HEAD), h2_frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+    };
+    assert_eq!(flood(server.grpc, reset_at_once).await, ENHANCE_YOUR_CALM);
+
+    let mut first = true;
+    let head_without_end = move || {
+        let kind = if std::mem::take(&mut first) { HEADERS } else { CONTINUATION };
+        // `x: y`, kept in no table.
+        h2_frame(kind, 0, 1, &[0, 1, b'x', 1, b'y'])
+    };
+    assert_eq!(flood(server.grpc, head_without_end).await, ENHANCE_YOUR_CALM);
+
+    let frame = wire::frame(0, &messages::protobuf(Signal::Logs, "neighbour", 1));
+    let call = neighbour.send_request(wire::call_request(wire::method(Signal::Logs), None, frame));
+    let response = tokio::time::timeout(PATIENCE, call).await.unwrap().unwrap();
+    assert_eq!(wire::into_call(wire::read(response).await).code, 0);
+    assert_serves(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_never_finish_a_head_lock_nobody_out() {
+    let options = ServerOptions { max_connections: 50, ..options() };
+    let server = Serving::start_with(options, ready()).await;
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        let mut stream = TcpStream::connect(server.http).await.unwrap();
+        stream.write_all(b"POST /v1/logs HTTP/1.1\r\nhost: ").await.unwrap();
+        held.push(stream);
+    }
+    for _ in 0..3 {
+        assert_serves(&server).await;
+    }
+    drop(held);
+}

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
 use oneiric_otel::otlp::Signal;
 use oneiric_otel_server::{Server, ServerOptions, TlsFiles, TokenSource, Tokens};
 use oneiric_otel_testkit::certificates::{Authority, Pair, Purpose};
 use oneiric_otel_testkit::python::{self, Protocol};
+use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig};
 use opentelemetry_otlp::{
@@ -25,6 +26,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -87,6 +89,28 @@ async fn get(address: SocketAddr, path: &str, token: Option<&'static str>) -> Re
     wire::send(address, request.body(Full::new(Bytes::new())).unwrap()).await
 }
 
+/// Carries what the SDK's exporters for HTTP send. They run in threads without a runtime.
+#[derive(Debug, Clone)]
+struct HttpsClient {
+    address: SocketAddr,
+    config: ClientConfig,
+    runtime: Handle,
+}
+
+#[tonic::async_trait]
+impl HttpClient for HttpsClient {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let Self { address, config, runtime } = self.clone();
+        let exchange = async move {
+            request.headers_mut().insert("host", HeaderValue::from_static("localhost"));
+            *request.uri_mut() = request.uri().path().parse()?;
+            let reply = wire::send_over(connect(address, config).await?, request.map(Full::new)).await;
+            Ok(Response::builder().status(reply.status).body(reply.body)?)
+        };
+        runtime.spawn(exchange).await?
+    }
+}
+
 fn over_grpc(address: SocketAddr, authority: &Path) -> Exporters {
     let endpoint = format!("https://localhost:{}", address.port());
     let roots = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(std::fs::read(authority).unwrap()));
@@ -107,8 +131,7 @@ fn over_grpc(address: SocketAddr, authority: &Path) -> Exporters {
 }
 
 fn over_http(address: SocketAddr, authority: &Path) -> Exporters {
-    let client =
-        reqwest::blocking::Client::builder().tls_backend_preconfigured(client(authority, None)).build().unwrap();
+    let client = HttpsClient { address, config: client(authority, None), runtime: Handle::current() };
     let headers = HashMap::from([("authorization".to_owned(), BEARER.to_owned())]);
     macro_rules! exporter {
         ($kind:ident, $signal:literal) => {
@@ -136,21 +159,13 @@ async fn the_rust_sdk_sends_over_tls_with_a_token() {
         ready(),
     )
     .await;
-    let (grpc, http, trusted) = (server.grpc, server.http, authority.certificate.clone());
-    let ids = tokio::task::spawn_blocking({
-        let runtime = tokio::runtime::Handle::current();
-        let trusted = trusted.clone();
-        move || {
-            // A channel of tonic is made inside of a runtime.
-            let exporters = {
-                let _guard = runtime.enter();
-                over_grpc(grpc, &trusted)
-            };
-            record("tls over grpc", exporters)
-        }
-    });
+    let (grpc, http, trusted) = (server.grpc, server.http, &authority.certificate);
+    // A channel of tonic is made inside of a runtime.
+    let exporters = over_grpc(grpc, trusted);
+    let ids = tokio::task::spawn_blocking(move || record("tls over grpc", exporters));
     assert_stored(&server, "tls over grpc", ids.await.unwrap()).await;
-    let ids = tokio::task::spawn_blocking(move || record("tls over http", over_http(http, &trusted)));
+    let exporters = over_http(http, trusted);
+    let ids = tokio::task::spawn_blocking(move || record("tls over http", exporters));
     assert_stored(&server, "tls over http", ids.await.unwrap()).await;
     assert_eq!((server.refusals.unauthenticated_requests(), server.refusals.failed_handshakes()), (0, 0));
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
-use oneiric_otel::pipeline::{Ingest, IngestOptions};
-use oneiric_otel::store::Database;
+use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions};
+use oneiric_otel::store::{Database, ErrorClass};
 use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
@@ -16,9 +16,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Listen;
-use crate::backend::{self, Backend, Embedded};
+use crate::backend::{self, Backend, Embedded, Schema};
 use crate::embedding::{self, ModelState};
 use crate::failure;
+use crate::intake::Intake;
 use crate::progress::Progress;
 use crate::security;
 use crate::tasks::Tasks;
@@ -32,6 +33,8 @@ const MAINTAIN_EVERY: Duration = Duration::from_hours(1);
 const REMEMBER_REQUESTS: Duration = Duration::from_hours(7 * 24);
 const CHECK_EMBEDDED_EVERY: Duration = Duration::from_secs(2);
 const READY_WITHIN: Duration = Duration::from_secs(3);
+/// How often a database that is away at the start is asked.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Where the server listens.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -61,32 +64,61 @@ impl App {
     /// use are replaced by free ones, unless `listen` names them.
     pub(crate) async fn start(
         backend: Backend,
+        schema: Schema,
+        intake: Intake,
         listen: &Listen,
         any_port: bool,
         progress: Arc<Progress>,
     ) -> Result<Self> {
         let database = backend.database().clone();
-        let ingest = Ingest::start(database.clone(), IngestOptions::default());
+        let Intake { ack, disk } = intake;
+        let promises_commit = matches!(ack, Ack::Stored);
+        let ingest = Ingest::new(IngestOptions { ack, ..IngestOptions::default() });
         let mut tasks = Tasks::default();
+        if let Some(disk) = disk {
+            let ingest = ingest.clone();
+            tasks.spawn("disk", |stop| disk.run(ingest, stop));
+        }
+        let (opened, ready) = watch::channel(false);
+        let (awaited, writing) = (database.clone(), ingest.clone());
+        tasks.spawn("schema", |stop| async move {
+            if stop.run_until_cancelled(await_schema(&awaited, schema)).await.is_some() {
+                writing.start_writing(awaited);
+                opened.send_replace(true);
+            }
+        });
 
         if let Some(embedded) = backend.embedded() {
             tasks.spawn("embedded-postgres", |stop| keep_running(embedded, stop));
         }
         let maintained = database.clone();
-        tasks.spawn("maintenance", |stop| maintain(maintained, stop));
+        tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, stop));
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
         let texts_written: Arc<Notify> = deriver.texts_written();
-        tasks.spawn("derivation", |stop| async move { deriver.run(stop).await });
+        tasks.spawn_after("derivation", &ready, |stop| async move { deriver.run(stop).await });
         let (model_state, model) = watch::channel(ModelState::Loading);
         let embedded_texts = database.clone();
-        tasks.spawn("embedding", |stop| embedding::run(embedded_texts, texts_written, progress, model_state, stop));
+        tasks.spawn_after("embedding", &ready, |stop| {
+            embedding::run(embedded_texts, texts_written, progress, model_state, stop)
+        });
 
-        let readiness = Readiness::new(move || ask_database(database.clone()));
+        let asked = ingest.clone();
+        let readiness = Readiness::new(move || {
+            let can_acknowledge = asked.can_acknowledge();
+            let database = promises_commit.then(|| database.clone());
+            async move {
+                can_acknowledge?;
+                match database {
+                    Some(database) => ask_database(database).await,
+                    None => Ok(()),
+                }
+            }
+        });
         let bound = match bind(listen, any_port, &ingest, &readiness).await {
             Ok(bound) => bound,
             Err(error) => {
                 tasks.stop(DRAIN).await;
-                ingest.drain().await;
+                ingest.abandon().await;
                 backend.release().await?;
                 return Err(error);
             }
@@ -125,7 +157,8 @@ impl App {
         }
         let left = DRAIN.saturating_sub(began.elapsed());
         if tokio::time::timeout(left, self.ingest.drain()).await.is_err() {
-            tracing::warn!("writing did not end in time; what was not acknowledged is not stored");
+            tracing::warn!("not everything could be written in time; what was acknowledged waits in the spool");
+            self.ingest.abandon().await;
         }
         self.tasks.stop(DRAIN.saturating_sub(began.elapsed())).await;
         self.backend.release().await
@@ -176,7 +209,24 @@ async fn is_busy(address: &str) -> bool {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse)
 }
 
-/// Whether a request could be acknowledged now.
+/// Brings the schema up to date, as soon as the database can be asked.
+async fn await_schema(database: &Database, schema: Schema) {
+    if schema == Schema::Ready {
+        return;
+    }
+    loop {
+        match database.migrate().await {
+            Ok(_) => return tracing::info!(database = database.target(), "the database is there"),
+            Err(error) if error.class() == ErrorClass::Transient => {
+                tracing::debug!(%error, "the database is still away");
+            }
+            Err(error) => tracing::error!(%error, "the database cannot be used; requests wait for it"),
+        }
+        tokio::time::sleep(ASK_AGAIN_AFTER).await;
+    }
+}
+
+/// Whether a commit could be promised now.
 async fn ask_database(database: Database) -> Result<(), String> {
     match tokio::time::timeout(READY_WITHIN, database.ping()).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),

@@ -137,6 +137,8 @@ pub(crate) struct Serve {
     pub(crate) listen: Listen,
     #[command(flatten)]
     pub(crate) guard: Guard,
+    #[command(flatten)]
+    pub(crate) intake: Intake,
 }
 
 /// Who may send, and how much. SIGHUP reads the files again.
@@ -165,6 +167,37 @@ pub(crate) struct Guard {
     /// Open connections for OTLP; beyond them the one idle longest is closed [default: 2048]
     #[arg(long, value_name = "N")]
     pub(crate) max_connections: Option<usize>,
+}
+
+/// When a request is acknowledged, and where it is until it is stored.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Intake {
+    /// What an acknowledgement promises: durable on this machine's disk, committed in the database, or in memory only
+    #[arg(long, value_enum, default_value_t = Acknowledge::Spooled, env = "OTEL_STORAGE_ACK")]
+    pub(crate) ack: Acknowledge,
+    /// Bytes on disk for requests that wait for the database, at least 256 MiB; beyond it senders are told to come later
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, env = "OTEL_STORAGE_SPOOL_MAX_BYTES",
+          value_parser = clap::value_parser!(u64).range(256 << 20..))]
+    pub(crate) spool_max_bytes: u64,
+    /// Free bytes on the disk of the embedded database below which senders are told to come later
+    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, env = "OTEL_STORAGE_MIN_FREE_BYTES")]
+    pub(crate) min_free_bytes: u64,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self { ack: Acknowledge::Spooled, spool_max_bytes: 1 << 30, min_free_bytes: 1 << 30 }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Acknowledge {
+    /// Durable in the spool on disk
+    Spooled,
+    /// Committed in the database
+    Stored,
+    /// In memory: the oldest of 1000 waiting requests is dropped when another comes
+    Memory,
 }
 
 #[derive(Debug, Args)]

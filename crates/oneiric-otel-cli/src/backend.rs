@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use oneiric_otel::store::{Database, SCHEMA_VERSION};
+use oneiric_otel::store::{Database, ErrorClass, SCHEMA_VERSION};
 use oneiric_otel_parts::Parts;
 use oneiric_otel_postgres::{Options, Server, Status};
 
@@ -19,6 +19,14 @@ use crate::{connection_url, data_dir, failure};
 pub(crate) struct Backend {
     database: Database,
     embedded: Option<Embedded>,
+}
+
+/// Whether the schema is known to be up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Schema {
+    Ready,
+    /// The database could not be asked yet.
+    Awaited,
 }
 
 /// The share in the embedded server. Its calls block.
@@ -34,6 +42,23 @@ impl Backend {
         };
         backend.migrate().await?;
         Ok(backend)
+    }
+
+    /// For servers: a database that is away is no error, since requests can wait for it.
+    pub(crate) async fn open_for_serving(global: &Global, progress: &Arc<Progress>) -> Result<(Self, Schema)> {
+        if global.database_url.is_none() {
+            return Ok((Self::open_for_writing(global, progress).await?, Schema::Ready));
+        }
+        let backend = Self::of_url(global)?;
+        let schema = match backend.database.migrate().await {
+            Ok(_) => Schema::Ready,
+            Err(error) if error.class() == ErrorClass::Transient => {
+                tracing::warn!(%error, database = backend.target(), "the database is away; requests wait for it");
+                Schema::Awaited
+            }
+            Err(error) => return Err(failure::of_database(&error, backend.target())),
+        };
+        Ok((backend, schema))
     }
 
     /// For commands that read: there must be data to read.

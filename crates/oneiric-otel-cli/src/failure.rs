@@ -44,7 +44,7 @@ fn database_hint(text: &str) -> Option<&'static str> {
         "42501" => "give the role of --database-url this right, or use the owner of the database",
         "57P03" => "the server is starting, stopping or recovering; try again in a moment",
         "53300" => "the server allows no more connections; try again later or raise its max_connections",
-        "" if text.starts_with("database URL") || text.contains("both host and hostaddr are missing") => {
+        "" if text.starts_with("database URL") => {
             "a URL looks like postgresql://USER:PASSWORD@HOST:PORT/DATABASE; leave --database-url out to use the \
              embedded database"
         }

@@ -19,6 +19,7 @@ mod demo;
 mod embedding;
 mod failure;
 mod finder;
+mod intake;
 mod model;
 mod moment;
 mod progress;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +29,24 @@ impl Tasks {
         let stop = CancellationToken::new();
         let handle = tokio::spawn(run(stop.clone()));
         self.running.push(Task { name, stop, handle });
+    }
+
+    /// Starts a task as soon as `ready` says true.
+    pub(crate) fn spawn_after<F>(
+        &mut self,
+        name: &'static str,
+        ready: &watch::Receiver<bool>,
+        run: impl FnOnce(CancellationToken) -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut ready = ready.clone();
+        self.spawn(name, |stop| async move {
+            let is_ready = async { ready.wait_for(|ready| *ready).await.is_ok() };
+            if stop.run_until_cancelled(is_ready).await == Some(true) {
+                run(stop).await;
+            }
+        });
     }
 
     /// Stops the tasks, the last one first, each within what is left of `patience`.

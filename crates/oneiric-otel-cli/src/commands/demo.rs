@@ -13,13 +13,14 @@ use serde::Serialize;
 
 use super::Ending;
 use crate::app::{Addresses, App};
-use crate::args::{Demo, Global};
-use crate::backend::Backend;
+use crate::args::{self, Demo, Global};
+use crate::backend::{Backend, Schema};
 use crate::demo::SEED;
 use crate::demo::plan::{self, Fault};
 use crate::demo::searches::{SEARCHES, Search};
 use crate::demo::system::{self, System, Told};
 use crate::embedding::ModelState;
+use crate::intake::Intake;
 use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::{connection_url, data_dir, failure, screen};
@@ -73,7 +74,9 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
             return Err(error);
         }
         watch.lap("database", "PostgreSQL is ready");
-        let app = App::start(backend, &demo.listen, true, Arc::new(progress.beside())).await?;
+        let intake = Intake::open(&data_dir::of(&global)?, &backend, &args::Intake::default())?;
+        let background = Arc::new(progress.beside());
+        let app = App::start(backend, Schema::Ready, intake, &demo.listen, true, background).await?;
         watch.lap("listeners", &format!("listening for OTLP on {}", app.addresses().grpc));
         anyhow::Ok(app)
     };

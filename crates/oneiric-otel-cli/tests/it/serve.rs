@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,6 +38,23 @@ fn post(address: &str, body: &str) -> Option<u16> {
 }
 
 #[tokio::test]
+async fn a_server_whose_database_is_away_takes_requests_and_keeps_them() {
+    let dir = data_dir();
+    let dir = text(dir.path());
+    let away = ["--data-dir", dir, "--database-url", "postgresql://nobody@127.0.0.1:1/nothing"];
+    for run in [1, 2] {
+        let serving = Serving::start(&away).await;
+        let http = serving.address("http_addr");
+        let answered = tokio::task::spawn_blocking(move || post(&http, &request(run))).await.unwrap();
+        assert_eq!(answered, Some(200));
+        serving.terminate().await;
+        assert_eq!(serving.end().await, Some(0));
+        let lane = Path::new(dir).join("spool/127.0.0.1_1_nothing/traces");
+        assert_eq!(std::fs::read_dir(lane).unwrap().count() as u64, run, "a segment for each run");
+    }
+}
+
+#[tokio::test]
 async fn others_attach_to_the_embedded_server_while_it_serves_and_after() {
     let dir = data_dir();
     let dir = text(dir.path());
@@ -45,7 +63,8 @@ async fn others_attach_to_the_embedded_server_while_it_serves_and_after() {
     assert_eq!(tokio::task::spawn_blocking(move || post(&http, &request(0))).await.unwrap(), Some(200));
 
     let count = ["psql", "--data-dir", dir, "-Atc", "select count(*) from otel_spans"];
-    assert_eq!(run(&count).await.expect(0).stdout, "1\n");
+    // Acknowledged is durable in the spool; it is in the database soon after.
+    while run(&count).await.expect(0).stdout != "1\n" {}
     let input = format!("{}\n{}\n", request(1), request(2));
     let imported = run_with_input(&["import", "-", "--json", "--no-wait", "--data-dir", dir], input.as_bytes()).await;
     assert_eq!(imported.expect(0).json()["accepted"]["spans"], 2);

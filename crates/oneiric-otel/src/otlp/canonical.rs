@@ -66,6 +66,12 @@ impl Hash128 {
     pub fn low64(self) -> i64 {
         u128::from_le_bytes(self.0) as i64
     }
+
+    /// Both halves, as numbers that order hashes as their bytes do.
+    pub(crate) fn halves(self) -> [u64; 2] {
+        let number = u128::from_be_bytes(self.0);
+        [(number >> 64) as u64, number as u64]
+    }
 }
 
 impl fmt::Display for Hash128 {

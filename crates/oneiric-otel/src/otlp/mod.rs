@@ -45,6 +45,9 @@ pub enum Signal {
 }
 
 impl Signal {
+    /// All of them, each at the place of its number.
+    pub const ALL: [Self; 3] = [Self::Traces, Self::Metrics, Self::Logs];
+
     /// The signal's name as OTLP paths have it: `traces`, `metrics` or `logs`.
     pub fn as_str(self) -> &'static str {
         match self {

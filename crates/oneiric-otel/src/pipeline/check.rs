@@ -23,6 +23,9 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// For what was admitted before.
+    pub(crate) const NONE: Self = Self { record_bytes: usize::MAX, attributes: usize::MAX };
+
     pub(crate) fn check(&self, record: &impl Message, attributes: &[KeyValue]) -> Result<(), String> {
         let size = record.encoded_len();
         if size > self.record_bytes {

@@ -1,32 +1,46 @@
-//! From a request's bytes to a promise: the one entry for every receiver.
+//! From a request's bytes to a promise, and from there to rows: the one entry for every receiver.
 //!
 //! ```text
-//! submit ── decode, check, hash ── ids of resources, scopes, series ── rows ──▶ queue ──▶ writers ──▶ one transaction
-//!    ▲                                                                                                    │
-//!    └────────────────────────────────── Accepted, once it is committed ◀─────────────────────────────────┘
+//! submit ── prepare: decode, check, hash, encode ──▶ spool (fsync) ──▶ queue ──▶ writers ──▶ one transaction
+//!    ▲                                                 │   ▲                                      │
+//!    └──────────────── Accepted ◀──────────────────────┘   └────────────── release ◀──────────────┘
 //! ```
 //!
-//! The queue is bounded, and a request waits in [`Ingest::submit`] until its records are durable. Nothing here knows a
-//! protocol, and nothing waits for derivation or embedding.
+//! The two halves meet in the queue. [`Ingest::submit`] needs no database: it answers when the request is durable in the
+//! spool ([`Ack::Spooled`]), committed ([`Ack::Stored`]) or merely held in memory ([`Ack::Memory`]). The writers need no
+//! sender: what they cannot write waits. Everything in between is bounded. Nothing here knows a protocol, and nothing
+//! waits for derivation or embedding.
 
+mod breaker;
 mod check;
 mod prepare;
+mod queue;
 mod report;
+mod tag;
 mod writer;
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use oneiric_otel_spool::{AppendError, Spool, SpoolStatus};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use breaker::{BreakerOptions, BreakerState, BreakerStatus};
 pub use check::Limits;
-pub use report::{IngestCounters, IngestCounts};
+pub use report::{IngestCounters, IngestCounts, Latencies};
 
 use crate::otlp::{Encoding, Signal};
-use crate::store::{Database, Store};
+use crate::store::{Database, Store, StoreError};
+use breaker::Breaker;
 use prepare::Prepared;
+use queue::{Bounds, Entry, Outcome, Place, Queue, Reply, Source};
+use tag::Tag;
+use writer::Writer;
 
 /// An OTLP export request as a receiver hands it over: decompressed, within the size limit, not yet decoded.
 #[derive(Debug, Clone)]
@@ -69,132 +83,411 @@ pub enum Refused {
     },
 }
 
+/// What a success answer promises.
+#[derive(Debug, Clone)]
+pub enum Ack {
+    /// The records are committed in the database.
+    Stored,
+    /// The request is durable in this spool, and will be written. Its lanes are [`Signal::ALL`].
+    Spooled(Spool),
+    /// The request is in memory. When more than so many wait, the oldest are dropped and counted.
+    Memory {
+        /// Requests that wait at most.
+        requests: usize,
+    },
+}
+
 /// How the write path works.
 #[derive(Debug, Clone)]
 pub struct IngestOptions {
+    /// What a success answer promises.
+    pub ack: Ack,
     /// Connections that write at the same time.
     pub writers: usize,
     /// Rows that a transaction gathers at most before it is written. A larger request is written whole.
     pub batch_rows: usize,
-    /// Requests that wait for a writer at most.
-    pub queued_requests: usize,
+    /// How long a request whose sender has its answer waits for others to fill a transaction.
+    pub batch_interval: Duration,
+    /// Requests whose senders wait for the commit at most; further senders wait before.
+    pub waiting_requests: usize,
+    /// Bytes of memory for requests that wait for a writer. With a spool, those beyond wait there.
+    pub queue_memory: usize,
     /// Retries of a transaction after its first try, for transient errors.
     pub max_retries: u32,
+    /// The pause before the first retry. It doubles, up to one second.
+    pub retry_backoff: Duration,
+    /// When to leave the database alone.
+    pub breaker: BreakerOptions,
     /// What a record may be.
     pub limits: Limits,
 }
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { writers: 4, batch_rows: 5000, queued_requests: 64, max_retries: 3, limits: Limits::default() }
+        Self {
+            ack: Ack::Stored,
+            writers: 4,
+            batch_rows: 5000,
+            batch_interval: Duration::from_millis(200),
+            waiting_requests: 64,
+            queue_memory: 32 << 20,
+            max_retries: 3,
+            retry_backoff: Duration::from_millis(100),
+            breaker: BreakerOptions::default(),
+            limits: Limits::default(),
+        }
     }
+}
+
+/// The write path at one moment.
+#[derive(Debug, Clone)]
+pub struct IngestStatus {
+    /// Why nothing can be acknowledged now, if so.
+    pub refusing: Option<Refusing>,
+    /// The breaker before the database.
+    pub breaker: BreakerStatus,
+    /// The spool, where there is one.
+    pub spool: Option<SpoolStatus>,
+    /// Requests in memory that wait for a writer.
+    pub waiting_requests: usize,
+    /// Their rows.
+    pub waiting_rows: usize,
+    /// What has passed since the start.
+    pub counts: IngestCounts,
+}
+
+/// That requests are refused for the time being.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Refusing {
+    /// What is in the way.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
 }
 
 /// The write path. Cheap to clone; every receiver holds one.
 #[derive(Debug, Clone)]
 pub struct Ingest {
-    inner: Arc<Inner>,
+    handle: Arc<Handle>,
 }
 
+/// What ends with the last [`Ingest`].
 #[derive(Debug)]
-struct Inner {
-    store: Arc<Store>,
-    queue: mpsc::Sender<Job>,
+struct Handle {
+    core: Arc<Core>,
     writers: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.queue.close();
+    }
+}
+
+/// What receivers and writers share.
+#[derive(Debug)]
+struct Core {
+    options: IngestOptions,
+    spool: Option<Spool>,
+    queue: Queue,
+    breaker: Breaker,
+    counters: IngestCounters,
     /// Decoded requests take several times their bytes: few are decoded at the same time.
     decoding: Semaphore,
-    limits: Limits,
-    counters: Arc<IngestCounters>,
-}
-
-/// A prepared request on its way to a writer.
-#[derive(Debug)]
-struct Job {
-    prepared: Prepared,
-    reply: oneshot::Sender<Result<writer::Outcome, Refused>>,
+    /// A place for everybody who waits for a commit.
+    waiting: Arc<Semaphore>,
+    refusing: Mutex<Option<Refusing>>,
 }
 
 impl Ingest {
-    /// Starts the writers on `database`, whose schema must be migrated.
+    /// Makes the write path and starts its writers on `database`, whose schema must be migrated.
     pub fn start(database: Database, options: IngestOptions) -> Self {
-        let store = Arc::new(Store::new(database));
-        let (queue, jobs) = mpsc::channel(options.queued_requests.max(1));
-        let jobs = Arc::new(tokio::sync::Mutex::new(jobs));
-        let counters = Arc::new(IngestCounters::default());
-        let writers = TaskTracker::new();
-        for _ in 0..options.writers.max(1) {
-            let writer = writer::Writer {
-                store: Arc::clone(&store),
-                jobs: Arc::clone(&jobs),
-                batch_rows: options.batch_rows,
-                max_retries: options.max_retries,
-                counters: Arc::clone(&counters),
-            };
-            writers.spawn(writer.run());
-        }
-        writers.close();
-        let decoding = Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from));
-        Self { inner: Arc::new(Inner { store, queue, writers, decoding, limits: options.limits, counters }) }
+        let ingest = Self::new(options);
+        ingest.start_writing(database);
+        ingest
     }
 
-    /// Stores the records of `request` and returns once they are committed. Sending the same request again adds
-    /// nothing and is answered as the first time.
+    /// Makes a write path that admits requests and writes nothing before [`Self::start_writing`]: for when the database is
+    /// away. What the spool still holds of an earlier process comes first.
+    pub fn new(options: IngestOptions) -> Self {
+        let (spool, requests, batch_interval) = match &options.ack {
+            Ack::Stored => (None, None, Duration::ZERO), // somebody waits
+            Ack::Spooled(spool) => (Some(spool.clone()), None, options.batch_interval),
+            Ack::Memory { requests } => (None, Some(*requests), options.batch_interval),
+        };
+        let bounds = Bounds { batch_rows: options.batch_rows, batch_interval, memory: options.queue_memory, requests };
+        let core = Core {
+            queue: Queue::new(bounds, spool.clone()),
+            spool,
+            breaker: Breaker::new(options.breaker),
+            counters: IngestCounters::default(),
+            decoding: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+            waiting: Arc::new(Semaphore::new(options.waiting_requests.max(1))),
+            refusing: Mutex::new(None),
+            options,
+        };
+        let handle = Handle { core: Arc::new(core), writers: TaskTracker::new(), stop: CancellationToken::new() };
+        Self { handle: Arc::new(handle) }
+    }
+
+    /// Starts the writers on `database`, whose schema must be migrated. To be called once.
+    pub fn start_writing(&self, database: Database) {
+        let store = Arc::new(Store::new(database));
+        let Handle { core, writers, stop } = &*self.handle;
+        for _ in 0..core.options.writers.max(1) {
+            let writer = Writer { core: Arc::clone(core), store: Arc::clone(&store) };
+            writers.spawn(writer.run(stop.clone()));
+        }
+        writers.close();
+    }
+
+    /// Takes a request in and returns once what [`Ack`] says is true. Sending the same request again adds nothing and is
+    /// answered as the first time.
     ///
     /// # Errors
-    /// [`Refused`] when nothing of the request is stored.
+    /// [`Refused`] when no promise can be given.
     pub async fn submit(&self, request: Request) -> Result<Accepted, Refused> {
-        let inner = &self.inner;
+        let core = &self.handle.core;
         let signal = request.signal;
-        let outcome = self.store(request).await;
+        let outcome = core.admit(request).await;
         match &outcome {
-            Ok(accepted) => inner.counters.accepted(signal, accepted),
-            Err(refused) => inner.counters.refused(signal, refused),
+            Ok(accepted) => core.counters.accepted(signal, accepted),
+            Err(refused) => core.counters.refused(signal, refused),
         }
         outcome
     }
 
-    async fn store(&self, request: Request) -> Result<Accepted, Refused> {
-        let prepared = {
-            let _permit = self.inner.decoding.acquire().await.map_err(|_| stopping())?;
-            prepare::prepare(Arc::clone(&self.inner.store), request, self.inner.limits.clone()).await?
-        };
-        let (records, rejections) = (prepared.record_count(), prepared.rejections.clone());
-        if records == 0 {
-            return Ok(rejections.answer(0));
+    /// Refuses every request for this reason, until told otherwise: for troubles that are seen from outside, such as a
+    /// disk that fills up.
+    pub fn refuse_because(&self, reason: Option<String>) {
+        let mut refusing = self.handle.core.refusing.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *refusing, reason) {
+            (Some(known), Some(reason)) => known.reason = reason,
+            (known @ None, Some(reason)) => {
+                tracing::error!(%reason, "requests are refused");
+                *known = Some(Refusing { reason, since: SystemTime::now() });
+            }
+            (known @ Some(_), None) => {
+                tracing::info!("requests are accepted again");
+                *known = None;
+            }
+            (None, None) => {}
         }
-        let (reply, answer) = oneshot::channel();
-        self.inner.queue.send(Job { prepared, reply }).await.map_err(|_| stopping())?;
-        let outcome = answer.await.map_err(|_| stopping())??;
-        let mut accepted = rejections.answer(records - outcome.refused);
-        if outcome.refused > 0 {
-            self.inner.counters.dead_lettered(outcome.refused);
-            // Kept, though not in its table: nothing for the sender to do, and nothing to hide.
-            accepted.records += outcome.refused;
-            let note = format!("the database refused {} records; they are kept as dead letters", outcome.refused);
-            accepted.message = if accepted.message.is_empty() { note } else { format!("{}; {note}", accepted.message) };
+    }
+
+    /// Whether a request could be acknowledged now.
+    ///
+    /// # Errors
+    /// Says what is in the way.
+    pub fn can_acknowledge(&self) -> Result<(), String> {
+        match self.status().refusing {
+            Some(refusing) => Err(refusing.reason),
+            None => Ok(()),
         }
-        if outcome.duplicate {
-            self.inner.counters.duplicate_request();
+    }
+
+    /// The write path now.
+    pub fn status(&self) -> IngestStatus {
+        let core = &self.handle.core;
+        let (waiting_requests, waiting_rows) = core.queue.waiting();
+        let spool = core.spool.as_ref().map(Spool::status);
+        let breaker = core.breaker.status();
+        IngestStatus {
+            refusing: core.refusing(spool.as_ref(), &breaker),
+            breaker,
+            spool,
+            waiting_requests,
+            waiting_rows,
+            counts: core.counters.counts(),
         }
-        Ok(accepted)
     }
 
     /// What has passed through since the start.
     pub fn counts(&self) -> IngestCounts {
-        self.inner.counters.counts()
+        self.handle.core.counters.counts()
     }
 
-    /// The database that is written to.
-    pub fn database(&self) -> &Database {
-        &self.inner.store.database
+    /// Takes no more requests, waits until everything is written and closes the spool. Who does not care to wait that long
+    /// drops the future and calls [`Self::abandon`].
+    pub async fn drain(&self) {
+        self.handle.core.queue.close();
+        self.handle.writers.close();
+        self.handle.writers.wait().await;
+        self.close_spool().await;
     }
 
-    /// Waits until the writers have finished: they do once every clone of this handle is gone but this one.
-    pub async fn drain(self) {
-        let writers = self.inner.writers.clone();
-        drop(self);
-        writers.wait().await;
+    /// Takes no more requests and stops: what is left in the spool is written by the next process. Nothing that was
+    /// acknowledged as spooled or stored is lost.
+    pub async fn abandon(&self) {
+        self.handle.stop.cancel();
+        self.drain().await;
     }
+
+    async fn close_spool(&self) {
+        let Some(spool) = self.handle.core.spool.clone() else { return };
+        if let Err(error) = tokio::task::spawn_blocking(move || spool.close()).await {
+            tracing::error!(%error, "the spool was not closed");
+        }
+    }
+}
+
+impl Core {
+    async fn admit(self: &Arc<Self>, request: Request) -> Result<Accepted, Refused> {
+        self.check_open()?;
+        let (request, prepared) = self.prepare(request).await?;
+        let (records, rejections) = (prepared.records, prepared.rejections.clone());
+        if records == 0 {
+            return Ok(rejections.answer(0));
+        }
+        let refused = match self.options.ack {
+            Ack::Spooled(_) => {
+                self.spool(request, prepared).await?;
+                0
+            }
+            Ack::Stored => self.store(request, prepared).await?.refused,
+            Ack::Memory { .. } => {
+                self.hold(request, prepared);
+                0
+            }
+        };
+        let mut accepted = rejections.answer(records);
+        if refused > 0 {
+            // Kept, though not in its table: nothing for the sender to do, and nothing to hide.
+            let note = format!("the database refused {refused} records; they are kept as dead letters");
+            accepted.message = if accepted.message.is_empty() { note } else { format!("{}; {note}", accepted.message) };
+        }
+        Ok(accepted)
+    }
+
+    fn check_open(&self) -> Result<(), Refused> {
+        /// Long enough for a person or a clean-up to have made room.
+        const RETRY_AFTER: Duration = Duration::from_secs(5);
+        if self.queue.is_closed() {
+            return Err(stopping());
+        }
+        let refusing = self.refusing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(Refusing { reason, .. }) = refusing {
+            return Err(Refused::Unavailable { reason, retry_after: RETRY_AFTER });
+        }
+        if matches!(self.options.ack, Ack::Stored) {
+            self.check_breaker()?;
+        }
+        Ok(())
+    }
+
+    /// Fails fast while nothing is written and the sender would have to wait for it.
+    fn check_breaker(&self) -> Result<(), Refused> {
+        let Some(retry_after) = self.breaker.closed_for() else { return Ok(()) };
+        let last_error = self.breaker.status().last_error.unwrap_or_default();
+        Err(Refused::Unavailable { reason: format!("the database does not take writes: {last_error}"), retry_after })
+    }
+
+    fn refusing(&self, spool: Option<&SpoolStatus>, breaker: &BreakerStatus) -> Option<Refusing> {
+        if self.queue.is_closed() {
+            return Some(Refusing { reason: "shutting down".to_owned(), since: SystemTime::now() });
+        }
+        if let Some(refusing) = self.refusing.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            return Some(refusing);
+        }
+        if let Some(not) = spool.and_then(|spool| spool.not_accepting.clone()) {
+            return Some(Refusing { reason: not.reason, since: not.since });
+        }
+        if matches!(self.options.ack, Ack::Stored) && breaker.state != BreakerState::Closed {
+            let last_error = breaker.last_error.clone().unwrap_or_default();
+            let reason = format!("the database does not take writes: {last_error}");
+            return Some(Refusing { reason, since: breaker.failing_since.unwrap_or(breaker.since) });
+        }
+        None
+    }
+
+    async fn prepare(self: &Arc<Self>, request: Request) -> Result<(Request, Prepared), Refused> {
+        let permit = self.decoding.acquire().await.map_err(|_| stopping())?;
+        let core = Arc::clone(self);
+        let task = move || {
+            let prepared = catch_unwind(AssertUnwindSafe(|| prepare::prepare(&request, &core.options.limits)));
+            (request, prepared)
+        };
+        let (request, prepared) = tokio::task::spawn_blocking(task).await.map_err(|_| stopping())?;
+        drop(permit);
+        match prepared {
+            Ok(Ok(prepared)) => Ok((request, prepared)),
+            Ok(Err(reason)) => Err(Refused::Malformed { reason }),
+            // A defect of ours, and the same bytes would meet it again: the sender must not repeat them for ever.
+            Err(_) => {
+                tracing::error!(signal = request.signal.as_str(), "a request could not be prepared");
+                let reason = "an internal error while the request was read; it is logged".to_owned();
+                Err(Refused::Malformed { reason })
+            }
+        }
+    }
+
+    /// Waits until the request is durable in the spool.
+    async fn spool(self: &Arc<Self>, request: Request, prepared: Prepared) -> Result<(), Refused> {
+        let Some(spool) = &self.spool else { return Err(stopping()) };
+        let Request { signal, encoding, body } = request;
+        let tag = Tag { encoding, whole: prepared.rejections.is_empty() };
+        let (sender, answer) = oneshot::channel();
+        let core = Arc::clone(self);
+        let durable = move |outcome: Result<oneiric_otel_spool::EntryId, AppendError>| {
+            if let Ok(id) = outcome {
+                let source = Source { signal, encoding, place: Place::Spool(id) };
+                core.queue.push_spooled(id, Entry { source, prepared, since: Instant::now(), reply: None });
+            }
+            // The receiver is gone when the client hung up: the request is kept all the same.
+            drop(sender.send(outcome.map(|_| ())));
+        };
+        spool.append(signal as usize, tag.bits(), body, durable).await.map_err(|error| not_spooled(&error))?;
+        answer.await.map_err(|_| stopping())?.map_err(|error| not_spooled(&error))
+    }
+
+    /// Waits until the request is committed.
+    async fn store(&self, request: Request, prepared: Prepared) -> Result<Outcome, Refused> {
+        let place = Arc::clone(&self.waiting).acquire_owned().await.map_err(|_| stopping())?;
+        self.check_breaker()?;
+        let (sender, answer) = oneshot::channel();
+        self.queue.push(entry(request, prepared, Some(Reply { sender, _place: place })));
+        self.turn_away();
+        answer.await.map_err(|_| stopping())?
+    }
+
+    /// Leaves the request in memory.
+    fn hold(&self, request: Request, prepared: Prepared) {
+        for dropped in self.queue.push(entry(request, prepared, None)) {
+            self.counters.dropped(dropped.prepared.records);
+        }
+    }
+
+    /// While nothing is written, tells those who wait for it.
+    fn turn_away(&self) {
+        if matches!(self.options.ack, Ack::Stored)
+            && let Err(refused) = self.check_breaker()
+        {
+            self.queue.take_all().into_iter().for_each(|entry| writer::refuse(entry.reply, &refused));
+        }
+    }
+
+    /// The bytes of a request again.
+    fn request(&self, source: &Source) -> Result<Request, StoreError> {
+        let body = match (&source.place, &self.spool) {
+            (Place::Memory(body), _) => body.clone(),
+            (Place::Spool(id), Some(spool)) => spool.read(*id).map_err(StoreError::transient_from)?.body,
+            (Place::Spool(_), None) => return Err(StoreError::transient("the spool is gone")),
+        };
+        Ok(Request { signal: source.signal, encoding: source.encoding, body })
+    }
+}
+
+fn entry(request: Request, prepared: Prepared, reply: Option<Reply>) -> Entry {
+    let Request { signal, encoding, body } = request;
+    let source = Source { signal, encoding, place: Place::Memory(body) };
+    Entry { source, prepared, since: Instant::now(), reply }
+}
+
+fn not_spooled(error: &AppendError) -> Refused {
+    /// A full spool has room again as soon as a segment is written; a disk may need somebody.
+    const RETRY_AFTER: Duration = Duration::from_secs(2);
+    Refused::Unavailable { reason: format!("cannot keep the request now: {error}"), retry_after: RETRY_AFTER }
 }
 
 fn stopping() -> Refused {

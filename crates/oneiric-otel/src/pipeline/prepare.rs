@@ -1,7 +1,7 @@
-//! A request's bytes to the rows of a batch.
+//! A request's bytes to the rows of a batch: decoded, checked, hashed and encoded.
 //!
-//! Decoding, checking, hashing and encoding are pure and run on a blocking thread; between them the ids of resources,
-//! scopes and series are looked up, which touches the database only for those that are new.
+//! All of it is pure: the same bytes make the same rows, with the database or without, now or after a restart. What only
+//! the database knows, the ids of resources, scopes and series, is filled in when the rows are written.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
+use super::Request;
 use super::check::Limits;
 use super::report::Rejections;
-use super::writer::refusal;
-use super::{Refused, Request, stopping};
 use crate::otlp::canonical::{Canonical, Hash128};
 use crate::otlp::point::{self, MetricDescriptor, Point, Points};
 use crate::otlp::record::Record;
-use crate::otlp::{self, Group, Malformed, ResourceEnvelope, ScopeEnvelope, Signal, protobuf};
-use crate::store::rows::{self, INDEXED_TEXT_BYTES, Owner, Scratch};
-use crate::store::{Batch, Micros, References, Rows, Series, Store, StoreError, Touch, prefix, service_name};
+use crate::otlp::{self, Encoding, Group, Malformed, ResourceEnvelope, ScopeEnvelope, Signal, protobuf};
+use crate::store::rows::metric::StreamRef;
+use crate::store::rows::{self, INDEXED_TEXT_BYTES, Scratch};
+use crate::store::{Batch, Micros, Owner, References, Rows, Series, Touch, prefix, service_name};
 
 /// From this severity on a log record tells about its trace: WARN.
 const TELLING_SEVERITY: i32 = 13;
@@ -30,36 +30,22 @@ const MICROS_PER_HOUR: i64 = 3_600_000_000;
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) batch: Batch,
-    /// Kept for the case that the database refuses a record of it.
-    pub(super) request: Request,
     pub(super) rejections: Rejections,
-    records: u64,
-}
-
-impl Prepared {
     /// Records that are to be stored. A record that stands twice in the request counts twice.
-    pub(super) fn record_count(&self) -> u64 {
-        self.records
-    }
+    pub(super) records: u64,
 }
 
-/// Prepares a request.
-pub(super) async fn prepare(store: Arc<Store>, request: Request, limits: Limits) -> Result<Prepared, Refused> {
-    let runtime = tokio::runtime::Handle::current();
-    // One blocking thread from the first byte to the last row: it waits for the database only when something is new.
-    let task = move || match request.signal {
-        Signal::Traces => Preparation::new(request, limits).spans(&store, &runtime),
-        Signal::Metrics => Preparation::new(request, limits).points(&store, &runtime),
-        Signal::Logs => Preparation::new(request, limits).logs(&store, &runtime),
-    };
-    tokio::task::spawn_blocking(task).await.unwrap_or_else(|error| {
-        if error.is_cancelled() {
-            return Err(stopping());
-        }
-        // A defect of ours, and the same bytes would meet it again: the sender must not repeat them for ever.
-        tracing::error!(%error, "a request could not be prepared");
-        Err(Refused::Malformed { reason: "an internal error while the request was read; it is logged".to_owned() })
-    })
+/// Prepares a request. Takes long for a large one.
+///
+/// # Errors
+/// Says what is wrong when nothing of the request can be read.
+pub(super) fn prepare(request: &Request, limits: &Limits) -> Result<Prepared, String> {
+    let preparation = Preparation::new(request, limits);
+    match request.signal {
+        Signal::Traces => preparation.spans(),
+        Signal::Metrics => preparation.points(),
+        Signal::Logs => preparation.logs(),
+    }
 }
 
 /// The record of a request by its number, as a request of its own. Decoding is deterministic, so the number that a row
@@ -69,6 +55,22 @@ pub(super) fn dead_letter(request: &Request, record: u32) -> Vec<u8> {
         Signal::Traces => single::<Span>(request, record),
         Signal::Logs => single::<LogRecord>(request, record),
         Signal::Metrics => single_point(request, record),
+    }
+}
+
+/// A request as protobuf, whatever it came as.
+pub(super) fn as_protobuf(request: &Request) -> Vec<u8> {
+    fn convert<R: Record>(request: &Request) -> Vec<u8> {
+        match otlp::decode::<R>(request.encoding, &request.body) {
+            Ok(decoded) => protobuf::encode(&decoded.groups),
+            Err(_) => request.body.to_vec(),
+        }
+    }
+    match (request.encoding, request.signal) {
+        (Encoding::Protobuf, _) => request.body.to_vec(),
+        (Encoding::Json, Signal::Traces) => convert::<Span>(request),
+        (Encoding::Json, Signal::Logs) => convert::<LogRecord>(request),
+        (Encoding::Json, Signal::Metrics) => convert::<Metric>(request),
     }
 }
 
@@ -103,10 +105,9 @@ fn single_point(request: &Request, record: u32) -> Vec<u8> {
     request.body.to_vec()
 }
 
-struct Preparation {
-    request: Request,
-    request_hash: Hash128,
-    limits: Limits,
+struct Preparation<'a> {
+    request: &'a Request,
+    limits: &'a Limits,
     canonical: Canonical,
     rejections: Rejections,
     rows: Rows,
@@ -118,25 +119,24 @@ struct Preparation {
     references: References,
 }
 
-/// Resources and scopes of a request with their hashes.
-#[derive(Default)]
-struct Owners<'a> {
-    resources: HashMap<Hash128, &'a ResourceEnvelope>,
-    scopes: HashMap<Hash128, &'a ScopeEnvelope>,
-    /// Per group of the request; none where resource or scope are beyond the limits.
-    of_group: Vec<Option<(Hash128, Hash128)>>,
+/// Resource and scope of a group of records.
+struct GroupOwner {
+    resource: Hash128,
+    scope: Hash128,
+    /// Number of the pair among the batch's owners.
+    number: u32,
+    service_name: String,
 }
 
-/// The ids of [`Owners`].
-struct OwnerIds {
-    resources: HashMap<Hash128, i64>,
-    scopes: HashMap<Hash128, i32>,
+impl GroupOwner {
+    fn of_row(&self) -> rows::Owner<'_> {
+        rows::Owner { number: self.number, service_name: prefix(&self.service_name, INDEXED_TEXT_BYTES) }
+    }
 }
 
-impl Preparation {
-    fn new(request: Request, limits: Limits) -> Self {
+impl<'a> Preparation<'a> {
+    fn new(request: &'a Request, limits: &'a Limits) -> Self {
         Self {
-            request_hash: hash_request(&request),
             request,
             limits,
             canonical: Canonical::new(),
@@ -150,21 +150,15 @@ impl Preparation {
         }
     }
 
-    fn spans(mut self, store: &Store, runtime: &tokio::runtime::Handle) -> Result<Prepared, Refused> {
-        let groups = self.decode::<Span>()?;
-        let owners = self.owners(&groups, |index| groups[index].records.len() as u64);
-        let ids = owners.ids(store, runtime)?;
-        self.refer(&ids);
+    fn spans(mut self) -> Result<Prepared, String> {
         let mut scratch = Scratch::default();
         let mut seen = HashSet::new();
         let mut number = 0;
-        for (group, owner) in groups.iter().zip(&owners.of_group) {
-            let Some((resource, scope)) = owner else {
+        for (index, group) in self.decode::<Span>()?.into_iter().enumerate() {
+            let Some(owner) = self.owner(index, group.resource, group.scope, group.records.len() as u64) else {
                 number += group.records.len() as u32;
                 continue;
             };
-            let service_name = service_name(&group.resource);
-            let owner = ids.owner(*resource, *scope, prefix(&service_name, INDEXED_TEXT_BYTES));
             for span in &group.records {
                 let record = number;
                 number += 1;
@@ -173,7 +167,7 @@ impl Preparation {
                     continue;
                 }
                 self.accepted += 1;
-                let hash = self.canonical.span(*resource, *scope, span);
+                let hash = self.canonical.span(owner.resource, owner.scope, span);
                 if !seen.insert(hash) {
                     continue; // the same span twice is one span
                 }
@@ -182,26 +176,20 @@ impl Preparation {
                 let has_root = span.parent_span_id.iter().all(|byte| *byte == 0);
                 self.touch(trace_id, time, has_root);
                 self.row(record, time);
-                rows::span::encode(&mut self.rows, &mut scratch, owner, hash.low64(), span);
+                rows::span::encode(&mut self.rows, &mut scratch, owner.of_row(), hash.low64(), span);
             }
         }
         Ok(self.finish())
     }
 
-    fn logs(mut self, store: &Store, runtime: &tokio::runtime::Handle) -> Result<Prepared, Refused> {
-        let groups = self.decode::<LogRecord>()?;
-        let owners = self.owners(&groups, |index| groups[index].records.len() as u64);
-        let ids = owners.ids(store, runtime)?;
-        self.refer(&ids);
+    fn logs(mut self) -> Result<Prepared, String> {
         let mut scratch = Scratch::default();
         let mut number = 0;
-        for (group, owner) in groups.iter().zip(&owners.of_group) {
-            let Some((resource, scope)) = owner else {
+        for (index, group) in self.decode::<LogRecord>()?.into_iter().enumerate() {
+            let Some(owner) = self.owner(index, group.resource, group.scope, group.records.len() as u64) else {
                 number += group.records.len() as u32;
                 continue;
             };
-            let service_name = service_name(&group.resource);
-            let owner = ids.owner(*resource, *scope, prefix(&service_name, INDEXED_TEXT_BYTES));
             for log in &group.records {
                 let record = number;
                 number += 1;
@@ -215,107 +203,89 @@ impl Preparation {
                     self.touch(trace_id, time, false);
                 }
                 self.row(record, time);
-                rows::log::encode(&mut self.rows, &mut scratch, owner, log);
+                rows::log::encode(&mut self.rows, &mut scratch, owner.of_row(), log);
             }
         }
         Ok(self.finish())
     }
 
-    fn points(mut self, store: &Store, runtime: &tokio::runtime::Handle) -> Result<Prepared, Refused> {
-        let mut groups = self.decode::<Metric>()?;
-        let metrics: Vec<Vec<(MetricDescriptor, Points)>> = groups
-            .iter_mut()
-            .map(|group| std::mem::take(&mut group.records).into_iter().filter_map(point::split).collect())
-            .collect();
-        let point_count = |index: usize| metrics[index].iter().map(|(_, points)| points.len() as u64).sum();
-        let owners = self.owners(&groups, point_count);
-        let ids = owners.ids(store, runtime)?;
-        self.refer(&ids);
-
-        // First pass: which points are kept, and which series they belong to.
-        let mut wanted: HashMap<Hash128, Series> = HashMap::new();
-        let mut kept: Vec<(u32, Hash128, Hash128, Point<'_>)> = Vec::new();
+    fn points(mut self) -> Result<Prepared, String> {
+        let mut scratch = Scratch::default();
         let mut seen = HashSet::new();
+        let mut streams: HashMap<Hash128, u32> = HashMap::new();
         let mut number = 0;
-        for ((group, owner), metrics) in groups.iter().zip(&owners.of_group).zip(&metrics) {
-            let Some((resource, scope)) = owner else {
-                number += metrics.iter().map(|(_, points)| points.len() as u32).sum::<u32>();
+        for (index, group) in self.decode::<Metric>()?.into_iter().enumerate() {
+            let metrics: Vec<(MetricDescriptor, Points)> = group.records.into_iter().filter_map(point::split).collect();
+            let points = metrics.iter().map(|(_, points)| points.len()).sum::<usize>();
+            let Some(owner) = self.owner(index, group.resource, group.scope, points as u64) else {
+                number += points as u32;
                 continue;
             };
-            let service_name = service_name(&group.resource);
-            for (descriptor, points) in metrics {
+            for (descriptor, points) in &metrics {
                 let metric = self.canonical.metric(descriptor);
                 for point in points.iter() {
                     let record = number;
                     number += 1;
-                    if let Err(reason) = check_point(&self.limits, point) {
+                    if let Err(reason) = check_point(self.limits, point) {
                         self.rejections.add(&format!("dataPoints[{record}] of {}", descriptor.name), &reason, 1);
                         continue;
                     }
                     self.accepted += 1;
-                    let series = self.canonical.series(*resource, *scope, metric, point.attributes());
+                    let series = self.canonical.series(owner.resource, owner.scope, metric, point.attributes());
                     let hash = self.canonical.point(series, point);
                     if !seen.insert(hash) {
                         continue; // the same point twice is one point
                     }
                     let bounds = explicit_bounds(point);
                     let stream = rows::metric::stream_hash(series, bounds);
-                    wanted.entry(stream).or_insert_with(|| Series {
-                        resource: *resource,
-                        scope: *scope,
-                        service_name: service_name.clone(),
-                        row: rows::metric::SeriesRow::new(descriptor, point.attributes(), bounds),
+                    let number = *streams.entry(stream).or_insert_with(|| {
+                        let row = rows::metric::SeriesRow::new(descriptor, point.attributes(), bounds);
+                        let (resource, scope) = (owner.resource, owner.scope);
+                        let series = Series { resource, scope, service_name: owner.service_name.clone(), row };
+                        self.references.series.insert(stream, series);
+                        self.references.add_owner(Owner::Series(stream))
                     });
-                    kept.push((record, stream, hash, point));
+                    self.row(record, Micros::from_unix_nanos(point.time_unix_nano()).0);
+                    let stream = StreamRef { hash: stream, number };
+                    rows::metric::encode(&mut self.rows, &mut scratch, stream, hash.low64(), point);
                 }
             }
-        }
-        let series = runtime
-            .block_on(store.dimensions.series(&store.database, &wanted, &ids.resources, &ids.scopes))
-            .map_err(|error| refusal(&error))?;
-
-        self.references.series = series.iter().map(|(hash, id)| (*id, *hash)).collect();
-
-        // Second pass: rows.
-        let mut scratch = Scratch::default();
-        for (record, stream, hash, point) in kept {
-            self.row(record, Micros::from_unix_nanos(point.time_unix_nano()).0);
-            rows::metric::encode(&mut self.rows, &mut scratch, series[&stream], hash.low64(), point);
         }
         Ok(self.finish())
     }
 
     /// Decodes the request. Records that cannot be read are rejections, unless nothing can be read at all.
-    fn decode<R: Record>(&mut self) -> Result<Vec<Group<R>>, Refused> {
+    fn decode<R: Record>(&mut self) -> Result<Vec<Group<R>>, String> {
         let decoded = otlp::decode::<R>(self.request.encoding, &self.request.body)
-            .map_err(|malformed: Malformed| Refused::Malformed { reason: malformed.to_string() })?;
+            .map_err(|malformed: Malformed| malformed.to_string())?;
         self.rejections.add_undecodable(&decoded.undecodable);
         if decoded.groups.is_empty() && !decoded.undecodable.is_empty() {
-            return Err(Refused::Malformed { reason: self.rejections.text() });
+            return Err(self.rejections.text());
         }
         Ok(decoded.groups)
     }
 
-    fn owners<'a, R>(&mut self, groups: &'a [Group<R>], records: impl Fn(usize) -> u64) -> Owners<'a> {
-        let mut owners = Owners::default();
-        for (index, group) in groups.iter().enumerate() {
-            if let Err(reason) = check_owners(&self.limits, &group.resource, &group.scope) {
-                self.rejections.add(&format!("group {index}"), &reason, records(index));
-                owners.of_group.push(None);
-                continue;
-            }
-            let resource = self.canonical.resource(&group.resource);
-            let scope = self.canonical.scope(&group.scope);
-            owners.resources.insert(resource, &group.resource);
-            owners.scopes.insert(scope, &group.scope);
-            owners.of_group.push(Some((resource, scope)));
+    /// Takes resource and scope of a group in. None where they are beyond the limits: its records are rejected.
+    fn owner(
+        &mut self,
+        index: usize,
+        resource: Arc<ResourceEnvelope>,
+        scope: Arc<ScopeEnvelope>,
+        records: u64,
+    ) -> Option<GroupOwner> {
+        if let Err(reason) = check_owners(self.limits, &resource, &scope) {
+            self.rejections.add(&format!("group {index}"), &reason, records);
+            return None;
         }
-        owners
-    }
-
-    fn refer(&mut self, ids: &OwnerIds) {
-        self.references.resources = ids.resources.iter().map(|(hash, id)| (*id, *hash)).collect();
-        self.references.scopes = ids.scopes.iter().map(|(hash, id)| (i64::from(*id), *hash)).collect();
+        let service_name = service_name(&resource);
+        let (resource_hash, scope_hash) = (self.canonical.resource(&resource), self.canonical.scope(&scope));
+        self.references.resources.insert(resource_hash, resource);
+        self.references.scopes.insert(scope_hash, scope);
+        let number = match self.request.signal {
+            Signal::Metrics => 0, // points belong to series
+            _ => self.references.add_owner(Owner::Scoped { resource: resource_hash, scope: scope_hash }),
+        };
+        Some(GroupOwner { resource: resource_hash, scope: scope_hash, number, service_name })
     }
 
     fn touch(&mut self, trace_id: [u8; 16], time: Micros, has_root: bool) {
@@ -328,11 +298,12 @@ impl Preparation {
         self.hours.insert(time.0.div_euclid(MICROS_PER_HOUR));
     }
 
-    fn finish(self) -> Prepared {
+    fn finish(mut self) -> Prepared {
+        self.rows.shrink();
         let times = self.hours.into_iter().map(|hour| Micros(hour * MICROS_PER_HOUR)).collect();
         Prepared {
             batch: Batch {
-                request_hash: self.request_hash,
+                request_hash: hash_request(self.request),
                 signal: self.request.signal,
                 rows: self.rows,
                 records: self.records,
@@ -340,29 +311,9 @@ impl Preparation {
                 touches: self.touches,
                 references: self.references,
             },
-            request: self.request,
             rejections: self.rejections,
             records: self.accepted,
         }
-    }
-}
-
-impl Owners<'_> {
-    fn ids(&self, store: &Store, runtime: &tokio::runtime::Handle) -> Result<OwnerIds, Refused> {
-        runtime
-            .block_on(async {
-                Ok::<_, StoreError>(OwnerIds {
-                    resources: store.dimensions.resources(&store.database, &self.resources).await?,
-                    scopes: store.dimensions.scopes(&store.database, &self.scopes).await?,
-                })
-            })
-            .map_err(|error| refusal(&error))
-    }
-}
-
-impl OwnerIds {
-    fn owner<'a>(&self, resource: Hash128, scope: Hash128, service_name: &'a str) -> Owner<'a> {
-        Owner { resource_id: self.resources[&resource], scope_id: self.scopes[&scope], service_name }
     }
 }
 

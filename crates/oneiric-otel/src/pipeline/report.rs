@@ -1,8 +1,9 @@
 //! What is said about records that were not stored, and what is counted.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Accepted, Refused};
 use crate::otlp::{Signal, Undecodable};
@@ -34,6 +35,10 @@ impl Rejections {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records == 0 && self.reasons.is_empty()
+    }
+
     /// The reasons in one text.
     pub(crate) fn text(&self) -> String {
         let reasons = self.reasons.join("; ");
@@ -46,45 +51,91 @@ impl Rejections {
     }
 }
 
+/// Upper bounds of the classes of [`Latencies`], in seconds.
+const LATENCY_BOUNDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
 /// Counters of the write path since the start of the process.
 #[derive(Debug, Default)]
 pub struct IngestCounters {
-    requests: AtomicU64,
-    records: Mutex<BTreeMap<&'static str, u64>>,
+    requests: BySignal,
+    records: BySignal,
+    written: BySignal,
     rejected: AtomicU64,
     malformed: AtomicU64,
     unavailable: AtomicU64,
     duplicates: AtomicU64,
-    dead_letters: AtomicU64,
+    dropped: AtomicU64,
     retries: AtomicU64,
+    failed_batches: AtomicU64,
+    latencies: LatencyCounters,
+    dead_letters: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+#[derive(Debug, Default)]
+struct BySignal([AtomicU64; Signal::ALL.len()]);
+
+impl BySignal {
+    fn add(&self, signal: Signal, count: u64) {
+        self.0[signal as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> BTreeMap<&'static str, u64> {
+        Signal::ALL.iter().map(|signal| (signal.as_str(), self.0[*signal as usize].load(Ordering::Relaxed))).collect()
+    }
+}
+
+#[derive(Debug, Default)]
+struct LatencyCounters {
+    /// One more than there are bounds: the last is for what took longer.
+    classes: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+/// How long transactions took, from the first statement to the commit.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+pub struct Latencies {
+    /// For each upper bound in seconds how many took at most that long.
+    pub at_most: Vec<(f64, u64)>,
+    /// How many there were.
+    pub count: u64,
+    /// Seconds that they took together.
+    pub sum_seconds: f64,
 }
 
 /// The values of [`IngestCounters`] at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub struct IngestCounts {
-    /// Requests answered with success.
-    pub requests: u64,
-    /// Records stored, by signal.
-    pub records: BTreeMap<String, u64>,
+    /// Requests answered with success, by signal.
+    pub requests: BTreeMap<&'static str, u64>,
+    /// Records acknowledged, by signal.
+    pub records: BTreeMap<&'static str, u64>,
+    /// Records committed, by signal: those of a request that was stored before do not count.
+    pub written_records: BTreeMap<&'static str, u64>,
     /// Records rejected.
     pub rejected_records: u64,
     /// Requests refused as malformed.
     pub malformed_requests: u64,
-    /// Requests refused because they could not be stored at the time.
+    /// Requests refused because no promise could be given at the time.
     pub unavailable_requests: u64,
     /// Requests that were stored before.
     pub duplicate_requests: u64,
-    /// Records that the database refused.
-    pub dead_letters: u64,
+    /// Records that were acknowledged and dropped: only with [`super::Ack::Memory`].
+    pub dropped_records: u64,
+    /// Records that became dead letters, by class of error.
+    pub dead_letters: BTreeMap<&'static str, u64>,
     /// Transactions that were tried again.
     pub write_retries: u64,
+    /// Batches that failed with their retries used up.
+    pub failed_batches: u64,
+    /// Transactions that were committed.
+    pub write_latency: Latencies,
 }
 
 impl IngestCounters {
     pub(crate) fn accepted(&self, signal: Signal, accepted: &Accepted) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.requests.add(signal, 1);
+        self.records.add(signal, accepted.records);
         self.rejected.fetch_add(accepted.rejected, Ordering::Relaxed);
-        *self.lock().entry(signal.as_str()).or_default() += accepted.records;
     }
 
     pub(crate) fn refused(&self, signal: Signal, refused: &Refused) {
@@ -96,34 +147,72 @@ impl IngestCounters {
         tracing::debug!(signal = signal.as_str(), reason = %refused, "refused a request");
     }
 
+    pub(crate) fn written(&self, signal: Signal, records: u64) {
+        self.written.add(signal, records);
+    }
+
     pub(crate) fn duplicate_request(&self) {
         self.duplicates.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn dead_lettered(&self, records: u64) {
-        self.dead_letters.fetch_add(records, Ordering::Relaxed);
+    pub(crate) fn dropped(&self, records: u64) {
+        self.dropped.fetch_add(records, Ordering::Relaxed);
+    }
+
+    pub(crate) fn dead_lettered(&self, class: &'static str, records: u64) {
+        if records > 0 {
+            *self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).entry(class).or_default() += records;
+        }
     }
 
     pub(crate) fn retried(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn batch_failed(&self) {
+        self.failed_batches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn batch_written(&self, took: Duration) {
+        let class = LATENCY_BOUNDS.partition_point(|bound| *bound < took.as_secs_f64());
+        self.latencies.classes[class].fetch_add(1, Ordering::Relaxed);
+        self.latencies.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Batches that were committed.
+    pub(crate) fn written_batches(&self) -> u64 {
+        self.latencies.classes.iter().map(|class| class.load(Ordering::Relaxed)).sum()
+    }
+
     /// The values now.
     pub fn counts(&self) -> IngestCounts {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         IngestCounts {
-            requests: read(&self.requests),
-            records: self.lock().iter().map(|(signal, records)| ((*signal).to_owned(), *records)).collect(),
+            requests: self.requests.read(),
+            records: self.records.read(),
+            written_records: self.written.read(),
             rejected_records: read(&self.rejected),
             malformed_requests: read(&self.malformed),
             unavailable_requests: read(&self.unavailable),
             duplicate_requests: read(&self.duplicates),
-            dead_letters: read(&self.dead_letters),
+            dropped_records: read(&self.dropped),
+            dead_letters: self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             write_retries: read(&self.retries),
+            failed_batches: read(&self.failed_batches),
+            write_latency: self.latencies.read(),
         }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<&'static str, u64>> {
-        self.records.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+impl LatencyCounters {
+    fn read(&self) -> Latencies {
+        let mut count = 0;
+        let mut at_most = Vec::with_capacity(LATENCY_BOUNDS.len());
+        for (class, counter) in self.classes.iter().enumerate() {
+            count += counter.load(Ordering::Relaxed);
+            at_most.extend(LATENCY_BOUNDS.get(class).map(|bound| (*bound, count)));
+        }
+        let sum_seconds = Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
+        Latencies { at_most, count, sum_seconds }
     }
 }

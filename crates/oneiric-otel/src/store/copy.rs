@@ -66,12 +66,51 @@ impl tokio_postgres::types::ToSql for Micros {
 /// equal ones.
 pub(crate) type RowKey = [u64; 4];
 
+/// Where in a row the id of its resource or series stands, and the id of its scope: after the number of columns, the time,
+/// and the lengths before each value. See [`RowWriter::owner`].
+const OWNER_AT: usize = 2 + (4 + 8) + 4;
+const SCOPE_AT: usize = OWNER_AT + 8 + 4;
+
 /// Encoded rows of one table.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     buffer: Vec<u8>,
-    /// Where each row begins, and its key.
-    starts: Vec<(usize, RowKey)>,
+    starts: Vec<RowStart>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RowStart {
+    at: usize,
+    key: RowKey,
+    owner: u32,
+}
+
+/// Whose record a row holds: the ids that the database gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnerIds {
+    /// Of a span or log record.
+    Scoped {
+        /// `resource_id`
+        resource: i64,
+        /// `scope_id`
+        scope: i32,
+    },
+    /// Of a data point: `series_id`.
+    Series(i64),
+}
+
+impl OwnerIds {
+    /// Fills the ids in where [`RowWriter`] left room for them.
+    pub(crate) fn fill_in(self, row: &mut [u8]) {
+        let mut put = |at: usize, id: &[u8]| row[at..at + id.len()].copy_from_slice(id);
+        match self {
+            Self::Scoped { resource, scope } => {
+                put(OWNER_AT, &resource.to_be_bytes());
+                put(SCOPE_AT, &scope.to_be_bytes());
+            }
+            Self::Series(series) => put(OWNER_AT, &series.to_be_bytes()),
+        }
+    }
 }
 
 impl Rows {
@@ -82,30 +121,62 @@ impl Rows {
 
     /// The bytes of some rows.
     pub(crate) fn bytes(&self, rows: Range<usize>) -> &[u8] {
-        let start_of = |row| self.starts.get(row).map_or(self.buffer.len(), |(start, _)| *start);
+        let start_of = |row| self.starts.get(row).map_or(self.buffer.len(), |start: &RowStart| start.at);
         &self.buffer[start_of(rows.start)..start_of(rows.end)]
     }
 
     /// The key of a row.
     pub(crate) fn key(&self, row: usize) -> RowKey {
-        self.starts[row].1
+        self.starts[row].key
+    }
+
+    /// Which of its batch's owners a row has.
+    pub(crate) fn owner(&self, row: usize) -> u32 {
+        self.starts[row].owner
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn memory(&self) -> usize {
+        self.buffer.capacity() + self.starts.capacity() * size_of::<RowStart>()
     }
 
     /// Begins a row of `columns` columns; each must then be written once, in the order of the COPY's column list.
-    pub(crate) fn begin(&mut self, key: RowKey, columns: i16) -> RowWriter<'_> {
-        self.starts.push((self.buffer.len(), key));
+    /// `owner` is what [`Self::owner`] answers.
+    pub(crate) fn begin(&mut self, key: RowKey, owner: u32, columns: i16) -> RowWriter<'_> {
+        let at = self.buffer.len();
+        self.starts.push(RowStart { at, key, owner });
         self.buffer.extend_from_slice(&columns.to_be_bytes());
-        RowWriter { buffer: &mut self.buffer, left: columns }
+        RowWriter { buffer: &mut self.buffer, at, left: columns }
+    }
+
+    /// Gives back the room that growing took ahead.
+    pub(crate) fn shrink(&mut self) {
+        self.buffer.shrink_to_fit();
+        self.starts.shrink_to_fit();
     }
 }
 
 /// Writes the columns of one row.
 pub(crate) struct RowWriter<'a> {
     buffer: &'a mut Vec<u8>,
+    at: usize,
     left: i16,
 }
 
 impl RowWriter<'_> {
+    /// Room for the id of the resource or series. The second column, after the time: rows are encoded before their
+    /// owners' ids are known, and [`OwnerIds::fill_in`] must find the place.
+    pub(crate) fn owner(&mut self) {
+        self.int8(0);
+        debug_assert_eq!(self.buffer.len() - self.at, OWNER_AT + 8, "the owner comes after the time");
+    }
+
+    /// Room for the id of the scope: the third column.
+    pub(crate) fn scope(&mut self) {
+        self.int4(0);
+        debug_assert_eq!(self.buffer.len() - self.at, SCOPE_AT + 4, "the scope comes after the resource");
+    }
+
     fn field(&mut self, value: &[u8]) {
         self.left -= 1;
         self.buffer.extend_from_slice(&(value.len() as i32).to_be_bytes());

@@ -73,6 +73,9 @@ impl Database {
         let (url, connector) = Connector::of_url(url)?;
         let mut config =
             Config::from_str(&url).map_err(|error| StoreError::misconfigured(format!("database URL: {error}")))?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            return Err(StoreError::misconfigured("database URL: the host is missing"));
+        }
         if config.get_application_name().is_none() {
             config.application_name("oneiric-otel");
         }

@@ -11,12 +11,12 @@ use deadpool_postgres::Transaction;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use uuid::Uuid;
 
+use super::batch::{Batch, Ids, Series};
 use super::database::{Client, Database};
 use super::error::StoreError;
 use super::fidelity::Writer;
 use super::residue::without_nul;
 use super::rows::find as find_attribute;
-use super::rows::metric::SeriesRow;
 use crate::otlp::canonical::Hash128;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 
@@ -92,15 +92,6 @@ impl Known {
     }
 }
 
-/// A metric stream and whose it is.
-#[derive(Debug)]
-pub(crate) struct Series {
-    pub(crate) resource: Hash128,
-    pub(crate) scope: Hash128,
-    pub(crate) service_name: String,
-    pub(crate) row: SeriesRow,
-}
-
 impl Dimensions {
     /// Forgets every id: the rows may have been collected, or the database replaced by another.
     pub(crate) fn forget(&self) {
@@ -109,8 +100,20 @@ impl Dimensions {
         }
     }
 
+    /// The ids of everything that `batches` refer to, stored now where it is new.
+    pub(crate) async fn resolve(&self, database: &Database, batches: &[&Batch]) -> Result<Ids, StoreError> {
+        let references = || batches.iter().map(|batch| &batch.references);
+        let resources = references().flat_map(|all| &all.resources).map(|(hash, one)| (*hash, &**one)).collect();
+        let scopes = references().flat_map(|all| &all.scopes).map(|(hash, one)| (*hash, &**one)).collect();
+        let series = references().flat_map(|all| &all.series).map(|(hash, one)| (*hash, one)).collect();
+        let resources = self.resources(database, &resources).await?;
+        let scopes = self.scopes(database, &scopes).await?;
+        let series = self.series(database, &series, &resources, &scopes).await?;
+        Ok(Ids { resources, scopes, series })
+    }
+
     /// The ids of these resources, stored now where they are new.
-    pub(crate) async fn resources(
+    async fn resources(
         &self,
         database: &Database,
         wanted: &HashMap<Hash128, &ResourceEnvelope>,
@@ -154,7 +157,7 @@ impl Dimensions {
     }
 
     /// The ids of these scopes, stored now where they are new.
-    pub(crate) async fn scopes(
+    async fn scopes(
         &self,
         database: &Database,
         wanted: &HashMap<Hash128, &ScopeEnvelope>,
@@ -197,10 +200,10 @@ impl Dimensions {
     }
 
     /// The ids of these series, stored now where they are new. Their resources and scopes are known already.
-    pub(crate) async fn series(
+    async fn series(
         &self,
         database: &Database,
-        wanted: &HashMap<Hash128, Series>,
+        wanted: &HashMap<Hash128, &Series>,
         resource_ids: &HashMap<Hash128, i64>,
         scope_ids: &HashMap<Hash128, i32>,
     ) -> Result<HashMap<Hash128, i64>, StoreError> {
@@ -221,7 +224,7 @@ impl Dimensions {
             )
             .await?;
         let inserts = missing.iter().map(|hash| {
-            let series = &wanted[hash];
+            let series = wanted[hash];
             let (statement, transaction) = (&statement, &transaction);
             async move {
                 let row = &series.row;

@@ -48,6 +48,11 @@ impl StoreError {
         Self { class: ErrorClass::Transient, message: message.into(), code: None, constraint: None, stale: false }
     }
 
+    /// Something other than the database failed, and may be mended.
+    pub(crate) fn transient_from(error: impl std::error::Error) -> Self {
+        Self::transient(error.to_string())
+    }
+
     /// What was prepared no longer fits the database and has to be prepared again.
     pub(crate) fn stale(message: impl Into<String>) -> Self {
         Self { stale: true, ..Self::transient(message) }

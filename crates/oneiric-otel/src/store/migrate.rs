@@ -30,12 +30,20 @@ impl Migration {
     }
 }
 
-const REQUIRED: &[Migration] = &[Migration {
-    version: 1,
-    name: "telemetry",
-    sql: include_str!("../../migrations/required/0001_telemetry.sql"),
-    index: None,
-}];
+const REQUIRED: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "telemetry",
+        sql: include_str!("../../migrations/required/0001_telemetry.sql"),
+        index: None,
+    },
+    Migration {
+        version: 3,
+        name: "dead_letters",
+        sql: include_str!("../../migrations/required/0003_dead_letters.sql"),
+        index: None,
+    },
+];
 
 const DEFERRED: &[Migration] = &[Migration {
     version: 2,

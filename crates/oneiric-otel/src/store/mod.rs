@@ -3,9 +3,11 @@
 //! The only module that knows tables and SQLSTATEs. It knows nothing of receivers, retries or rendering: every call is
 //! one attempt, and its [`StoreError`] says which [class](ErrorClass) of trouble it met.
 
+mod batch;
 mod census;
 mod copy;
 mod database;
+mod dead_letters;
 mod dimensions;
 pub(crate) mod embeddings;
 mod error;
@@ -31,8 +33,10 @@ pub use error::{ErrorClass, StoreError};
 pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;
 
+pub(crate) use batch::{Batch, Owner, References, Series, Touch};
 pub(crate) use copy::{Micros, Rows};
-pub(crate) use dimensions::{Series, service_name};
+pub(crate) use dead_letters::DeadLetter;
+pub(crate) use dimensions::service_name;
 pub(crate) use partitions::Partitions;
 pub(crate) use residue::prefix;
-pub(crate) use write::{Batch, References, Store, Touch, Written};
+pub(crate) use write::{Store, Written};

@@ -23,8 +23,10 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::copy::{HEADER, Micros, RowKey, Rows, TRAILER};
+use super::batch::{Batch, Ids, Touch};
+use super::copy::{HEADER, OwnerIds, RowKey, Rows, TRAILER};
 use super::database::Database;
+use super::dead_letters::{DeadLetter, bury};
 use super::dimensions::Dimensions;
 use super::error::{ErrorClass, StoreError};
 use super::partitions::Partitions;
@@ -41,38 +43,6 @@ pub(crate) struct Store {
     pub(crate) database: Database,
     pub(crate) dimensions: Dimensions,
     partitions: Partitions,
-}
-
-/// The records of one request as rows.
-#[derive(Debug)]
-pub(crate) struct Batch {
-    pub(crate) request_hash: Hash128,
-    pub(crate) signal: Signal,
-    /// Distinct rows. A record that stands twice in the request is one row, except for logs.
-    pub(crate) rows: Rows,
-    /// For each row, the number of its record in the request.
-    pub(crate) records: Vec<u32>,
-    /// Times of the rows, at most one per hour: for which partitions must exist.
-    pub(crate) times: Vec<Micros>,
-    pub(crate) touches: HashMap<[u8; 16], Touch>,
-    pub(crate) references: References,
-}
-
-/// The rows of other tables that a batch refers to: ids with the hash of the content that they stand for.
-#[derive(Debug, Default)]
-pub(crate) struct References {
-    pub(crate) resources: HashMap<i64, Hash128>,
-    pub(crate) scopes: HashMap<i64, Hash128>,
-    pub(crate) series: HashMap<i64, Hash128>,
-}
-
-/// What a batch has of a trace.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Touch {
-    pub(crate) first: Micros,
-    pub(crate) last: Micros,
-    pub(crate) records: u32,
-    pub(crate) has_root: bool,
 }
 
 /// What became of a batch.
@@ -92,7 +62,7 @@ struct Poison {
 }
 
 /// Renders a record of a batch as an OTLP request that can be sent again.
-pub(crate) type DeadLetter<'a> = &'a (dyn Fn(usize, u32) -> Vec<u8> + Sync);
+pub(crate) type Render<'a> = &'a (dyn Fn(usize, u32) -> Result<Vec<u8>, StoreError> + Sync);
 
 /// A table that records go to.
 struct Table {
@@ -118,29 +88,45 @@ impl Store {
     /// Writes the batches in one transaction. `dead_letter` is asked only for records that the database refuses.
     ///
     /// # Errors
-    /// When nothing was committed. The class says whether to try again.
-    pub(crate) async fn write(
-        &self,
-        batches: &[Batch],
-        dead_letter: DeadLetter<'_>,
-    ) -> Result<Vec<Written>, StoreError> {
+    /// When nothing was committed. The class says whether to try again; [`ErrorClass::BadData`] here is about what the
+    /// records belong to, since a record that is refused becomes a dead letter.
+    pub(crate) async fn write(&self, batches: &[&Batch], dead_letter: Render<'_>) -> Result<Vec<Written>, StoreError> {
+        let outcome = match self.write_known(batches, dead_letter).await {
+            Err(error) if error.is_stale() => {
+                tracing::warn!(%error, "looking everything up again");
+                self.dimensions.forget();
+                self.write_known(batches, dead_letter).await
+            }
+            outcome => outcome,
+        };
+        if outcome.is_err() {
+            // A database that comes back may be another one: what we remember of it is no longer certain.
+            self.dimensions.forget();
+        }
+        outcome
+    }
+
+    /// [`Self::write`], relying on the ids that are remembered.
+    async fn write_known(&self, batches: &[&Batch], dead_letter: Render<'_>) -> Result<Vec<Written>, StoreError> {
+        let ids = self.dimensions.resolve(&self.database, batches).await?;
+        let resolved = Resolved { batches, owners: batches.iter().map(|batch| ids.owners(batch)).collect(), ids };
         self.ensure_partitions(batches).await?;
-        match self.attempt(batches, Pass::Direct, dead_letter).await {
+        match self.attempt(&resolved, Pass::Direct, dead_letter).await {
             Err(error) if error.is_missing_partition() => {
                 // Dropped since we looked, by retention or by hand.
                 self.partitions.forget();
                 self.ensure_partitions(batches).await?;
-                self.attempt(batches, Pass::Careful, dead_letter).await
+                self.attempt(&resolved, Pass::Careful, dead_letter).await
             }
             Err(error) if error.class() == ErrorClass::BadData => {
                 tracing::debug!(%error, "writing again, row by row where needed");
-                self.attempt(batches, Pass::Careful, dead_letter).await
+                self.attempt(&resolved, Pass::Careful, dead_letter).await
             }
             done => done,
         }
     }
 
-    async fn ensure_partitions(&self, batches: &[Batch]) -> Result<(), StoreError> {
+    async fn ensure_partitions(&self, batches: &[&Batch]) -> Result<(), StoreError> {
         for batch in batches {
             self.partitions.ensure(&self.database, table(batch.signal).name, &batch.times).await?;
         }
@@ -149,16 +135,17 @@ impl Store {
 
     async fn attempt(
         &self,
-        batches: &[Batch],
+        resolved: &Resolved<'_>,
         pass: Pass,
-        dead_letter: DeadLetter<'_>,
+        dead_letter: Render<'_>,
     ) -> Result<Vec<Written>, StoreError> {
+        let batches = resolved.batches;
         let mut client = self.database.client().await?;
         let transaction = client.transaction().await?;
         // Whatever the role's default: an acknowledgement promises a durable commit.
         transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
 
-        check_references(&transaction, batches).await?;
+        check_references(&transaction, &resolved.ids).await?;
         let fresh = enter_ledger(&transaction, batches).await?;
         let mut written: Vec<Written> =
             fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
@@ -170,17 +157,24 @@ impl Store {
                 continue;
             }
             match pass {
-                Pass::Direct => copy(&transaction, &table.copy_into(&table.qualified()), batches, &rows).await?,
+                Pass::Direct => copy(&transaction, &table.copy_into(&table.qualified()), resolved, &rows).await?,
                 Pass::Careful => {
                     if table.keyed {
                         transaction.batch_execute(&table.create_staging()).await?;
                     }
-                    insert(&transaction, &table, batches, &rows, &mut poison).await?;
+                    insert(&transaction, &table, resolved, &rows, &mut poison).await?;
                 }
             }
         }
         for refused in &poison {
-            bury(&transaction, batches, refused, dead_letter).await?;
+            let dead = DeadLetter {
+                signal: batches[refused.batch].signal,
+                records: 1,
+                class: refused.reason.class().as_str(),
+                message: &refused.reason.to_string(),
+                raw_data: &dead_letter(refused.batch, refused.record)?,
+            };
+            bury(&transaction, &dead).await?;
             written[refused.batch].refused.push(refused.record);
         }
         let touching = batches.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(batch, _)| batch);
@@ -188,6 +182,14 @@ impl Store {
         transaction.commit().await?;
         Ok(written)
     }
+}
+
+/// Batches and the ids of what they refer to.
+struct Resolved<'a> {
+    batches: &'a [&'a Batch],
+    ids: Ids,
+    /// Of each batch the ids of its owners.
+    owners: Vec<Vec<OwnerIds>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,17 +236,15 @@ impl Database {
     }
 }
 
-/// Makes sure that the ids in the rows still stand for what they stood for when the rows were made: a failover may have
-/// lost the latest resources, and their ids may have been given to others.
-async fn check_references(transaction: &Transaction<'_>, batches: &[Batch]) -> Result<(), StoreError> {
-    let gather = |of: fn(&References) -> &HashMap<i64, Hash128>| -> (Vec<i64>, Vec<Uuid>) {
-        let pairs: HashMap<i64, Hash128> =
-            batches.iter().flat_map(|batch| of(&batch.references)).map(|(id, hash)| (*id, *hash)).collect();
-        pairs.into_iter().map(|(id, hash)| (id, Uuid::from_bytes(hash.0))).unzip()
-    };
-    let (resources, resource_hashes) = gather(|references| &references.resources);
-    let (scopes, scope_hashes) = gather(|references| &references.scopes);
-    let (series, series_hashes) = gather(|references| &references.series);
+/// Makes sure that the ids still stand for what they stood for when they were remembered: a failover may have lost the
+/// latest resources, and their ids may have been given to others.
+async fn check_references(transaction: &Transaction<'_>, ids: &Ids) -> Result<(), StoreError> {
+    fn pairs<I: Copy + Into<i64>>(ids: &HashMap<Hash128, I>) -> (Vec<i64>, Vec<Uuid>) {
+        ids.iter().map(|(hash, id)| ((*id).into(), Uuid::from_bytes(hash.0))).unzip()
+    }
+    let (resources, resource_hashes) = pairs(&ids.resources);
+    let (scopes, scope_hashes) = pairs(&ids.scopes);
+    let (series, series_hashes) = pairs(&ids.series);
     let row = transaction
         .query_one(
             "SELECT (SELECT count(*) FROM unnest($1::bigint[], $2::uuid[]) w (id, hash)
@@ -264,7 +264,7 @@ async fn check_references(transaction: &Transaction<'_>, batches: &[Batch]) -> R
 }
 
 /// Enters the requests into the ledger. Returns for each whether it is new.
-async fn enter_ledger(transaction: &Transaction<'_>, batches: &[Batch]) -> Result<Vec<bool>, StoreError> {
+async fn enter_ledger(transaction: &Transaction<'_>, batches: &[&Batch]) -> Result<Vec<bool>, StoreError> {
     // In ascending order, so that two transactions with the same requests cannot wait for each other.
     let mut order: Vec<usize> = (0..batches.len()).collect();
     order.sort_unstable_by_key(|i| batches[*i].request_hash);
@@ -295,7 +295,7 @@ struct RowRef {
 }
 
 /// The rows for a table in the order of their keys. Of rows with one key the first is enough.
-fn ordered_rows(table: &Table, signal: Signal, batches: &[Batch], fresh: &[bool]) -> Vec<RowRef> {
+fn ordered_rows(table: &Table, signal: Signal, batches: &[&Batch], fresh: &[bool]) -> Vec<RowRef> {
     let mut rows = Vec::new();
     for (i, batch) in batches.iter().enumerate().filter(|(i, batch)| fresh[*i] && batch.signal == signal) {
         rows.extend((0..batch.rows.len()).map(|row| RowRef { key: batch.rows.key(row), batch: i, row }));
@@ -307,27 +307,35 @@ fn ordered_rows(table: &Table, signal: Signal, batches: &[Batch], fresh: &[bool]
     rows
 }
 
-/// Copies encoded rows.
+/// Copies encoded rows, with the ids of their owners filled in.
 async fn copy(
     transaction: &Transaction<'_>,
     statement: &str,
-    batches: &[Batch],
+    resolved: &Resolved<'_>,
     rows: &[RowRef],
 ) -> Result<(), StoreError> {
-    let pieces = rows.iter().map(|at| batches[at.batch].rows.bytes(at.row..at.row + 1));
+    let pieces = rows.iter().map(|at| {
+        let rows = &resolved.batches[at.batch].rows;
+        (rows.bytes(at.row..at.row + 1), Some(resolved.owners[at.batch][rows.owner(at.row) as usize]))
+    });
     copy_bytes(transaction, statement, pieces).await
 }
 
+/// Copies pieces that are each one row of an owner, or any number of rows without one.
 async fn copy_bytes<'a>(
     transaction: &Transaction<'_>,
     statement: &str,
-    pieces: impl Iterator<Item = &'a [u8]>,
+    pieces: impl Iterator<Item = (&'a [u8], Option<OwnerIds>)>,
 ) -> Result<(), StoreError> {
     let mut sink = pin!(transaction.copy_in::<_, Bytes>(statement).await?);
     let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES);
     chunk.put_slice(HEADER);
-    for piece in pieces {
+    for (piece, owner) in pieces {
+        let at = chunk.len();
         chunk.put_slice(piece);
+        if let Some(owner) = owner {
+            owner.fill_in(&mut chunk[at..]);
+        }
         if chunk.len() >= COPY_CHUNK_BYTES {
             sink.feed(chunk.split().freeze()).await?;
         }
@@ -342,7 +350,7 @@ async fn copy_bytes<'a>(
 async fn insert(
     transaction: &Transaction<'_>,
     table: &Table,
-    batches: &[Batch],
+    resolved: &Resolved<'_>,
     rows: &[RowRef],
     poison: &mut Vec<Poison>,
 ) -> Result<(), StoreError> {
@@ -350,7 +358,7 @@ async fn insert(
     while let Some(rows) = left.pop() {
         transaction.batch_execute("SAVEPOINT part").await?;
         let target = if table.keyed { table.staging() } else { table.qualified() };
-        let mut done = copy(transaction, &table.copy_into(&target), batches, rows).await;
+        let mut done = copy(transaction, &table.copy_into(&target), resolved, rows).await;
         if done.is_ok() && table.keyed {
             done = transaction.batch_execute(&table.insert_staged()).await.map_err(StoreError::from);
         }
@@ -359,7 +367,7 @@ async fn insert(
             Err(error) if error.class() == ErrorClass::BadData && !error.is_missing_partition() => {
                 transaction.batch_execute("ROLLBACK TO SAVEPOINT part; RELEASE SAVEPOINT part").await?;
                 if let [one] = rows {
-                    let record = batches[one.batch].records[one.row];
+                    let record = resolved.batches[one.batch].records[one.row];
                     poison.push(Poison { batch: one.batch, record, reason: error });
                     continue;
                 }
@@ -373,34 +381,11 @@ async fn insert(
     Ok(())
 }
 
-/// Writes a dead letter.
-async fn bury(
-    transaction: &Transaction<'_>,
-    batches: &[Batch],
-    poison: &Poison,
-    dead_letter: DeadLetter<'_>,
-) -> Result<(), StoreError> {
-    let telemetry_type = match batches[poison.batch].signal {
-        Signal::Traces => "trace",
-        Signal::Metrics => "metric",
-        Signal::Logs => "log",
-    };
-    transaction
-        .execute(
-            "INSERT INTO otel.otel_telemetry_dlq (telemetry_type, error_class, error_message, raw_data) VALUES ($1, $2, $3, $4)",
-            &[
-                &telemetry_type,
-                &poison.reason.class().as_str(),
-                &poison.reason.to_string(),
-                &dead_letter(poison.batch, poison.record),
-            ],
-        )
-        .await?;
-    Ok(())
-}
-
 /// Records which traces the batches have something of.
-async fn touch<'a>(transaction: &Transaction<'_>, batches: impl Iterator<Item = &'a Batch>) -> Result<(), StoreError> {
+async fn touch<'a>(
+    transaction: &Transaction<'_>,
+    batches: impl Iterator<Item = &'a &'a Batch>,
+) -> Result<(), StoreError> {
     let mut touched: HashMap<[u8; 16], Touch> = HashMap::new();
     for batch in batches {
         for (trace_id, touch) in &batch.touches {
@@ -412,7 +397,7 @@ async fn touch<'a>(transaction: &Transaction<'_>, batches: impl Iterator<Item = 
     }
     let mut rows = Rows::default();
     for (trace_id, touch) in &touched {
-        let mut row = rows.begin([0; 4], 6);
+        let mut row = rows.begin([0; 4], 0, 6);
         row.timestamp(touch.first);
         row.timestamp(touch.last);
         row.uuid(*trace_id);
@@ -422,20 +407,10 @@ async fn touch<'a>(transaction: &Transaction<'_>, batches: impl Iterator<Item = 
         row.end();
     }
     let statement = "COPY otel.otel_trace_touches (first_time, last_time, trace_id, records, slot, has_root) FROM STDIN (FORMAT binary)";
-    copy_bytes(transaction, statement, std::iter::once(rows.bytes(0..rows.len()))).await
+    copy_bytes(transaction, statement, std::iter::once((rows.bytes(0..rows.len()), None))).await
 }
 
 /// The slot in which a trace is derived: the rows of `otel_trace_slots`.
 pub(crate) fn slot(trace_id: [u8; 16]) -> i16 {
     i16::from(trace_id[15] % 16)
-}
-
-impl Touch {
-    /// Takes in what another batch has of the same trace.
-    pub(crate) fn merge(&mut self, other: Self) {
-        self.first = self.first.min(other.first);
-        self.last = self.last.max(other.last);
-        self.records = self.records.saturating_add(other.records);
-        self.has_root |= other.has_root;
-    }
 }

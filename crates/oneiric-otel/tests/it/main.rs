@@ -5,6 +5,7 @@ mod fidelity;
 mod migrations;
 mod scene;
 mod search;
+mod spooling;
 mod tls;
 mod traces;
 mod writing;

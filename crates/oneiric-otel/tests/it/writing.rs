@@ -54,7 +54,7 @@ pub(crate) fn span(trace: u8, id: u8, name: &str) -> Span {
     }
 }
 
-fn log(text: &str) -> LogRecord {
+pub(crate) fn log(text: &str) -> LogRecord {
     LogRecord {
         time_unix_nano: NOON,
         body: Some(AnyValue { value: Some(Value::StringValue(text.to_owned())) }),
@@ -62,7 +62,7 @@ fn log(text: &str) -> LogRecord {
     }
 }
 
-fn gauge(name: &str, values: &[f64]) -> Metric {
+pub(crate) fn gauge(name: &str, values: &[f64]) -> Metric {
     let data_points = values
         .iter()
         .zip(1..)
@@ -193,7 +193,7 @@ async fn records_the_database_refuses_become_dead_letters_with_the_good_ones_sto
     assert_eq!(bench.count("otel_spans").await, 98);
     assert_eq!(bench.count("otel_logs").await, 1);
     assert_eq!(bench.count("otel_metrics").await, 2);
-    assert_eq!(bench.ingest.counts().dead_letters, 4);
+    assert_eq!(bench.ingest.counts().dead_letters["bad-data"], 4);
     let letters = client
         .query("SELECT telemetry_type, error_class, error_message, raw_data FROM otel_telemetry_dlq", &[])
         .await
@@ -295,8 +295,6 @@ async fn resources_that_the_database_lost_are_stored_again() {
     bench.send(Signal::Traces, request(vec![span(1, 1, "a")])).await.expect("accepted");
     let client = bench.test.client().await;
     client.batch_execute("TRUNCATE otel_resources, otel_scopes").await.expect("lost");
-    let again = bench.send(Signal::Traces, request(vec![span(1, 2, "b")])).await;
-    assert!(matches!(again, Err(Refused::Unavailable { .. })), "{again:?}");
     bench.send(Signal::Traces, request(vec![span(1, 2, "b")])).await.expect("accepted");
     assert_eq!(bench.count("otel_spans JOIN otel_resources USING (resource_id) WHERE name = 'b'").await, 1);
 }

@@ -12,10 +12,10 @@ use crate::store::residue::{Column, Residue};
 /// The columns in the order in which [`encode`] writes them.
 pub(crate) const COLUMNS: &[&str] = &[
     "time",
-    "observed_delta_ns",
     "resource_id",
-    "trace_id",
     "scope_id",
+    "observed_delta_ns",
+    "trace_id",
     "flags",
     "dropped_attributes_count",
     "time_ns",
@@ -72,12 +72,12 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, l
     let observed_delta = (log.observed_time_unix_nano != 0)
         .then(|| log.observed_time_unix_nano.wrapping_sub(effective_time(log)) as i64);
 
-    let mut row = rows.begin([0; 4], COLUMNS.len() as i16);
+    let mut row = rows.begin([0; 4], owner.number, COLUMNS.len() as i16);
     row.timestamp(time);
+    row.owner();
+    row.scope();
     row.int8_or_null(observed_delta);
-    row.int8(owner.resource_id);
     row.uuid_or_null(trace_id);
-    row.int4(owner.scope_id);
     row.int4(log.flags as i32);
     row.int4_or_null(count_or_null(log.dropped_attributes_count));
     row.int2(time_ns);

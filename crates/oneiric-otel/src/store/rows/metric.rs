@@ -126,8 +126,17 @@ fn text(json: &Writer) -> String {
     String::from_utf8_lossy(json.json()).into_owned()
 }
 
+/// The stream of a point.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StreamRef {
+    /// See [`stream_hash`].
+    pub(crate) hash: Hash128,
+    /// Which of its batch's owners it is.
+    pub(crate) number: u32,
+}
+
 /// Appends a data point as a row.
-pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, series_id: i64, hash: i64, point: Point<'_>) {
+pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, series: StreamRef, hash: i64, point: Point<'_>) {
     let mut residue = Residue::default();
     scratch.clear();
     let exemplars = point.exemplars();
@@ -183,10 +192,10 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, series_id: i64, has
     }
 
     let counts = |counts: Option<&Buckets>| counts.map_or(Vec::new(), |buckets| buckets.bucket_counts.clone());
-    let key = [time.ordered(), series_id as u64, hash as u64, 0];
-    let mut row = rows.begin(key, COLUMNS.len() as i16);
+    let [high, low] = series.hash.halves();
+    let mut row = rows.begin([time.ordered(), high, low, hash as u64], series.number, COLUMNS.len() as i16);
     row.timestamp(time);
-    row.int8(series_id);
+    row.owner();
     row.int8(hash);
     row.int8_or_null(start_delta);
     row.float8_or_null(value_double);

@@ -1,7 +1,7 @@
 //! Records to rows and back, one file per table.
 //!
 //! `encode` writes a record straight into a COPY buffer; `decode` reads the same columns back into the record. Neither
-//! looks anything up: ids of resource, scope and series are the caller's.
+//! looks anything up: where ids of resource, scope and series belong, room is left for them.
 
 pub(crate) mod log;
 pub(crate) mod metric;
@@ -21,8 +21,8 @@ pub(crate) const INDEXED_TEXT_BYTES: usize = 256;
 /// Whose record it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Owner<'a> {
-    pub(crate) resource_id: i64,
-    pub(crate) scope_id: i32,
+    /// Which of its batch's owners it is.
+    pub(crate) number: u32,
     /// At most [`INDEXED_TEXT_BYTES`], without NUL.
     pub(crate) service_name: &'a str,
 }

@@ -18,11 +18,11 @@ use crate::store::tree::Tree;
 /// The columns in the order in which [`encode`] writes them.
 pub(crate) const COLUMNS: &[&str] = &[
     "start_time",
+    "resource_id",
+    "scope_id",
     "duration_ns",
     "span_hash",
-    "resource_id",
     "trace_id",
-    "scope_id",
     "flags",
     "dropped_attributes_count",
     "dropped_events_count",
@@ -82,13 +82,13 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, h
     let (high, low) = trace_id.split_at(8);
     let half = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap_or_default());
     let key = [start_time.ordered(), half(high), half(low), hash as u64];
-    let mut row = rows.begin(key, COLUMNS.len() as i16);
+    let mut row = rows.begin(key, owner.number, COLUMNS.len() as i16);
     row.timestamp(start_time);
+    row.owner();
+    row.scope();
     row.int8(span.end_time_unix_nano.wrapping_sub(span.start_time_unix_nano) as i64);
     row.int8(hash);
-    row.int8(owner.resource_id);
     row.uuid(trace_id);
-    row.int4(owner.scope_id);
     row.int4(span.flags as i32);
     row.int4_or_null(count_or_null(span.dropped_attributes_count));
     row.int4_or_null(count_or_null(span.dropped_events_count));

@@ -1,0 +1,433 @@
+//! Requests that were admitted and are not written yet, a lane for each signal.
+//!
+//! # Order and fairness
+//! A lane gives its oldest request first, and lanes take turns, so that a flood of one signal does not hold up another.
+//! What a writer could not write comes back in halves until the request at fault is alone.
+//!
+//! # Memory
+//! With a spool, a lane keeps prepared only what fits in its share of memory; the rest lies in the spool, is read from
+//! there in order and prepared again. Memory is a short cut and never the truth: everything that is held here is in the
+//! spool until it is released. Without a spool the number of requests is bounded.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use oneiric_otel_spool::{EntryId, Position, Spool};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+
+use super::Refused;
+use super::prepare::Prepared;
+use crate::otlp::{Encoding, Signal};
+
+/// How long an entry that failed alone while others were written waits before it is tried again: doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A request that is ready to be written.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) source: Source,
+    pub(super) prepared: Prepared,
+    /// When it was admitted, or read from the spool.
+    pub(super) since: Instant,
+    /// Somebody who waits for the commit.
+    pub(super) reply: Option<Reply>,
+}
+
+/// The bytes of a request, for the case that the database refuses something of it.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) signal: Signal,
+    pub(super) encoding: Encoding,
+    pub(super) place: Place,
+}
+
+/// Where the bytes of a request are.
+#[derive(Debug)]
+pub(super) enum Place {
+    Memory(Bytes),
+    Spool(EntryId),
+}
+
+/// How somebody who waits is told.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) sender: oneshot::Sender<Result<Outcome, Refused>>,
+    /// The place in the queue, given back with the reply.
+    pub(super) _place: OwnedSemaphorePermit,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) duplicate: bool,
+    pub(super) refused: u64,
+}
+
+impl Entry {
+    fn memory(&self) -> usize {
+        let body = match &self.source.place {
+            Place::Memory(body) => body.len(),
+            Place::Spool(_) => 0,
+        };
+        size_of::<Self>() + self.prepared.batch.memory() + body
+    }
+
+    fn rows(&self) -> usize {
+        self.prepared.batch.rows.len()
+    }
+}
+
+/// Entries of one signal that are written in one transaction.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) signal: Signal,
+    /// At least one, oldest first.
+    pub(super) entries: Vec<Entry>,
+    pub(super) record: FailureRecord,
+}
+
+/// How a batch has fared so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FailureRecord {
+    /// How often the one entry of the batch failed alone although others were written since.
+    pub(super) alone: u32,
+    /// How many batches had been written when it failed last; none if it did not fail yet.
+    pub(super) written_then: Option<u64>,
+    not_before: Option<Instant>,
+}
+
+/// What bounds a queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Rows of one batch; a larger request is a batch of its own.
+    pub(super) batch_rows: usize,
+    /// How long an entry may wait for others to fill the batch.
+    pub(super) batch_interval: Duration,
+    /// Bytes of memory for entries that wait.
+    pub(super) memory: usize,
+    /// Requests that wait in memory, where nothing else bounds them: the oldest goes when another comes.
+    pub(super) requests: Option<usize>,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(super) struct Queue {
+    bounds: Bounds,
+    spool: Option<Spool>,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    lanes: [Lane; Signal::ALL.len()],
+    /// The lane whose turn it is.
+    turn: usize,
+    closed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    /// Oldest first.
+    entries: VecDeque<Entry>,
+    /// Of `entries`.
+    rows: usize,
+    /// Of `entries`, in bytes.
+    memory: usize,
+    /// Batches that failed.
+    returned: VecDeque<Work>,
+    /// The first entry of the spool that is not here; none when all are.
+    unread: Option<Position>,
+    /// The newest entry that was read from the spool.
+    last_read: Option<EntryId>,
+    /// Somebody reads from the spool.
+    reading: bool,
+}
+
+/// What there is to do in a lane.
+enum Task {
+    Write(Work),
+    Read(Reading),
+}
+
+/// The right to read a lane's next entries from the spool. They are handed over with [`Queue::refill`].
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) signal: Signal,
+    pub(super) from: Position,
+    /// Bytes to read, about.
+    pub(super) bytes: usize,
+}
+
+/// What [`Queue::take`] gives.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Work(Work),
+    Reading(Reading),
+}
+
+impl Queue {
+    pub(super) fn new(bounds: Bounds, spool: Option<Spool>) -> Self {
+        let mut lanes: [Lane; Signal::ALL.len()] = Default::default();
+        if let Some(spool) = &spool {
+            for (number, lane) in lanes.iter_mut().enumerate() {
+                lane.unread = spool.next(number, spool.first(number)).map(EntryId::position);
+            }
+        }
+        let state = State { lanes, turn: 0, closed: false };
+        Self { bounds, spool, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// Adds an entry that is durable in the spool. Entries of a lane must come in the order of the spool.
+    pub(super) fn push_spooled(&self, id: EntryId, entry: Entry) {
+        let mut state = self.lock();
+        let memory = entry.memory();
+        let has_room = state.memory() + memory <= self.bounds.memory;
+        let lane = &mut state.lanes[entry.source.signal as usize];
+        if lane.unread.is_some() || lane.last_read.is_some_and(|read| id <= read) {
+            // It is behind what has to be read first, or was read already.
+        } else if has_room {
+            lane.push(entry);
+        } else {
+            lane.unread = Some(id.position());
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Adds an entry that is only here. Returns the entries that had to go for it, oldest first.
+    pub(super) fn push(&self, entry: Entry) -> Vec<Entry> {
+        let mut gone = Vec::new();
+        let mut state = self.lock();
+        let memory = entry.memory();
+        if let Some(requests) = self.bounds.requests {
+            let too_many = |state: &State| {
+                let waiting: usize = state.lanes.iter().map(|lane| lane.entries.len()).sum();
+                waiting > 0 && (waiting >= requests || state.memory() + memory > self.bounds.memory)
+            };
+            while too_many(&state) {
+                gone.extend(state.drop_oldest());
+            }
+        }
+        state.lanes[entry.source.signal as usize].push(entry);
+        drop(state);
+        self.changed.notify_one();
+        gone
+    }
+
+    /// The next thing to do, when there is one; none when the queue is closed and empty. `fresh` prefers what has not
+    /// failed before.
+    pub(super) async fn take(&self, fresh: bool) -> Option<Taken> {
+        loop {
+            let changed = self.changed.notified();
+            let due = {
+                let mut state = self.lock();
+                match state.next(&self.bounds, fresh) {
+                    Next::Task(Task::Write(work)) => {
+                        // There may be more for another writer.
+                        self.changed.notify_one();
+                        return Some(Taken::Work(work));
+                    }
+                    Next::Task(Task::Read(reading)) => {
+                        self.changed.notify_one();
+                        return Some(Taken::Reading(reading));
+                    }
+                    Next::At(due) => Some(due),
+                    Next::Nothing if state.closed && state.is_empty() => {
+                        self.changed.notify_waiters();
+                        return None;
+                    }
+                    Next::Nothing => None,
+                }
+            };
+            match due {
+                Some(due) => tokio::select! {
+                    () = tokio::time::sleep_until(due) => {}
+                    () = changed => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Hands over what was read from the spool: entries in order, up to `to`, and the newest that was looked at.
+    pub(super) fn refill(&self, reading: &Reading, entries: Vec<Entry>, to: Position, last: Option<EntryId>) {
+        let Some(spool) = &self.spool else { return };
+        let mut state = self.lock();
+        let number = reading.signal as usize;
+        let lane = &mut state.lanes[number];
+        for entry in entries {
+            lane.push(entry);
+        }
+        lane.last_read = last.or(lane.last_read);
+        lane.unread = spool.next(number, to).map(EntryId::position);
+        lane.reading = false;
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Takes a batch back that was not written, because of the time when nothing could be.
+    pub(super) fn give_back(&self, work: Work) {
+        let mut state = self.lock();
+        let signal = work.signal as usize;
+        state.lanes[signal].returned.push_front(work);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Takes a batch back that failed; if it has several entries, in halves. `written` counts the batches that were
+    /// written by now.
+    pub(super) fn give_back_failed(&self, mut work: Work, written: u64) {
+        let pause = |alone: u32| FIRST_PAUSE.saturating_mul(1 << (alone - 1).min(6)).min(LONGEST_PAUSE);
+        work.record.written_then = Some(written);
+        work.record.not_before = (work.record.alone > 0).then(|| Instant::now() + pause(work.record.alone));
+        let second = work.entries.split_off(work.entries.len().div_ceil(2));
+        let mut state = self.lock();
+        let lane = &mut state.lanes[work.signal as usize];
+        if !second.is_empty() {
+            lane.returned.push_front(Work { signal: work.signal, entries: second, record: work.record });
+        }
+        lane.returned.push_front(work);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Removes everything that waits: for queues without a spool, whose senders are told to come back.
+    pub(super) fn take_all(&self) -> Vec<Entry> {
+        let mut state = self.lock();
+        let take = |lane: &mut Lane| {
+            let Lane { returned, entries, .. } = mem::take(lane);
+            returned.into_iter().flat_map(|work| work.entries).chain(entries)
+        };
+        state.lanes.iter_mut().flat_map(take).collect()
+    }
+
+    /// Nothing comes any more; what waits does not wait for more.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Requests and rows that wait in memory.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let state = self.lock();
+        let returned = || state.lanes.iter().flat_map(|lane| &lane.returned).flat_map(|work| &work.entries);
+        let requests = state.lanes.iter().map(|lane| lane.entries.len()).sum::<usize>() + returned().count();
+        let rows = state.lanes.iter().map(|lane| lane.rows).sum::<usize>() + returned().map(Entry::rows).sum::<usize>();
+        (requests, rows)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Next {
+    Task(Task),
+    /// Not before this moment, unless something comes.
+    At(Instant),
+    Nothing,
+}
+
+impl State {
+    /// The next thing to do, beginning with the lane whose turn it is.
+    fn next(&mut self, bounds: &Bounds, fresh: bool) -> Next {
+        let now = Instant::now();
+        let lanes = self.lanes.len();
+        let mut due: Option<Instant> = None;
+        let passes: &[bool] = if fresh { &[false, true] } else { &[true] };
+        for with_returned in passes {
+            for step in 0..lanes {
+                let number = (self.turn + step) % lanes;
+                match self.lanes[number].next(Signal::ALL[number], bounds, self.closed, *with_returned, now) {
+                    Next::Task(task) => {
+                        self.turn = (number + 1) % lanes;
+                        return Next::Task(task);
+                    }
+                    Next::At(at) => due = Some(due.map_or(at, |due| due.min(at))),
+                    Next::Nothing => {}
+                }
+            }
+        }
+        due.map_or(Next::Nothing, Next::At)
+    }
+
+    fn drop_oldest(&mut self) -> Option<Entry> {
+        let longest = self.lanes.iter_mut().max_by_key(|lane| lane.entries.len())?;
+        longest.pop()
+    }
+
+    /// Bytes of the entries that wait.
+    fn memory(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.memory).sum()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lanes
+            .iter()
+            .all(|lane| lane.entries.is_empty() && lane.returned.is_empty() && lane.unread.is_none() && !lane.reading)
+    }
+}
+
+impl Lane {
+    fn push(&mut self, entry: Entry) {
+        self.rows += entry.rows();
+        self.memory += entry.memory();
+        self.entries.push_back(entry);
+    }
+
+    fn pop(&mut self) -> Option<Entry> {
+        let entry = self.entries.pop_front()?;
+        self.rows -= entry.rows();
+        self.memory -= entry.memory();
+        Some(entry)
+    }
+
+    fn next(&mut self, signal: Signal, bounds: &Bounds, closed: bool, with_returned: bool, now: Instant) -> Next {
+        let mut due = None;
+        if with_returned && let Some(at) = self.returned.iter().position(|work| closed || work.is_due(now)) {
+            if let Some(work) = self.returned.remove(at) {
+                return Next::Task(Task::Write(work));
+            }
+        } else if with_returned {
+            due = self.returned.iter().filter_map(|work| work.record.not_before).min();
+        }
+        if self.rows < bounds.batch_rows
+            && !self.reading
+            && let Some(from) = self.unread
+        {
+            self.reading = true;
+            return Next::Task(Task::Read(Reading { signal, from, bytes: bounds.memory / 4 }));
+        }
+        let Some(oldest) = self.entries.front() else { return due.map_or(Next::Nothing, Next::At) };
+        let full_at = oldest.since + bounds.batch_interval;
+        if self.rows < bounds.batch_rows && !closed && now < full_at {
+            return Next::At(due.map_or(full_at, |due| due.min(full_at)));
+        }
+        let mut rows = 0;
+        let mut entries = Vec::new();
+        while rows < bounds.batch_rows
+            && let Some(entry) = self.pop()
+        {
+            rows += entry.rows();
+            entries.push(entry);
+        }
+        Next::Task(Task::Write(Work { signal, entries, record: FailureRecord::default() }))
+    }
+}
+
+impl Work {
+    fn is_due(&self, now: Instant) -> bool {
+        self.record.not_before.is_none_or(|at| at <= now)
+    }
+}

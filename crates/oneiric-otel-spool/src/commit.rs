@@ -205,11 +205,15 @@ impl Committer {
 
     /// Gives a segment up after a failure: what was durable stays readable, nothing is added.
     ///
-    /// After a failed sync the system may believe that lost bytes are written, so the rest of this file is never used.
+    /// After a failed sync the system may believe that lost bytes are written, so the rest of this file is never used. Its
+    /// space counts as free only when cutting it off is durable: a crash must not bring it back.
     fn abandon(&self, lane: Lane, active: &Active, reached: u64) {
         let shared = &self.shared;
-        let cleaned =
-            if active.length == 0 { shared.disk.remove(&active.path) } else { active.file.truncate(active.length) };
+        let cleaned = if active.length == 0 {
+            shared.disk.remove(&active.path).and_then(|()| shared.disk.sync_dir(&shared.lane_dir(lane)))
+        } else {
+            active.file.truncate(active.length).and_then(|()| active.file.sync())
+        };
         if let Err(error) = &cleaned {
             tracing::warn!(%error, path = %active.path.display(), "cannot undo a failed write; its bytes are ignored");
         }
@@ -263,24 +267,35 @@ impl Committer {
         }
     }
 
-    /// A file that cannot be removed is tried again at the next step.
+    /// What cannot be removed durably is tried again at the next step, and counts until then.
     fn remove_finished(&self) {
         for lane in 0..self.active.len() {
             let finished = self.shared.lock().lanes[lane].finished();
-            for &number in &finished {
-                let path = self.shared.lane_dir(lane).join(segment_name(number));
-                match self.shared.disk.remove(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        tracing::warn!(%error, path = %path.display(), "cannot remove a segment that is done with");
+            if finished.is_empty() {
+                continue;
+            }
+            let removed: Vec<u64> = finished.into_iter().filter(|number| self.remove(lane, *number)).collect();
+            match self.shared.disk.sync_dir(&self.shared.lane_dir(lane)) {
+                Ok(()) => {
+                    let mut state = self.shared.lock();
+                    for number in removed {
+                        state.lanes[lane].forget(number);
                     }
-                    _ => self.shared.lock().lanes[lane].forget(number),
                 }
+                Err(error) => tracing::warn!(%error, lane = self.shared.lanes[lane], "cannot remove segments durably"),
             }
-            if !finished.is_empty()
-                && let Err(error) = self.shared.disk.sync_dir(&self.shared.lane_dir(lane))
-            {
-                tracing::warn!(%error, lane = self.shared.lanes[lane], "removed segments may return after a crash");
+        }
+    }
+
+    /// Says whether the file is gone.
+    fn remove(&self, lane: Lane, number: u64) -> bool {
+        let path = self.shared.lane_dir(lane).join(segment_name(number));
+        match self.shared.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %path.display(), "cannot remove a segment that is done with");
+                false
             }
+            _ => true,
         }
     }
 
@@ -310,6 +325,10 @@ impl Drop for Committer {
         let left: Vec<Queued> = {
             let mut state = self.shared.lock();
             state.closing = true;
+            if std::thread::panicking() {
+                let reason = "its thread panicked".to_owned();
+                state.not_accepting = Some(NotAccepting { since: SystemTime::now(), reason });
+            }
             state.queue.drain(..).collect()
         };
         self.shared.room.close();

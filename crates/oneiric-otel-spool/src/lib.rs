@@ -35,7 +35,7 @@
 //! * One thread writes. A group is one vectored write and one `fdatasync` per lane's file; then it is shown to readers and
 //!   answered, in that order. The name of a new segment is durable before its first entry is answered.
 //! * Nothing is added to a file that an earlier process wrote, nor to one in which a write or a sync failed: it is cut back
-//!   to what was durable and sealed. A failed sync is never repeated on the same file.
+//!   to what was durable and sealed. A later sync of the same file does not make a failed one good.
 //! * In memory an entry is one bit: slot `offset / 64` of its segment is set while the entry is durable and not released.
 //!   That is 2 MiB for a spool of 1 GiB, however many entries it has.
 //! * A sealed segment without entries is removed. A lane that is idle is sealed, so that an idle spool is empty.
@@ -275,6 +275,8 @@ impl Shared {
 }
 
 /// An open spool. A clone is another handle to the same one; the last to go closes it.
+///
+/// Closing blocks on the disk: in asynchronous code, call [`Spool::close`] where blocking is allowed.
 #[derive(Clone)]
 pub struct Spool {
     shared: Arc<Shared>,

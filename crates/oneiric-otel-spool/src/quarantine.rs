@@ -1,7 +1,8 @@
 //! Where bytes go that nobody can use: beside the lanes, each as a file of raw bytes and a small JSON file about it.
 //!
-//! It counts when both are there. The name follows from the place the bytes had, so that setting the same
-//! thing aside again, after a crash, makes no second copy. Everything here works without opening the spool.
+//! It counts when both are there. The name follows from the place the bytes had and from what they are, so that setting
+//! the same thing aside again, after a crash, makes no second copy, and a stretch of damage that grows is kept again.
+//! Everything here works without opening the spool.
 
 use crate::disk::{self, Disk, RealDisk};
 use crate::error::SpoolError;
@@ -132,7 +133,7 @@ pub(crate) struct Origin<'a> {
 
 /// Keeps the bytes durably, once.
 pub(crate) fn keep(disk: &dyn Disk, dir: &Path, origin: &Origin<'_>, bytes: &[u8]) -> Result<Quarantined, SpoolError> {
-    let about = describe(origin, bytes.len() as u64);
+    let about = describe(origin, bytes);
     let json = serde_json::to_vec_pretty(&about);
     let json = json.map_err(|error| SpoolError::io("describe", &directory(dir), error.into()))?;
     let files = [(file(dir, &about.name, "bin"), bytes), (file(dir, &about.name, "json"), &json)];
@@ -154,16 +155,17 @@ pub(crate) fn keep(disk: &dyn Disk, dir: &Path, origin: &Origin<'_>, bytes: &[u8
     Ok(about)
 }
 
-fn describe(origin: &Origin<'_>, length: u64) -> Quarantined {
+fn describe(origin: &Origin<'_>, bytes: &[u8]) -> Quarantined {
+    let checksum = crc32fast::hash(bytes);
     let Origin { lane, segment, marker, offset, .. } = origin;
     Quarantined {
-        name: format!("{lane}-{segment:016}-{offset}-{marker:016x}"),
+        name: format!("{lane}-{segment:016}-{offset}-{marker:016x}-{checksum:08x}"),
         reason: origin.reason.to_owned(),
         content: origin.content,
         lane: (*lane).to_owned(),
         segment: *segment,
         offset: *offset,
-        length,
+        length: bytes.len() as u64,
         tag: origin.tag,
         received_at: origin.received_at,
         set_aside_at: unix_micros(SystemTime::now()),

@@ -242,6 +242,27 @@ fn a_file_without_any_readable_start_goes_to_quarantine_whole() {
 }
 
 #[test]
+fn damage_that_grows_is_kept_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(dir.path());
+    for n in 1..=4 {
+        append(&spool, 0, 0, &[n; 20]);
+    }
+    spool.close();
+    let path = segments(dir.path(), "traces").remove(0);
+    for (record, lengths) in [(1, &[64][..]), (2, &[64, 128][..])] {
+        flip(&path, 64 + 64 * record);
+        for _ in 0..2 {
+            open(dir.path()).close();
+            let mut kept: Vec<_> = quarantine::list(dir.path()).unwrap().iter().map(|about| about.length).collect();
+            kept.sort_unstable();
+            assert_eq!(kept, lengths);
+        }
+    }
+    assert_eq!(bodies(&open(dir.path()), 0), [[1; 20], [4; 20]]);
+}
+
+#[test]
 fn set_aside_entries_are_kept_and_found_without_the_spool() {
     let dir = tempfile::tempdir().unwrap();
     let spool = open(dir.path());

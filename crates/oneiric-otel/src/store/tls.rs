@@ -75,13 +75,13 @@ impl Mode {
         })
     }
 
-    /// How to try, in this order.
-    fn attempts(self) -> &'static [SslMode] {
+    /// How to try, and how else if that fails.
+    fn attempts(self) -> (SslMode, Option<SslMode>) {
         match self {
-            Self::Disable => &[SslMode::Disable],
-            Self::Allow => &[SslMode::Disable, SslMode::Require],
-            Self::Prefer => &[SslMode::Prefer, SslMode::Disable],
-            Self::Require | Self::VerifyCa | Self::VerifyFull => &[SslMode::Require],
+            Self::Disable => (SslMode::Disable, None),
+            Self::Allow => (SslMode::Disable, Some(SslMode::Require)),
+            Self::Prefer => (SslMode::Prefer, Some(SslMode::Disable)),
+            Self::Require | Self::VerifyCa | Self::VerifyFull => (SslMode::Require, None),
         }
     }
 }
@@ -142,13 +142,14 @@ impl Connector {
         Ok((url, Self { mode, tls: MakeRustlsConnect::new(config) }))
     }
 
-    fn attempts(&self, config: &Config) -> &'static [SslMode] {
+    fn attempts(&self, config: &Config) -> (SslMode, Option<SslMode>) {
         let is_local = |host: &Host| match host {
             Host::Tcp(_) => false,
             #[cfg(unix)]
             Host::Unix(_) => true,
         };
-        if config.get_hosts().iter().all(is_local) { &[SslMode::Disable] } else { self.mode.attempts() }
+        let mode = if config.get_hosts().iter().all(is_local) { Mode::Disable } else { self.mode };
+        mode.attempts()
     }
 }
 
@@ -165,16 +166,16 @@ impl Connect for Connector {
         }
         let connect = ConfigConnectImpl { tls: self.tls.clone() };
         Box::pin(async move {
-            let (last, others) = self.attempts(&config).split_last().expect("every mode has an attempt");
-            for mode in others {
-                match connect.connect(config.ssl_mode(*mode)).await {
-                    Err(error) if is_reason_to_try_otherwise(&error) => {
-                        tracing::debug!(%error, ?mode, "connecting another way");
-                    }
-                    outcome => return outcome,
+            let (first, second) = self.attempts(&config);
+            match (connect.connect(config.ssl_mode(first)).await, second) {
+                (Err(error), Some(second)) if is_reason_to_try_otherwise(&error) => {
+                    tracing::debug!(%error, "connecting another way");
+                    let outcome = connect.connect(config.ssl_mode(second)).await;
+                    // What was wrong with TLS tells more than what is wrong without.
+                    if second == SslMode::Disable { outcome.map_err(|_| error) } else { outcome }
                 }
+                (outcome, _) => outcome,
             }
-            connect.connect(config.ssl_mode(*last)).await
         })
     }
 }

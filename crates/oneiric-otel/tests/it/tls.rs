@@ -25,6 +25,8 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 enum Answer {
     No,
     Yes(TlsAcceptor),
+    /// Likewise, and hangs up on who does not ask.
+    Insists(TlsAcceptor),
     /// Says yes and hangs up.
     Broken,
 }
@@ -95,7 +97,10 @@ async fn proxy(mut stream: TcpStream, answer: Answer, target: Config, encrypted:
         return;
     }
     if beginning != SSL_REQUEST {
-        return forward(stream, &target, &beginning).await;
+        if !matches!(answer, Answer::Insists(_)) {
+            forward(stream, &target, &beginning).await;
+        }
+        return;
     }
     match answer {
         Answer::No => {
@@ -103,7 +108,7 @@ async fn proxy(mut stream: TcpStream, answer: Answer, target: Config, encrypted:
             forward(stream, &target, &[]).await;
         }
         Answer::Broken => stream.write_all(b"S").await.unwrap(),
-        Answer::Yes(acceptor) => {
+        Answer::Yes(acceptor) | Answer::Insists(acceptor) => {
             stream.write_all(b"S").await.unwrap();
             if let Ok(stream) = acceptor.accept(stream).await {
                 encrypted.fetch_add(1, Ordering::Relaxed);
@@ -196,6 +201,15 @@ async fn a_server_without_tls_is_told_from_one_whose_tls_fails() {
     let error = proxy.connect("127.0.0.1", "sslmode=require").await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Transient, "{error}");
     assert!(error.to_string().contains("TLS handshake"), "{error}");
+
+    // Where neither way leads in, the error is that of TLS.
+    let authority = Authority::new().unwrap();
+    let (chain, key) = load(&authority.issue("server", Purpose::Server, &["localhost"]).unwrap());
+    let config = builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let proxy = Proxy::start(Answer::Insists(Arc::new(config).into())).await;
+    let stranger = Authority::new().unwrap();
+    let parameters = format!("sslmode=prefer&sslrootcert={}", value(&stranger.certificate));
+    assert_misconfigured(proxy.connect("localhost", &parameters).await, &["certificate of the server is unknown"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

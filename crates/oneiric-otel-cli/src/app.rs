@@ -10,8 +10,8 @@ use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions};
 use oneiric_otel::store::{Database, ErrorClass};
 use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
-use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch as value};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +21,10 @@ use crate::embedding::{self, ModelState};
 use crate::failure;
 use crate::intake::Intake;
 use crate::progress::Progress;
+use crate::report::Identity;
 use crate::security;
 use crate::tasks::Tasks;
+use crate::watch::{self, Watch};
 
 /// What is left to do after the first signal is given this long.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
@@ -37,7 +39,7 @@ const READY_WITHIN: Duration = Duration::from_secs(3);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Where the server listens.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     #[serde(rename = "grpc_addr")]
     pub(crate) grpc: SocketAddr,
@@ -56,7 +58,7 @@ pub(crate) struct App {
     addresses: Addresses,
     stop_serving: CancellationToken,
     serving: JoinHandle<Result<()>>,
-    model: watch::Receiver<ModelState>,
+    model: value::Receiver<ModelState>,
 }
 
 impl App {
@@ -71,7 +73,7 @@ impl App {
         progress: Arc<Progress>,
     ) -> Result<Self> {
         let database = backend.database().clone();
-        let Intake { ack, disk } = intake;
+        let Intake { ack, disk, report } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
         let ingest = Ingest::new(IngestOptions { ack, ..IngestOptions::default() });
         let mut tasks = Tasks::default();
@@ -79,7 +81,7 @@ impl App {
             let ingest = ingest.clone();
             tasks.spawn("disk", |stop| disk.run(ingest, stop));
         }
-        let (opened, ready) = watch::channel(false);
+        let (opened, ready) = value::channel(false);
         let (awaited, writing) = (database.clone(), ingest.clone());
         tasks.spawn("schema", |stop| async move {
             if stop.run_until_cancelled(await_schema(&awaited, schema)).await.is_some() {
@@ -94,18 +96,20 @@ impl App {
         let maintained = database.clone();
         tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, stop));
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
+        let derived = Arc::new(deriver.totals());
         let texts_written: Arc<Notify> = deriver.texts_written();
         tasks.spawn_after("derivation", &ready, |stop| async move { deriver.run(stop).await });
-        let (model_state, model) = watch::channel(ModelState::Loading);
+        let (model_state, model) = value::channel(ModelState::Loading);
         let embedded_texts = database.clone();
         tasks.spawn_after("embedding", &ready, |stop| {
             embedding::run(embedded_texts, texts_written, progress, model_state, stop)
         });
 
         let asked = ingest.clone();
+        let pinged = database.clone();
         let readiness = Readiness::new(move || {
             let can_acknowledge = asked.can_acknowledge();
-            let database = promises_commit.then(|| database.clone());
+            let database = promises_commit.then(|| pinged.clone());
             async move {
                 can_acknowledge?;
                 match database {
@@ -124,6 +128,18 @@ impl App {
             }
         };
         let addresses = Addresses { grpc: bound.grpc_addr(), http: bound.http_addr(), api: bound.api_addr() };
+        let watch = Watch {
+            identity: Identity { started_at: watch::now(), addresses, target: backend.target().to_owned() },
+            ingest: ingest.clone(),
+            database,
+            derived,
+            refusals: bound.refusals(),
+            seen: Arc::default(),
+        };
+        let bound = bound.with_pages(watch.pages());
+        let reporting = watch.clone();
+        tasks.spawn("reports", |stop| reporting.leave_reports(report, stop));
+        tasks.spawn("watch", |stop| watch.ask(stop));
         let stop_serving = CancellationToken::new();
         let stop = stop_serving.clone();
         let serving = tokio::spawn(async move { Ok(bound.serve(stop).await?) });
@@ -139,7 +155,7 @@ impl App {
     }
 
     /// Where the model stands.
-    pub(crate) fn model(&self) -> watch::Receiver<ModelState> {
+    pub(crate) fn model(&self) -> value::Receiver<ModelState> {
         self.model.clone()
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Intake {
     pub(crate) ack: Ack,
     /// The disk that must not fill up.
     pub(crate) disk: Option<DiskGuard>,
+    /// Where the server leaves its report.
+    pub(crate) report: PathBuf,
 }
 
 impl Intake {
@@ -41,7 +43,8 @@ impl Intake {
         };
         let disk =
             backend.embedded().map(|_| DiskGuard { dir: data_dir.to_owned(), min_free_bytes: asked.min_free_bytes });
-        Ok(Self { ack, disk })
+        let report = report_path(data_dir, backend.target(), backend.embedded().is_some());
+        Ok(Self { ack, disk, report })
     }
 }
 
@@ -52,8 +55,17 @@ pub(crate) fn spools(data_dir: &Path) -> PathBuf {
 
 /// The spool for a database: what waits for one must not end in another.
 pub(crate) fn spool_dir(data_dir: &Path, backend: &Backend) -> PathBuf {
-    let name = if backend.embedded().is_some() { "embedded".to_owned() } else { file_name(backend.target()) };
-    spools(data_dir).join(name)
+    spools(data_dir).join(name(backend.target(), backend.embedded().is_some()))
+}
+
+/// Where a server for a database leaves its report.
+pub(crate) fn report_path(data_dir: &Path, target: &str, is_embedded: bool) -> PathBuf {
+    data_dir.join(format!("server-{}.json", name(target, is_embedded)))
+}
+
+/// What is called after a database in the data directory.
+fn name(target: &str, is_embedded: bool) -> String {
+    if is_embedded { "embedded".to_owned() } else { file_name(target) }
 }
 
 fn file_name(target: &str) -> String {

@@ -20,14 +20,17 @@ mod embedding;
 mod failure;
 mod finder;
 mod intake;
+mod metrics;
 mod model;
 mod moment;
 mod progress;
+mod report;
 mod screen;
 mod security;
 mod signals;
 mod tasks;
 mod trace_tree;
+mod watch;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The API listener: for now only whether the process lives and whether it can acknowledge.
+//! The API listener: whether the process lives, whether it can acknowledge, and what else it tells about itself.
 
 use std::fmt;
 use std::future::Future;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use http::StatusCode;
+use http::{StatusCode, header};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,31 @@ impl fmt::Debug for Readiness {
     }
 }
 
+/// A page that a server tells about itself. It stands behind the tokens.
+#[derive(Clone)]
+pub struct Page {
+    path: &'static str,
+    content_type: &'static str,
+    render: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Page {
+    /// `render` is asked for every request to `path` and must be quick.
+    pub fn new(
+        path: &'static str,
+        content_type: &'static str,
+        render: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Self {
+        Self { path, content_type, render: Arc::new(render) }
+    }
+}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Page").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 /// Answers requests of the API listener.
 #[derive(Clone)]
 pub(crate) struct Api(Router);
@@ -55,12 +80,12 @@ impl Api {
     pub(crate) const OPEN: &[&str] = &["/healthz", "/readyz"];
 
     /// Not ready any more once `stop` is cancelled.
-    pub(crate) fn new(readiness: Readiness, stop: CancellationToken) -> Self {
-        let router = Router::new()
-            .route("/healthz", get(async || "ok\n"))
-            .route("/readyz", get(answer_readyz))
-            .with_state(Asked { readiness, stop });
-        Self(router)
+    pub(crate) fn new(readiness: Readiness, pages: Vec<Page>, stop: CancellationToken) -> Self {
+        let mut router = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(answer_readyz));
+        for Page { path, content_type, render } in pages {
+            router = router.route(path, get(async move || ([(header::CONTENT_TYPE, content_type)], render())));
+        }
+        Self(router.with_state(Asked { readiness, stop }))
     }
 }
 

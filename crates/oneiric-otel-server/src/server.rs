@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Api, Readiness};
+use crate::api::{Api, Page, Readiness};
 use crate::connection::{Connections, Respond};
 use crate::crowd::Crowd;
 use crate::receivers::Receiver;
@@ -96,7 +96,7 @@ impl Server {
             http: local(&http, "OTLP/HTTP", &options.http_addr)?,
             api: local(&api, "the API", options.api_addr.as_deref().unwrap_or_default())?,
         };
-        Ok(BoundServer { options, security, ingest, readiness, grpc, http, api, addresses })
+        Ok(BoundServer { options, security, ingest, readiness, pages: Vec::new(), grpc, http, api, addresses })
     }
 }
 
@@ -114,6 +114,7 @@ pub struct BoundServer {
     security: Arc<Security>,
     ingest: Ingest,
     readiness: Readiness,
+    pages: Vec<Page>,
     grpc: Vec<TcpListener>,
     http: Vec<TcpListener>,
     api: Vec<TcpListener>,
@@ -147,6 +148,12 @@ impl BoundServer {
         Reload(Arc::clone(&self.security))
     }
 
+    /// Shows these pages on the API listener.
+    #[must_use]
+    pub fn with_pages(self, pages: Vec<Page>) -> Self {
+        Self { pages, ..self }
+    }
+
     /// What the server turns away, as it goes on.
     pub fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(self.security.refusals())
@@ -156,7 +163,7 @@ impl BoundServer {
     /// answered, and what is still open after [`ServerOptions::drain_timeout`] is cut: its sender has no promise and
     /// sends again.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ServerError> {
-        let Self { options, security, ingest, readiness, grpc, http, api, .. } = self;
+        let Self { options, security, ingest, readiness, pages, grpc, http, api, .. } = self;
         let stop = shutdown.child_token();
         let cut = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -189,7 +196,7 @@ impl BoundServer {
         };
         listen(&otlp, grpc.into_iter().chain(http), &receiver);
         let api_responder = Guarded {
-            responder: Api::new(readiness, stop.clone()),
+            responder: Api::new(readiness, pages, stop.clone()),
             security,
             open: Api::OPEN,
             max_refused_bytes,

@@ -1,17 +1,19 @@
 //! `health`: whether all is well, and how much is stored and waiting.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use oneiric_otel::store::{Census, DatabaseStatus};
+use oneiric_otel::store::{Census, Database, DatabaseStatus};
 use serde::Serialize;
 
 use super::Ending;
 use crate::args::Global;
 use crate::backend::Backend;
 use crate::progress::Progress;
-use crate::{failure, screen};
+use crate::report::Report;
+use crate::{data_dir, failure, intake, screen};
 
 /// Dead letters above this number are a problem and not an incident.
 const MANY_DEAD_LETTERS: i64 = 1000;
@@ -25,12 +27,64 @@ struct Health {
     healthy: bool,
     /// What is wrong, and what to do.
     problems: Vec<String>,
-    database: DatabaseStatus,
+    /// What the server of this data directory and database says, if one runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server: Option<Report>,
+    /// None when the database is away and a server keeps what comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<DatabaseStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     telemetry: Option<Census>,
 }
 
 pub(crate) async fn run(global: &Global) -> Result<Ending> {
+    let server = server(global)?;
+    let health = match (look(global).await, server) {
+        (Ok(Looked { status, telemetry, is_embedded }), server) => {
+            let mut problems = problems(&status, telemetry.as_ref(), is_embedded);
+            problems.extend(server.iter().flat_map(Report::problems));
+            Health { healthy: problems.is_empty(), problems, server, database: Some(status), telemetry }
+        }
+        // There is a server that knows more than that the database does not answer.
+        (Err(error), Some(server)) => {
+            let mut problems = server.problems();
+            if problems.is_empty() {
+                problems.push(format!("{error:#}"));
+            }
+            Health { healthy: false, problems, server: Some(server), database: None, telemetry: None }
+        }
+        (Err(error), None) => return Err(error),
+    };
+    if global.json {
+        screen::print_json(&health)?;
+    } else {
+        screen::print(&tell(&health))?;
+    }
+    Ok(if health.healthy { Ending::Good } else { Ending::Bad })
+}
+
+/// The report of the server that runs for this data directory and database.
+fn server(global: &Global) -> Result<Option<Report>> {
+    let data_dir = data_dir::of(global)?;
+    let target = match &global.database_url {
+        Some(url) => Database::new(url)
+            .map_err(|error| failure::of_database(&error, "given by --database-url"))?
+            .target()
+            .to_owned(),
+        None => String::new(),
+    };
+    let path = intake::report_path(&data_dir, &target, global.database_url.is_none());
+    Ok(Report::read(&path).filter(Report::is_alive))
+}
+
+/// What the database says.
+struct Looked {
+    status: DatabaseStatus,
+    telemetry: Option<Census>,
+    is_embedded: bool,
+}
+
+async fn look(global: &Global) -> Result<Looked> {
     let progress = Arc::new(Progress::new());
     let open = Backend::open_unmigrated(global, &progress);
     // A server that is still to be started may take its time, one that runs may not.
@@ -55,22 +109,15 @@ pub(crate) async fn run(global: &Global) -> Result<Ending> {
         return Err(error);
     };
     backend.release().await?;
-    let health = examined?;
-    if global.json {
-        screen::print_json(&health)?;
-    } else {
-        screen::print(&tell(&health))?;
-    }
-    Ok(if health.healthy { Ending::Good } else { Ending::Bad })
+    examined
 }
 
-async fn examine(backend: &Backend) -> Result<Health> {
+async fn examine(backend: &Backend) -> Result<Looked> {
     let database = backend.database();
     let explain = |error| failure::of_database(&error, backend.target());
     let status = database.status().await.map_err(explain)?;
     let telemetry = if status.schema.version > 0 { Some(database.census().await.map_err(explain)?) } else { None };
-    let problems = problems(&status, telemetry.as_ref(), backend.embedded().is_some());
-    Ok(Health { healthy: problems.is_empty(), problems, database: status, telemetry })
+    Ok(Looked { status, telemetry, is_embedded: backend.embedded().is_some() })
 }
 
 fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bool) -> Vec<String> {
@@ -109,18 +156,39 @@ fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bo
     problems
 }
 
+fn tell_server(server: &Report, row: &mut impl FnMut(&str, String)) {
+    row("server", format!("process {}, since {}", server.pid, server.started_at));
+    let per_signal = |counts: &BTreeMap<String, u64>| {
+        counts.iter().map(|(signal, count)| format!("{count} {signal}")).collect::<Vec<_>>().join(", ")
+    };
+    row("acknowledged since", per_signal(&server.counts.acknowledged_records));
+    row("written since", per_signal(&server.counts.written_records));
+    if let Some(spool) = &server.spool {
+        let waiting: u64 = spool.entries.values().sum();
+        let oldest = spool.oldest.map(|oldest| format!(", the oldest of {oldest}")).unwrap_or_default();
+        let bytes = |bytes| indicatif::BinaryBytes(bytes).to_string();
+        row("spool", format!("{waiting} requests{oldest}; {} of {}", bytes(spool.bytes), bytes(spool.max_bytes)));
+    }
+    let until = server.breaker.until.map(|until| format!(", next try at {until}")).unwrap_or_default();
+    row("circuit breaker", format!("{} since {}{until}", server.breaker.state, server.breaker.since));
+}
+
 fn tell(health: &Health) -> String {
     let mut table = screen::table(&["what", "state"]);
     let mut row = |what: &str, state: String| {
         table.add_row([what.to_owned(), screen::clean(&state)]);
     };
-    let status = &health.database;
-    row("database", status.target.clone());
-    row("PostgreSQL", status.server_version.clone());
-    row("size", indicatif::BinaryBytes(status.size_bytes.unsigned_abs()).to_string());
-    row("schema", format!("version {}", status.schema.version));
-    let pgvector = status.pgvector_version.clone();
-    row("pgvector", pgvector.unwrap_or_else(|| "not installed in this database".to_owned()));
+    if let Some(server) = &health.server {
+        tell_server(server, &mut row);
+    }
+    if let Some(status) = &health.database {
+        row("database", status.target.clone());
+        row("PostgreSQL", status.server_version.clone());
+        row("size", indicatif::BinaryBytes(status.size_bytes.unsigned_abs()).to_string());
+        row("schema", format!("version {}", status.schema.version));
+        let pgvector = status.pgvector_version.clone();
+        row("pgvector", pgvector.unwrap_or_else(|| "not installed in this database".to_owned()));
+    }
     if let Some(telemetry) = &health.telemetry {
         let models = telemetry.models.join(", ");
         row("models with vectors", if models.is_empty() { "none yet".to_owned() } else { models });

@@ -37,20 +37,44 @@ fn post(address: &str, body: &str) -> Option<u16> {
     line.split(' ').nth(1)?.parse().ok()
 }
 
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
 #[tokio::test]
 async fn a_server_whose_database_is_away_takes_requests_and_keeps_them() {
     let dir = data_dir();
     let dir = text(dir.path());
     let away = ["--data-dir", dir, "--database-url", "postgresql://nobody@127.0.0.1:1/nothing"];
-    for run in [1, 2] {
+    for turn in [1, 2] {
         let serving = Serving::start(&away).await;
         let http = serving.address("http_addr");
-        let answered = tokio::task::spawn_blocking(move || post(&http, &request(run))).await.unwrap();
+        let answered = tokio::task::spawn_blocking(move || post(&http, &request(turn))).await.unwrap();
         assert_eq!(answered, Some(200));
+        let api = serving.address("api_addr");
+        let metrics = tokio::task::spawn_blocking(move || get(&api, "/metrics")).await.unwrap();
+        for line in [
+            "oneiric_otel_acknowledged_records_total{signal=\"traces\"} 1".to_owned(),
+            format!("oneiric_otel_spool_entries{{signal=\"traces\"}} {turn}.0"),
+            "oneiric_otel_accepting 1.0".to_owned(),
+            "# EOF".to_owned(),
+        ] {
+            assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+        }
+        // The report for `health` is written every second.
+        let kept = format!("{turn} requests wait in the spool");
+        while !run(&[&["health", "--json"][..], &away].concat()).await.expect(1).stdout.contains(&kept) {}
         serving.terminate().await;
         assert_eq!(serving.end().await, Some(0));
         let lane = Path::new(dir).join("spool/127.0.0.1_1_nothing/traces");
-        assert_eq!(std::fs::read_dir(lane).unwrap().count() as u64, run, "a segment for each run");
+        assert_eq!(std::fs::read_dir(lane).unwrap().count() as u64, turn, "a segment for each run");
     }
 }
 

@@ -19,7 +19,7 @@ mod batch;
 pub mod text;
 pub mod trace;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -68,7 +68,7 @@ impl Default for DeriveOptions {
 }
 
 /// What a pass did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Derived {
     /// Rows of traces written or rewritten.
     pub traces: u64,
@@ -95,13 +95,21 @@ pub struct Deriver {
     database: Database,
     options: DeriveOptions,
     texts_written: Arc<Notify>,
+    totals: Arc<Mutex<Derived>>,
     partitions: Partitions,
 }
 
 impl Deriver {
     /// Prepares derivation. Nothing happens before [`Self::run`] or one of the passes.
     pub fn new(database: Database, options: DeriveOptions) -> Self {
-        Self { database, options, texts_written: Arc::new(Notify::new()), partitions: Partitions::default() }
+        let (texts_written, totals) = Default::default();
+        Self { database, options, texts_written, totals, partitions: Partitions::default() }
+    }
+
+    /// What was done since the start, as it goes on.
+    pub fn totals(&self) -> impl Fn() -> Derived + Send + Sync + use<> {
+        let totals = Arc::clone(&self.totals);
+        move || *totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Is notified when new texts wait for their vectors.
@@ -209,6 +217,7 @@ impl Deriver {
                 Ok(Some(outcome)) => {
                     worked = true;
                     total.add(outcome.derived);
+                    self.totals.lock().unwrap_or_else(PoisonError::into_inner).add(outcome.derived);
                     if outcome.derived.texts_new > 0 {
                         self.texts_written.notify_one();
                     }

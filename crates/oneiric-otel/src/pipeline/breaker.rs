@@ -35,8 +35,7 @@ impl Default for BreakerOptions {
 }
 
 /// Where the breaker stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
     /// Everything goes through.
     Closed,
@@ -58,7 +57,7 @@ impl BreakerState {
 }
 
 /// What is known of the breaker at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BreakerStatus {
     /// Where it stands.
     pub state: BreakerState,

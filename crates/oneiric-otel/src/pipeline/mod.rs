@@ -157,7 +157,7 @@ pub struct IngestStatus {
 }
 
 /// That requests are refused for the time being.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusing {
     /// What is in the way.
     pub reason: String,

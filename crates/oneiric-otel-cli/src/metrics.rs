@@ -1,0 +1,144 @@
+//! `/metrics`: what a server counts, in the OpenMetrics text format that Prometheus reads.
+//!
+//! Names follow Prometheus' rules: base units, `_total` for counters (the encoder adds it), few labels of few values.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use oneiric_otel::pipeline::{BreakerState, IngestStatus, Latencies};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::watch::Snapshot;
+
+/// The media type of the page.
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The page for one moment.
+pub(crate) fn page(snapshot: Snapshot) -> String {
+    let mut registry = Registry::with_prefix("oneiric_otel");
+    registry.register_collector(Box::new(snapshot));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap_or_else(|error| tracing::error!(%error, "metrics could not be written"));
+    text
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        page.ingest(&self.ingest)?;
+        page.spool(&self.ingest)?;
+        page.breaker(&self.ingest)?;
+        page.counter("unauthenticated_requests", "Requests without a valid token", self.unauthenticated_requests)?;
+        page.counter("failed_handshakes", "Connections on which TLS was not agreed on", self.failed_handshakes)?;
+        page.counter("derived_traces", "Rows of traces written or rewritten", self.derived.traces)?;
+        page.counter("new_texts", "Traces whose text was not known and needed a vector", self.derived.texts_new)?;
+        page.gauge("database_up", "Whether the database answers", f64::from(u8::from(self.away.is_none())))?;
+        if let Some(census) = &self.census {
+            page.gauge(
+                "traces_to_derive",
+                "Traces written to since they were derived",
+                census.traces_to_derive as f64,
+            )?;
+            page.gauge("texts_to_embed", "Texts that wait for a vector", census.texts_to_embed as f64)?;
+            page.gauge("dead_letters", "Dead letters in the database, not processed", census.dead_letters as f64)?;
+        }
+        Ok(())
+    }
+}
+
+struct Page<'a>(DescriptorEncoder<'a>);
+
+impl Page<'_> {
+    fn ingest(&mut self, ingest: &IngestStatus) -> fmt::Result {
+        let counts = &ingest.counts;
+        self.counters("requests", "Requests acknowledged", "signal", &counts.requests)?;
+        self.counters("acknowledged_records", "Records acknowledged", "signal", &counts.records)?;
+        self.counters("written_records", "Records committed", "signal", &counts.written_records)?;
+        let refused =
+            BTreeMap::from([("malformed", counts.malformed_requests), ("unavailable", counts.unavailable_requests)]);
+        self.counters("refused_requests", "Requests refused whole", "reason", &refused)?;
+        let dropped = BTreeMap::from([("rejected", counts.rejected_records), ("memory_full", counts.dropped_records)]);
+        self.counters("dropped_records", "Records that are not stored", "reason", &dropped)?;
+        self.counter("duplicate_requests", "Requests that were stored before", counts.duplicate_requests)?;
+        self.counters("buried_records", "Records that became dead letters", "class", &counts.dead_letters)?;
+        self.counter("write_retries", "Transactions tried again", counts.write_retries)?;
+        self.counter("failed_batches", "Batches whose retries were used up", counts.failed_batches)?;
+        self.gauge("queued_requests", "Requests in memory that wait for a writer", ingest.waiting_requests as f64)?;
+        self.gauge("queued_rows", "Rows in memory that wait for a writer", ingest.waiting_rows as f64)?;
+        self.gauge("accepting", "Whether requests are acknowledged", f64::from(u8::from(ingest.refusing.is_none())))?;
+        self.latency(&counts.write_latency)
+    }
+
+    fn latency(&mut self, latencies: &Latencies) -> fmt::Result {
+        let mut below = 0;
+        let mut buckets = Vec::new();
+        for (bound, at_most) in latencies.at_most.iter().copied().chain([(f64::MAX, latencies.count)]) {
+            buckets.push((bound, at_most - below));
+            below = at_most;
+        }
+        let help = "Time from the first statement of a write transaction to its commit";
+        let mut encoder =
+            self.0.encode_descriptor("write_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        encoder.encode_histogram::<NoLabelSet>(latencies.sum_seconds, latencies.count, &buckets, None)
+    }
+
+    fn spool(&mut self, ingest: &IngestStatus) -> fmt::Result {
+        let Some(spool) = &ingest.spool else { return Ok(()) };
+        let lanes = || spool.lanes.iter().map(|lane| (lane.name.as_str(), lane));
+        let entries = lanes().map(|(name, lane)| (name, lane.entries as f64)).collect();
+        self.gauges("spool_entries", "Requests in the spool", "signal", &entries)?;
+        let age = |oldest: std::time::SystemTime| oldest.elapsed().unwrap_or_default().as_secs_f64();
+        let ages = lanes().map(|(name, lane)| (name, lane.oldest.map_or(0.0, age))).collect();
+        self.gauges("spool_oldest_age_seconds", "Age of the oldest request in the spool", "signal", &ages)?;
+        self.gauge("spool_bytes", "Bytes of the spool's files", spool.bytes as f64)?;
+        self.gauge("spool_max_bytes", "The bound on them", spool.max_bytes as f64)?;
+        self.gauge("spool_quarantine_bytes", "Bytes that could not be read", spool.quarantine_bytes as f64)?;
+        let counters = &spool.counters;
+        self.counter("spool_appended_requests", "Requests made durable", counters.appended)?;
+        self.counter("spool_fsyncs", "Times a segment was made durable", counters.fsyncs)?;
+        self.counter("spool_refused_requests", "Requests refused because the spool was full", counters.refused_full)?;
+        self.counter("spool_failed_requests", "Requests whose writing to the spool failed", counters.failed)?;
+        self.counter("spool_damaged_entries", "Entries or stretches found damaged", counters.damaged)?;
+        self.counter("spool_torn_bytes", "Bytes that a crash left incomplete", counters.torn_bytes)
+    }
+
+    fn breaker(&mut self, ingest: &IngestStatus) -> fmt::Result {
+        let is_in = |state| f64::from(u8::from(ingest.breaker.state == state));
+        let states = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
+        let states = states.map(|state| (state.as_str(), is_in(state)));
+        self.gauges("circuit_breaker_state", "1 for the state it is in", "state", &BTreeMap::from(states))?;
+        self.counter("circuit_breaker_opened", "How often it opened", ingest.breaker.opened)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let counter = ConstCounter::new(value);
+        counter.encode(self.0.encode_descriptor(name, help, None, counter.metric_type())?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let gauge = ConstGauge::new(value);
+        gauge.encode(self.0.encode_descriptor(name, help, None, gauge.metric_type())?)
+    }
+
+    fn counters(&mut self, name: &str, help: &str, label: &str, values: &BTreeMap<&str, u64>) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (value, count) in values {
+            ConstCounter::new(*count).encode(encoder.encode_family(&[(label, *value)])?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, label: &str, values: &BTreeMap<&str, f64>) -> fmt::Result {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (value, level) in values {
+            ConstGauge::new(*level).encode(encoder.encode_family(&[(label, *value)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! Watches over a running server: asks its database now and then, and leaves a report for `health`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use oneiric_otel::derive::Derived;
+use oneiric_otel::pipeline::{Ingest, IngestStatus};
+use oneiric_otel::store::{Census, Database};
+use oneiric_otel_server::{Page, Refusals};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics;
+use crate::report::{Identity, Report, Trouble};
+
+/// How often the report is written.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often the database is asked: its answer costs it some milliseconds.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+/// A database that takes longer is away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// The parts of a server that are watched. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    pub(crate) identity: Identity,
+    pub(crate) ingest: Ingest,
+    pub(crate) database: Database,
+    pub(crate) derived: Arc<dyn Fn() -> Derived + Send + Sync>,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) seen: Arc<Mutex<Seen>>,
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// What the database answered last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Seen {
+    away: Option<Trouble>,
+    census: Option<Census>,
+}
+
+/// Everything at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) ingest: IngestStatus,
+    pub(crate) derived: Derived,
+    pub(crate) away: Option<Trouble>,
+    pub(crate) census: Option<Census>,
+    pub(crate) unauthenticated_requests: u64,
+    pub(crate) failed_handshakes: u64,
+}
+
+impl Watch {
+    /// The pages that show what is seen.
+    pub(crate) fn pages(&self) -> Vec<Page> {
+        let (told, counted) = (self.clone(), self.clone());
+        vec![
+            Page::new("/api/v1/health", "application/json", move || {
+                serde_json::to_string_pretty(&told.report()).unwrap_or_default()
+            }),
+            Page::new("/metrics", metrics::CONTENT_TYPE, move || metrics::page(counted.snapshot())),
+        ]
+    }
+
+    /// Asks the database until told to stop.
+    pub(crate) async fn ask(self, stop: CancellationToken) {
+        let work = async {
+            loop {
+                let answer = tokio::time::timeout(ANSWER_WITHIN, self.database.census()).await;
+                self.take_note(match answer {
+                    Ok(Ok(census)) => Ok(census),
+                    Ok(Err(error)) => Err(error.to_string()),
+                    Err(_) => Err(format!("no answer within {} s", ANSWER_WITHIN.as_secs())),
+                });
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        };
+        stop.run_until_cancelled(work).await;
+    }
+
+    fn take_note(&self, answer: Result<Census, String>) {
+        let mut seen = self.seen();
+        match answer {
+            Ok(census) => *seen = Seen { away: None, census: Some(census) },
+            Err(reason) => {
+                let since = seen.away.take().map_or_else(now, |away| away.since);
+                seen.away = Some(Trouble { reason, since });
+                seen.census = None;
+            }
+        }
+    }
+
+    /// Writes the report to `path` until told to stop, and takes it away then: who reads it later finds no server.
+    pub(crate) async fn leave_reports(self, path: PathBuf, stop: CancellationToken) {
+        let mut told = false;
+        let work = async {
+            loop {
+                let outcome = self.report().write(&path);
+                if let (Err(error), false) = (&outcome, told) {
+                    tracing::warn!(path = %path.display(), %error, "`health` will know less: no report can be written");
+                }
+                told = outcome.is_err();
+                tokio::time::sleep(REPORT_EVERY).await;
+            }
+        };
+        stop.run_until_cancelled(work).await;
+        if let Err(error) = std::fs::remove_file(&path) {
+            tracing::debug!(path = %path.display(), %error, "the report stays");
+        }
+    }
+
+    fn report(&self) -> Report {
+        let away = self.seen().away.clone();
+        Report::new(&self.identity, &self.ingest.status(), away)
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let Seen { away, census } = self.seen().clone();
+        Snapshot {
+            ingest: self.ingest.status(),
+            derived: (self.derived)(),
+            away,
+            census,
+            unauthenticated_requests: self.refusals.unauthenticated_requests(),
+            failed_handshakes: self.refusals.failed_handshakes(),
+        }
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Now, for an [`Identity`].
+pub(crate) fn now() -> Timestamp {
+    crate::report::timestamp(std::time::SystemTime::now())
+}

@@ -55,6 +55,18 @@ fn one_object_lines_concatenated_and_arrays_are_read() {
 }
 
 #[test]
+fn a_file_may_be_cut_anywhere_while_it_is_read() {
+    let file = r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"sum":{"dataPoints":[{"asDouble":-0.5e+1,"x":[true,null,"\u00e9é"]}]}}]}]}]}"#;
+    let whole: Vec<_> = read("x", file.as_bytes(), None).collect();
+    assert!(matches!(&*whole, [Ok(request)] if request.body == file), "{whole:?}");
+    for end in 0..file.len() {
+        let (begin, rest) = file.as_bytes().split_at(end);
+        let pieces: Vec<_> = read("x", Read::chain(begin, rest), None).collect();
+        assert_eq!(pieces, whole, "cut behind {:?}", String::from_utf8_lossy(begin));
+    }
+}
+
+#[test]
 fn bodies_are_the_objects_themselves() {
     let file = Bytes::from(format!(" [ {LOGS} , {SPANS} ]\n{SPANS}"));
     let bodies: Vec<Bytes> = requests("x", file, None).map(|found| found.unwrap().body).collect();

@@ -150,7 +150,7 @@ impl<R: Read> Values<R> {
                     }
                     return Ok(Ok(Item { body, at }));
                 }
-                Some(Err(error)) if error.is_eof() => {
+                Some(Err(error)) if error.is_eof() || may_grow && is_cut_in_number(&bytes) => {
                     if may_grow {
                         self.window.grow()?;
                         continue;
@@ -215,6 +215,11 @@ impl<R: Read> Iterator for Values<R> {
             Some(Err(FileError { at: format!("line {}", self.line), reason: super::unread(&error) }))
         })
     }
+}
+
+/// Whether it ends where the next byte decides about a number. serde_json calls a number that is cut off there a wrong one.
+fn is_cut_in_number(bytes: &[u8]) -> bool {
+    matches!(bytes.last(), Some(b'-' | b'+' | b'.' | b'e' | b'E'))
 }
 
 /// The keys of an object; for any other value what it is.

@@ -53,13 +53,13 @@ fn none_with_at(text: &str) -> Option<Public> {
 fn decode(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
+    let digit = |byte: u8| char::from(byte).to_digit(16);
     while let Some(byte) = bytes.next() {
-        let rest = bytes.clone();
-        let digits: String = rest.take(2).map(char::from).collect();
-        match u8::from_str_radix(&digits, 16) {
-            Ok(value) if byte == b'%' && digits.len() == 2 => {
-                decoded.push(value);
-                bytes.nth(1);
+        let mut rest = bytes.clone();
+        match (byte, rest.next().and_then(digit), rest.next().and_then(digit)) {
+            (b'%', Some(high), Some(low)) => {
+                decoded.push((high << 4 | low) as u8);
+                bytes = rest;
             }
             _ => decoded.push(byte),
         }
@@ -90,6 +90,7 @@ mod tests {
         }
         assert_eq!(decode("100%"), "100%");
         assert_eq!(decode("%zz%41"), "%zzA");
+        assert_eq!(decode("%+1%-1% 1"), "%+1%-1% 1", "a sign is no digit");
     }
 
     #[test]

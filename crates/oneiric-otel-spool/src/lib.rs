@@ -62,6 +62,9 @@ mod directory;
 mod disk;
 mod error;
 mod format;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod quarantine;
 mod recovery;
 mod state;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use oneiric_otel_oracle::plan::{Fault, Tempo, parse_faults};
-use oneiric_otel_oracle::{report, run};
+use oneiric_otel_oracle::{crowd, report, run, throughput};
 use serde::Serialize;
 
 /// Sends telemetry to oneiric-otel, breaks what it can, and requires every acknowledged item exactly once.
@@ -32,6 +32,10 @@ struct Arguments {
 enum Command {
     /// Load and faults, then the verdict
     Run(Run),
+    /// The same load acknowledged from the spool and after the commit, in turn
+    Throughput(Throughput),
+    /// Many clients at once with small requests
+    Clients(Crowd),
 }
 
 #[derive(Debug, Args)]
@@ -44,7 +48,7 @@ struct Run {
     seed: Option<u64>,
     /// all, none, or names with commas between them; a wrong name lists them
     #[arg(long, default_value = "all", value_parser = parse_faults)]
-    faults: std::collections::BTreeSet<Fault>,
+    faults: BTreeSet<Fault>,
     /// How many clients
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     clients: u16,
@@ -63,9 +67,41 @@ struct Run {
     /// Mean seconds between two faults of the servers; the other lanes follow
     #[arg(long, default_value_t = 2.5, value_parser = positive)]
     fault_seconds: f64,
-    /// Keep logs and database in a new directory inside this one
+    /// Keep the logs, and the database if it is on no tmpfs, in a new directory inside this one
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Throughput {
+    /// Spans in each round
+    #[arg(long, default_value_t = 500_000)]
+    spans: u64,
+    /// Spans in a request, a multiple of 10
+    #[arg(long, default_value_t = 500)]
+    spans_per_request: u64,
+    /// Connections, each with one request in flight
+    #[arg(long, default_value_t = 8)]
+    connections: u64,
+    /// How often each kind of acknowledgement has its turn
+    #[arg(long, default_value_t = 3)]
+    pairs: u32,
+}
+
+#[derive(Debug, Args)]
+struct Crowd {
+    /// How many clients
+    #[arg(long = "clients", default_value_t = 1_000)]
+    size: u64,
+    /// How long
+    #[arg(long, default_value_t = 60.0, value_parser = positive)]
+    seconds: f64,
+    /// The least time from one request of a client to its next, in milliseconds
+    #[arg(long, default_value_t = 500)]
+    pause_ms: u64,
+    /// When the server acknowledges [default: the program's]
+    #[arg(long)]
+    ack: Option<String>,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -99,6 +135,18 @@ async fn dispatch(arguments: Arguments) -> Result<bool> {
     };
     match arguments.command {
         Command::Run(run) => judge(program, run, arguments.json).await,
+        Command::Throughput(Throughput { spans, spans_per_request, connections, pairs }) => {
+            let load = throughput::Load { spans, spans_per_request, connections, pairs };
+            let measured = throughput::run(&program, load).await?;
+            print(arguments.json, &measured, &throughput::table(&measured))?;
+            Ok(true)
+        }
+        Command::Clients(Crowd { size, seconds, pause_ms, ack }) => {
+            let (length, pause) = (Duration::from_secs_f64(seconds), Duration::from_millis(pause_ms));
+            let crowd = crowd::run(&program, size, length, pause, ack.as_deref()).await?;
+            print(arguments.json, &crowd, &crowd::table(&crowd))?;
+            Ok(crowd.is_good())
+        }
     }
 }
 
@@ -106,16 +154,11 @@ async fn judge(program: PathBuf, run: Run, json: bool) -> Result<bool> {
     let seed = run.seed.unwrap_or_else(|| rand::random_range(0..1_000_000));
     drop(writeln!(std::io::stderr(), "seed {seed}"));
     let tempo = run.fault_seconds / 2.5;
-    let mut faults: BTreeSet<Fault> = run.faults;
-    if run.minutes < 0.5 {
-        // A full disk makes PostgreSQL recover, for which there is no time.
-        faults.remove(&Fault::DatabaseDiskFull);
-    }
     let options = run::Options {
         program,
         length: Duration::from_secs_f64(run.minutes * 60.0),
         seed,
-        faults,
+        faults: run.faults,
         tempo: Tempo {
             servers: Tempo::LONG.servers.mul_f64(tempo),
             database: Tempo::LONG.database.mul_f64(tempo),

@@ -1,6 +1,7 @@
 //! The database under test: a private PostgreSQL of the run, and what can be done to it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ const PATIENCE: Duration = Duration::from_mins(5);
 #[derive(Debug, Clone)]
 pub struct Postgres {
     server: Arc<Mutex<Server>>,
+    /// Beside the server, which is locked while it starts.
+    pid: Arc<AtomicU32>,
 }
 
 /// How to stop it.
@@ -41,7 +44,8 @@ impl Postgres {
             Ok(Server::attach_or_start(&Options { installation, data_dir })?)
         };
         let server = tokio::task::spawn_blocking(start).await??;
-        Ok(Self { server: Arc::new(Mutex::new(server)) })
+        let pid = Arc::new(AtomicU32::new(server.pid()));
+        Ok(Self { server: Arc::new(Mutex::new(server)), pid })
     }
 
     fn server(&self) -> std::sync::MutexGuard<'_, Server> {
@@ -75,9 +79,9 @@ impl Postgres {
         connection.socket_dir.join(format!(".s.PGSQL.{}", connection.port))
     }
 
-    /// The postmaster.
+    /// The postmaster, as it was seen last.
     pub fn pid(&self) -> u32 {
-        self.server().pid()
+        self.pid.load(Ordering::Relaxed)
     }
 
     /// Starts it again if it does not run, and waits until it answers.
@@ -87,9 +91,12 @@ impl Postgres {
     pub async fn ensure_running(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let server = Arc::clone(&self.server);
+            let this = self.clone();
             let ensured = tokio::task::spawn_blocking(move || {
-                server.lock().unwrap_or_else(PoisonError::into_inner).ensure_running()
+                let mut server = this.server();
+                let started = server.ensure_running();
+                this.pid.store(server.pid(), Ordering::Relaxed);
+                started
             });
             let error = match ensured.await? {
                 Ok(_) => match self.answers().await {
@@ -111,52 +118,58 @@ impl Postgres {
         Ok(())
     }
 
-    /// kill -9 of the postmaster. Its children notice and end.
+    /// kill -9 of the postmaster. Its children notice and end. Says whether there was one.
     ///
     /// # Errors
-    /// If there is none.
-    pub async fn kill(&self) -> Result<()> {
+    /// If it does not end.
+    pub async fn kill(&self) -> Result<bool> {
+        self.end(Signal::KILL).await
+    }
+
+    /// Ends the postmaster with a signal. Another fault, such as a full disk, may have ended it already.
+    async fn end(&self, signal: Signal) -> Result<bool> {
+        self.ensure_running().await?;
         let pid = self.pid();
-        process::send(pid, Signal::KILL)?;
-        gone(pid).await
+        if process::send(pid, signal).is_err() {
+            return Ok(false);
+        }
+        gone(pid).await.map(|()| true)
     }
 
     /// kill -9 of a process that serves a client; PostgreSQL then ends all of them and recovers. Says whether there was
     /// one. `choice` chooses.
-    ///
-    /// # Errors
-    /// If the system refuses.
-    pub fn kill_backend(&self, choice: u64) -> Result<bool> {
+    pub fn kill_backend(&self, choice: u64) -> bool {
         let backends: Vec<u32> = process::children(self.pid())
             .into_iter()
             .filter(|child| process::title(*child).contains("[local]"))
             .collect();
         if backends.is_empty() {
-            return Ok(false);
+            return false;
         }
         let chosen = backends[(choice % backends.len() as u64) as usize];
         // It may have ended since.
-        Ok(process::send(chosen, Signal::KILL).is_ok())
+        process::send(chosen, Signal::KILL).is_ok()
     }
 
-    /// Stops it.
+    /// Stops it. Says whether it ran.
     ///
     /// # Errors
     /// If it does not stop.
-    pub async fn stop(&self, how: Stop) -> Result<()> {
-        let pid = self.pid();
-        process::send(pid, if how == Stop::Fast { Signal::INT } else { Signal::QUIT })?;
-        gone(pid).await
+    pub async fn stop(&self, how: Stop) -> Result<bool> {
+        self.end(if how == Stop::Fast { Signal::INT } else { Signal::QUIT }).await
     }
 
-    /// Suspends every process of it, for this long.
+    /// Suspends every process of it, for this long. Says whether it ran.
     ///
     /// # Errors
-    /// If there is none.
-    pub async fn suspend(&self, duration: Duration) -> Result<()> {
+    /// If it cannot be made to run before.
+    pub async fn suspend(&self, duration: Duration) -> Result<bool> {
+        self.ensure_running().await?;
         let pid = self.pid();
         let mut suspended = vec![pid];
-        process::send(pid, Signal::STOP)?;
+        if process::send(pid, Signal::STOP).is_err() {
+            return Ok(false);
+        }
         // With the postmaster suspended there are no new ones.
         for child in process::children(pid) {
             if process::send(child, Signal::STOP).is_ok() {
@@ -168,7 +181,7 @@ impl Postgres {
             // One that ended meanwhile needs nothing.
             drop(process::send(pid, Signal::CONT));
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -181,3 +181,66 @@ impl State {
         lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Answers every byte with itself.
+    async fn echo() -> (tempfile::TempDir, Proxy) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.into_split();
+                    drop(tokio::io::copy(&mut read, &mut write).await);
+                });
+            }
+        });
+        let proxy = Proxy::start(&socket).await.unwrap();
+        (dir, proxy)
+    }
+
+    async fn connect(proxy: &Proxy) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap()
+    }
+
+    /// What comes back before the connection is cut.
+    async fn until_cut(stream: &mut TcpStream, sent: &[u8]) -> usize {
+        stream.write_all(sent).await.unwrap();
+        let mut back = Vec::new();
+        // The cut may show as an end or as an error.
+        drop(stream.read_to_end(&mut back).await);
+        assert!(sent.starts_with(&back));
+        back.len()
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_cut_where_it_is_told_to_be_and_others_live() {
+        let (_dir, proxy) = echo().await;
+        let (mut first, mut second) = (connect(&proxy).await, connect(&proxy).await);
+        proxy.cut_after(100);
+        assert!(until_cut(&mut first, &[7; 300]).await <= 100);
+        assert_eq!(proxy.cuts(), 1);
+        second.write_all(&[7; 300]).await.unwrap();
+        second.read_exact(&mut [0; 300]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_confirmation_of_a_commit_is_lost_once() {
+        let (_dir, proxy) = echo().await;
+        proxy.lose_commit();
+        let mut stream = connect(&proxy).await;
+        stream.write_all(b"BEGIN\0").await.unwrap();
+        stream.read_exact(&mut [0; 6]).await.unwrap();
+        assert_eq!(until_cut(&mut stream, b"COMMIT\0").await, 0);
+        assert_eq!(proxy.cuts(), 1);
+        let mut stream = connect(&proxy).await;
+        stream.write_all(b"COMMIT\0").await.unwrap();
+        stream.read_exact(&mut [0; 7]).await.unwrap();
+    }
+}

@@ -33,6 +33,8 @@ const FINISH_WITHIN: Duration = Duration::from_mins(5);
 /// minute, a trace that cannot be derived waits longer.
 const QUIET_FOR: Duration = Duration::from_mins(3);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A fault that takes longer than it should is mentioned.
+const LONG_FAULT: Duration = Duration::from_secs(20);
 /// How long a cut waits for traffic.
 const CUT_WITHIN: Duration = Duration::from_secs(10);
 
@@ -149,8 +151,9 @@ impl Directory {
 /// # Errors
 /// If something that is not under test fails, or a server does not start or end.
 pub async fn run(options: &Options) -> Result<Report> {
+    let began = Instant::now();
     let (ended, ledger) = Stage::play(options).await?;
-    say(options, || "comparing".to_owned());
+    say(options, began, || "comparing".to_owned());
     let verdict = verify::verify(&ended.url(), Contents::new(options.seed), &ledger).await?;
     let kept = match &ended.dir {
         Directory::Kept(path) => Some(path.clone()),
@@ -180,11 +183,11 @@ fn change(counters: &Counters, fault: Fault, change: impl FnOnce(&mut Injected))
     change(lock(counters).entry(fault).or_default());
 }
 
-fn say(options: &Options, text: impl FnOnce() -> String) {
+fn say(options: &Options, began: Instant, text: impl FnOnce() -> String) {
     if options.progress {
         #[expect(clippy::print_stderr, reason = "progress of a long run")]
         {
-            eprintln!("{}", text());
+            eprintln!("{:>5} s: {}", began.elapsed().as_secs(), text());
         }
     }
 }
@@ -223,7 +226,7 @@ fn start_clients(
 }
 
 /// Waits until they have their acknowledgements.
-async fn finish_clients(options: &Options, clients: &mut JoinSet<Result<()>>) -> Result<()> {
+async fn finish_clients(options: &Options, began: Instant, clients: &mut JoinSet<Result<()>>) -> Result<()> {
     let finished = tokio::time::timeout(FINISH_WITHIN, async {
         while let Some(joined) = clients.join_next().await {
             joined??;
@@ -233,7 +236,7 @@ async fn finish_clients(options: &Options, clients: &mut JoinSet<Result<()>>) ->
     if let Ok(result) = finished.await {
         return result;
     }
-    say(options, || format!("{} clients had no acknowledgement in {FINISH_WITHIN:?}", clients.len()));
+    say(options, began, || format!("{} clients had no acknowledgement in {FINISH_WITHIN:?}", clients.len()));
     clients.shutdown().await;
     Ok(())
 }
@@ -242,12 +245,11 @@ async fn watch_load(options: &Options, began: Instant, ledger: &Ledger, counters
     const EVERY: Duration = Duration::from_secs(10);
     while let Some(left) = options.length.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
         tokio::time::sleep(left.min(EVERY)).await;
-        say(options, || {
+        say(options, began, || {
             let tally = ledger.tally();
             let faults: u64 = lock(counters).values().map(|injected| injected.injected).sum();
             format!(
-                "{:>5} s: {} items sent, {} acknowledged, {} deliveries refused or lost, {faults} faults",
-                began.elapsed().as_secs(),
+                "{} items sent, {} acknowledged, {} deliveries refused or lost, {faults} faults",
                 tally.items,
                 tally.items_acknowledged,
                 tally.refused.values().sum::<u64>(),
@@ -258,17 +260,22 @@ async fn watch_load(options: &Options, began: Instant, ledger: &Ledger, counters
 
 async fn inject_all(
     stage: Arc<Stage>,
+    options: Options,
     events: Vec<Event>,
     began: Instant,
-    length: Duration,
     counters: Counters,
 ) -> Result<()> {
     for event in events {
         tokio::time::sleep((began + event.at).saturating_duration_since(Instant::now())).await;
-        if began.elapsed() >= length {
+        if began.elapsed() >= options.length {
             break;
         }
+        let injecting = Instant::now();
         let injected = stage.inject(&event).await.with_context(|| format!("inject {}", event.fault))?;
+        let took = injecting.elapsed();
+        if took > event.duration + LONG_FAULT {
+            say(&options, began, || format!("{} at {:.1?} took {took:.1?}", event.fault, event.at));
+        }
         if injected {
             change(&counters, event.fault, |counter| counter.injected += 1);
         }
@@ -316,21 +323,21 @@ impl Stage {
             for event in &events {
                 change(&counters, event.fault, |injected| injected.planned += 1);
             }
-            lanes.spawn(inject_all(Arc::clone(&stage), events, began, options.length, Arc::clone(&counters)));
+            lanes.spawn(inject_all(Arc::clone(&stage), options.clone(), events, began, Arc::clone(&counters)));
         }
         watch_load(options, began, &ledger, &counters).await;
+        ending.send_replace(true);
         while let Some(joined) = lanes.join_next().await {
             joined??;
         }
         stage.lift_everything().await?;
-        say(options, || "the faults are over".to_owned());
-        ending.send_replace(true);
-        finish_clients(options, &mut clients).await?;
+        say(options, began, || "the faults are over".to_owned());
+        finish_clients(options, began, &mut clients).await?;
 
         note_client_faults(&faults, &ledger.tally(), &counters);
         let faults = lock(&counters).clone();
         let stage = Arc::into_inner(stage).context("the lanes have ended")?;
-        let ended = stage.end(options, &ledger, faults).await?;
+        let ended = stage.end(options, began, &ledger, faults).await?;
         Ok((ended, ledger))
     }
 
@@ -433,20 +440,20 @@ impl Stage {
                 server.restart(End::StopTwice(pause)).await.map(|()| true)
             }
             Fault::PostgresKill => {
-                self.postgres.kill().await?;
-                self.come_back().await
+                let killed = self.postgres.kill().await?;
+                self.postgres.ensure_running().await.map(|()| killed)
             }
-            Fault::BackendKill => self.postgres.kill_backend(event.choice),
+            Fault::BackendKill => Ok(self.postgres.kill_backend(event.choice)),
             Fault::PostgresRestart => {
-                self.postgres.stop(Stop::Immediate).await?;
-                self.come_back().await
+                let stopped = self.postgres.stop(Stop::Immediate).await?;
+                self.postgres.ensure_running().await.map(|()| stopped)
             }
             Fault::PostgresStop => {
-                self.postgres.stop(Stop::Fast).await?;
+                let stopped = self.postgres.stop(Stop::Fast).await?;
                 tokio::time::sleep(event.duration).await;
-                self.come_back().await
+                self.postgres.ensure_running().await.map(|()| stopped)
             }
-            Fault::PostgresHang => self.postgres.suspend(event.duration).await.map(|()| true),
+            Fault::PostgresHang => self.postgres.suspend(event.duration).await,
             Fault::ConnectionCut => {
                 let bytes = event.choice % 400_000;
                 self.cut(event, |proxy| proxy.cut_after(bytes)).await
@@ -465,7 +472,7 @@ impl Stage {
             }
             Fault::DatabaseDiskFull => {
                 full(self.database_disk.as_ref().context("no such disk")?, event.duration).await?;
-                self.come_back().await
+                self.postgres.ensure_running().await.map(|()| true)
             }
             Fault::ClientTimeouts | Fault::ClientResends => Ok(false),
         }
@@ -480,10 +487,6 @@ impl Stage {
         }
         server.restart(End::Kill).await?;
         Ok(true)
-    }
-
-    async fn come_back(&self) -> Result<bool> {
-        self.postgres.ensure_running().await.map(|()| true)
     }
 
     async fn cut(&self, event: &Event, cut: impl FnOnce(&Proxy)) -> Result<bool> {
@@ -511,12 +514,18 @@ impl Stage {
     }
 
     /// Waits until everything acknowledged is stored and derived, and ends the servers.
-    async fn end(mut self, options: &Options, ledger: &Ledger, faults: BTreeMap<Fault, Injected>) -> Result<Ended> {
+    async fn end(
+        mut self,
+        options: &Options,
+        began: Instant,
+        ledger: &Ledger,
+        faults: BTreeMap<Fault, Injected>,
+    ) -> Result<Ended> {
         const ROUNDS: usize = 3;
         let mut ended = Incidents::default();
         for _ in 0..ROUNDS {
             let settled = settle(&self.postgres.url(), ledger).await?;
-            say(options, || format!("quiet: {settled:?}"));
+            say(options, began, || format!("quiet: {settled:?}"));
             for server in std::mem::take(&mut self.servers) {
                 ended.add(&server);
                 server.finish().await?;

@@ -8,11 +8,15 @@ use std::time::Duration;
 use oneiric_otel_oracle::plan::{Fault, Tempo, parse_faults};
 use oneiric_otel_oracle::run::{Options, Stage, run};
 use oneiric_otel_oracle::verify::{Offence, verify};
-use oneiric_otel_oracle::{postgres, report};
+use oneiric_otel_oracle::{crowd, postgres, report, throughput};
+
+fn program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_oneiric-otel"))
+}
 
 fn options(seed: u64, faults: &str, length: Duration) -> Options {
     Options {
-        program: PathBuf::from(env!("CARGO_BIN_EXE_oneiric-otel")),
+        program: program(),
         length,
         seed,
         faults: parse_faults(faults).unwrap(),
@@ -79,4 +83,16 @@ async fn the_verdict_names_what_is_lost_duplicated_and_altered() {
     let altered = &after.examples[&Offence::Altered];
     assert!(altered[0].contains("duration_ns: expected"), "{altered:?}");
     assert!(altered[1].contains("read back whole"), "{altered:?}");
+}
+
+/// The measurements measure: what they count was stored. Their figures are not judged here.
+#[tokio::test(flavor = "multi_thread")]
+async fn loads_are_stored_and_counted() {
+    let load = throughput::Load { spans: 2_000, spans_per_request: 200, connections: 2, pairs: 1 };
+    let measured = throughput::run(&program(), load).await.unwrap();
+    assert!(measured.rounds.iter().any(|round| round.ack == "stored"), "{measured:?}");
+    assert!(measured.rounds.iter().all(|round| round.spans == 2_000 && round.refused == 0), "{measured:?}");
+
+    let crowd = crowd::run(&program(), 30, Duration::from_secs(1), Duration::from_millis(100), None).await.unwrap();
+    assert!(crowd.refused.is_empty() && crowd.lost == 0 && crowd.acknowledged >= 30, "{crowd:?}");
 }

@@ -83,8 +83,9 @@ impl App {
         }
         let (opened, ready) = value::channel(false);
         let (awaited, writing) = (database.clone(), ingest.clone());
+        let maintenance = backend.maintenance().clone();
         tasks.spawn("schema", |stop| async move {
-            if stop.run_until_cancelled(await_schema(&awaited, schema)).await.is_some() {
+            if stop.run_until_cancelled(await_schema(&awaited, &maintenance, schema)).await.is_some() {
                 writing.start_writing(awaited);
                 opened.send_replace(true);
             }
@@ -93,7 +94,7 @@ impl App {
         if let Some(embedded) = backend.embedded() {
             tasks.spawn("embedded-postgres", |stop| keep_running(embedded, stop));
         }
-        let maintained = database.clone();
+        let maintained = backend.maintenance().clone();
         tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, stop));
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
         let derived = Arc::new(deriver.totals());
@@ -226,12 +227,12 @@ async fn is_busy(address: &str) -> bool {
 }
 
 /// Brings the schema up to date, as soon as the database can be asked.
-async fn await_schema(database: &Database, schema: Schema) {
+async fn await_schema(database: &Database, maintenance: &Database, schema: Schema) {
     if schema == Schema::Ready {
         return;
     }
     loop {
-        match database.migrate().await {
+        match backend::migrate(database, maintenance).await {
             Ok(_) => return tracing::info!(database = database.target(), "the database is there"),
             Err(error) if error.class() == ErrorClass::Transient => {
                 tracing::debug!(%error, "the database is still away");

@@ -28,6 +28,7 @@ impl Arguments {
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut arguments = Self::try_parse()?;
         arguments.global.database_url.take_if(|url| url.is_empty());
+        arguments.global.maintenance.maintenance_url.take_if(|url| url.is_empty());
         arguments.global.data_dir.take_if(|dir| dir.as_os_str().is_empty());
         match arguments.check() {
             Ok(()) => Ok(arguments),
@@ -37,11 +38,24 @@ impl Arguments {
 
     /// Checks what one value alone does not tell, and what must not be repeated in a message.
     fn check(&self) -> Result<(), &'static str> {
-        if let Some(url) = &self.global.database_url {
+        let is_url = |url: &str| {
             let rest = url.strip_prefix("postgresql://").or_else(|| url.strip_prefix("postgres://"));
-            if rest.is_none_or(str::is_empty) {
-                return Err("--database-url (or OTEL_STORAGE_CONNECTION_STRING): a URL looks like \
+            rest.is_some_and(|rest| !rest.is_empty())
+        };
+        if self.global.database_url.as_deref().is_some_and(|url| !is_url(url)) {
+            return Err("--database-url (or OTEL_STORAGE_CONNECTION_STRING): a URL looks like \
+                        postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
+        }
+        if let Some(url) = &self.global.maintenance.maintenance_url {
+            if !is_url(url) {
+                return Err("--maintenance-url (or OTEL_STORAGE_MAINTENANCE_URL): a URL looks like \
                             postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
+            }
+            if self.global.database_url.is_none() {
+                return Err(
+                    "--maintenance-url (or OTEL_STORAGE_MAINTENANCE_URL): there is no --database-url of which it \
+                            could be another way to the same database",
+                );
             }
         }
         let narrow = match &self.command {
@@ -66,9 +80,19 @@ pub(crate) struct Global {
     /// A PostgreSQL to use in place of the embedded one: postgresql://USER:PASSWORD@HOST/DATABASE
     #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_CONNECTION_STRING", hide_env_values = true)]
     pub(crate) database_url: Option<String>,
+    #[command(flatten)]
+    pub(crate) maintenance: Maintenance,
     /// Print JSON for programs on stdout, and nothing else there
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+/// How the schema is reached by whoever looks after it.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Maintenance {
+    /// Another way to the same database, for migrations and maintenance: as the schema's owner, or past PgBouncer
+    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_MAINTENANCE_URL", hide_env_values = true)]
+    pub(crate) maintenance_url: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -112,6 +136,23 @@ pub(crate) enum Db {
     Status,
     /// Apply what is missing of the schema
     Migrate,
+    /// Let other roles than the schema's owner write or read
+    Roles(DbRoles),
+}
+
+/// Roles are made before, with CREATE ROLE. Granted before, nothing changes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true, args = ["writer", "reader"])]
+pub(crate) struct DbRoles {
+    /// The role that `serve` and `import` connect as
+    #[arg(long, value_name = "NAME")]
+    pub(crate) writer: Option<String>,
+    /// A role that may read the views, and nothing else
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reader: Option<String>,
+    /// Print the statements and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Where to listen. Port 0 picks a free one.

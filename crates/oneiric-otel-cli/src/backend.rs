@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use oneiric_otel::store::{Database, ErrorClass, SCHEMA_VERSION};
+use oneiric_otel::store::{Database, ErrorClass, SCHEMA_VERSION, StoreError};
 use oneiric_otel_parts::Parts;
 use oneiric_otel_postgres::{Options, Server, Status};
 
@@ -18,6 +18,8 @@ use crate::{connection_url, data_dir, failure};
 #[derive(Debug)]
 pub(crate) struct Backend {
     database: Database,
+    /// Another way to it, for migrations and maintenance.
+    maintenance: Option<Database>,
     embedded: Option<Embedded>,
 }
 
@@ -50,13 +52,13 @@ impl Backend {
             return Ok((Self::open_for_writing(global, progress).await?, Schema::Ready));
         }
         let backend = Self::of_url(global)?;
-        let schema = match backend.database.migrate().await {
+        let schema = match migrate(&backend.database, backend.maintenance()).await {
             Ok(_) => Schema::Ready,
             Err(error) if error.class() == ErrorClass::Transient => {
                 tracing::warn!(%error, database = backend.target(), "the database is away; requests wait for it");
                 Schema::Awaited
             }
-            Err(error) => return Err(failure::of_database(&error, backend.target())),
+            Err(error) => return Err(failure::of_database(&error, backend.maintenance().target())),
         };
         Ok((backend, schema))
     }
@@ -110,7 +112,9 @@ impl Backend {
     fn of_url(global: &Global) -> Result<Self> {
         let url = global.database_url.as_deref().unwrap_or_default();
         let database = Database::new(url).map_err(|error| failure::of_database(&error, "given by --database-url"))?;
-        Ok(Self { database, embedded: None })
+        let maintenance = global.maintenance.maintenance_url.as_deref().map(Database::new).transpose();
+        let maintenance = maintenance.map_err(|error| failure::of_database(&error, "given by --maintenance-url"))?;
+        Ok(Self { database, maintenance, embedded: None })
     }
 
     /// Attaches to the embedded server of a directory, or starts it.
@@ -121,12 +125,19 @@ impl Backend {
             .context("the start of PostgreSQL was cut off")??;
         let url = server.connection().url();
         let database = Database::new(&url).map_err(|error| failure::of_database(&error, "that is embedded"))?;
-        Ok(Self { database, embedded: Some(Arc::new(Mutex::new(server))) })
+        Ok(Self { database, maintenance: None, embedded: Some(Arc::new(Mutex::new(server))) })
     }
 
     /// Brings the schema up to date.
     pub(crate) async fn migrate(&self) -> Result<Vec<String>> {
-        self.database.migrate().await.map_err(|error| failure::of_database(&error, self.target()))
+        let maintenance = self.maintenance();
+        let applied = migrate(&self.database, maintenance).await;
+        applied.map_err(|error| failure::of_database(&error, maintenance.target()))
+    }
+
+    /// The database for migrations and maintenance.
+    pub(crate) fn maintenance(&self) -> &Database {
+        self.maintenance.as_ref().unwrap_or(&self.database)
     }
 
     pub(crate) fn database(&self) -> &Database {
@@ -167,11 +178,22 @@ impl Backend {
     /// Closes the connections and lets go of the embedded server.
     pub(crate) async fn release(self) -> Result<()> {
         self.database.close();
+        if let Some(maintenance) = &self.maintenance {
+            maintenance.close();
+        }
         let Some(server) = self.embedded.and_then(Arc::into_inner) else { return Ok(()) };
         let server = server.into_inner().unwrap_or_else(PoisonError::into_inner);
         tokio::task::spawn_blocking(move || server.release()).await.context("the stop of PostgreSQL was cut off")??;
         Ok(())
     }
+}
+
+/// Brings the schema of `database` up to date, over the connection `maintenance`.
+pub(crate) async fn migrate(database: &Database, maintenance: &Database) -> Result<Vec<String>, StoreError> {
+    let mut applied = maintenance.migrate().await?;
+    // Nothing is left to be done, if both lead to the same database.
+    applied.extend(database.migrate().await?);
+    Ok(applied)
 }
 
 /// The server behind the lock. A panic while holding it leaves it usable.

@@ -41,7 +41,10 @@ fn database_hint(text: &str) -> Option<&'static str> {
     let hint = match state {
         "28P01" | "28000" => "check user and password in --database-url or OTEL_STORAGE_CONNECTION_STRING",
         "3D000" => "create the database, or name another one at the end of --database-url",
-        "42501" => "give the role of --database-url this right, or use the owner of the database",
+        "42501" => {
+            "let the schema's owner run `oneiric-otel db migrate`, and `oneiric-otel db roles` for this role, or connect \
+             as the owner"
+        }
         "57P03" => "the server is starting, stopping or recovering; try again in a moment",
         "53300" => "the server allows no more connections; try again later or raise its max_connections",
         "" if text.starts_with("database URL") => {

@@ -16,6 +16,9 @@ use tokio_postgres::{Client, NoTls};
 use crate::owner::Owner;
 use crate::server::{self, Server, Version};
 
+/// Of the roles that tests make.
+const ROLE_PASSWORD: &str = "of-a-test";
+
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A database of its own, dropped at the end. Make it before anything that uses it, so that it goes last.
@@ -117,6 +120,35 @@ impl TestDatabase {
     }
 }
 
+/// A role that belongs to one test and can log in.
+#[derive(Debug, Clone)]
+pub struct TestRole {
+    /// Its name on the server.
+    pub name: String,
+    /// The connection string of the test's database for this role.
+    pub url: String,
+}
+
+impl TestDatabase {
+    /// A role that can log in and has no rights of its own. It goes when the database goes.
+    ///
+    /// # Panics
+    /// If the server refuses.
+    pub async fn create_role(&self, suffix: &str) -> TestRole {
+        let name = format!("{}_{suffix}", self.name);
+        let made = async {
+            let url = replace_user(&self.url, &name)?;
+            let client = connect(&self.url).await?;
+            client.batch_execute(&format!("create role {name} login password '{ROLE_PASSWORD}'")).await?;
+            anyhow::Ok(TestRole { name: name.clone(), url })
+        };
+        match made.await {
+            Ok(role) => role,
+            Err(error) => panic!("no role {name} for this test: {error:#}"),
+        }
+    }
+}
+
 impl Drop for TestDatabase {
     fn drop(&mut self) {
         let server_url = self.server.url().to_owned();
@@ -152,12 +184,22 @@ pub(crate) async fn sweep(server_url: &str) -> Result<()> {
             drop(client.batch_execute(&format!("drop database if exists {name} with (force)")).await);
         }
     }
+    for row in client.query("select rolname::text from pg_roles", &[]).await? {
+        let name: String = row.try_get(0)?;
+        if Owner::of_role(&name).is_some_and(Owner::is_gone) {
+            drop(client.batch_execute(&format!("drop role if exists {name}")).await);
+        }
+    }
     Ok(())
 }
 
 async fn drop_database(server_url: &str, name: &str) -> Result<()> {
     let client = connect(server_url).await?;
     client.batch_execute(&format!("drop database if exists {name} with (force)")).await?;
+    let roles = "select rolname::text from pg_roles where starts_with(rolname, $1 || '_')";
+    for row in client.query(roles, &[&name]).await? {
+        client.batch_execute(&format!("drop role {}", row.try_get::<_, &str>(0)?)).await?;
+    }
     Ok(())
 }
 
@@ -177,6 +219,13 @@ fn replace_database(url: &str, name: &str) -> Result<String> {
     let server = location.split_once('/').map_or(location, |(left, _database)| left);
     let parameters = parameters.map(|text| format!("?{text}")).unwrap_or_default();
     Ok(format!("{scheme}://{server}/{name}{parameters}"))
+}
+
+/// The same place, as another user.
+fn replace_user(url: &str, user: &str) -> Result<String> {
+    let (scheme, rest) = url.split_once("://").context("checked when the database was made")?;
+    let location = rest.split_once('@').map_or(rest, |(_login, location)| location);
+    Ok(format!("{scheme}://{user}:{ROLE_PASSWORD}@{location}"))
 }
 
 #[cfg(test)]

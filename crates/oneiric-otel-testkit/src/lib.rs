@@ -18,5 +18,5 @@ pub mod send;
 mod server;
 pub mod who_and_when;
 
-pub use database::TestDatabase;
+pub use database::{TestDatabase, TestRole};
 pub use server::Version;

@@ -44,6 +44,12 @@ impl Owner {
         parts.next().is_none().then_some(Self { machine, pid, start })
     }
 
+    /// None for a role that no test made: its name is that of a database and a suffix.
+    pub(crate) fn of_role(name: &str) -> Option<Self> {
+        let suffix = name.match_indices('_').nth(5)?.0;
+        Self::of_database(name.get(..suffix)?)
+    }
+
     /// Whether the process is known to have ended. A process of another machine is never known to.
     pub(crate) fn is_gone(self) -> bool {
         self.machine == this_machine() && start_time(self.pid) != Some(self.start)
@@ -88,6 +94,8 @@ mod tests {
     fn a_database_name_tells_its_owner() -> Result<()> {
         let owner = Owner::this_process()?;
         assert_eq!(Owner::of_database(&owner.database_name(17)), Some(owner));
+        assert_eq!(Owner::of_role(&format!("{}_a_role", owner.database_name(17))), Some(owner));
+        assert_eq!(Owner::of_role(&owner.database_name(17)), None);
         assert!(!owner.is_gone());
         let earlier = Owner { start: owner.start + 1, ..owner };
         assert!(earlier.is_gone(), "the same pid with another start is another process");

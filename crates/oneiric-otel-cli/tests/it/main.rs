@@ -6,5 +6,6 @@ mod cli;
 mod demo;
 mod import;
 mod readme;
+mod roles;
 mod security;
 mod serve;

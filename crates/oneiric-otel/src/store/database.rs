@@ -8,6 +8,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row};
 
+use super::embeddings::PGVECTOR_INSTALLABLE;
 use super::error::StoreError;
 use super::tls::{self, Connector};
 
@@ -132,19 +133,13 @@ impl Database {
 
     /// Asks the database about itself.
     pub async fn status(&self) -> Result<DatabaseStatus, StoreError> {
-        let row = self
-            .query_one(
-                "SELECT current_setting('server_version'),
-                        (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
-                        EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector'),
-                        pg_database_size(current_database()),
-                        EXISTS (SELECT FROM pg_available_extension_versions
-                                WHERE name = 'vector'
-                                  AND ((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-                                       OR trusted AND has_database_privilege(current_database(), 'CREATE')))",
-                &[],
-            )
-            .await?;
+        let sql = format!(
+            "SELECT current_setting('server_version'),
+                    (SELECT extversion FROM pg_extension WHERE extname = 'vector'),
+                    EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector'),
+                    pg_database_size(current_database()), {PGVECTOR_INSTALLABLE}"
+        );
+        let row = self.query_one(&sql, &[]).await?;
         Ok(DatabaseStatus {
             target: self.target.clone(),
             server_version: row.get(0),

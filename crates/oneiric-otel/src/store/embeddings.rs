@@ -14,13 +14,19 @@ use crate::embed::EmbeddingModel;
 /// Above this number of vectors an index is faster than looking at all of them.
 const INDEX_FROM_ROWS: i64 = 10_000;
 
-/// Dimensions that fit a row in line, and that an index can take.
-const MAX_INLINE_DIMENSION: usize = 2000;
+/// Dimensions that an index can take.
 const MAX_INDEXED_DIMENSION: usize = 4000;
 
 /// The pause before work that failed is tried again, doubled each time up to the second value.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 const LAST_RETRY: Duration = Duration::from_mins(5);
+
+/// An SQL condition: the server has pgvector, and this role may install it in this database.
+pub(crate) const PGVECTOR_INSTALLABLE: &str = "
+    EXISTS (SELECT FROM pg_available_extension_versions
+            WHERE name = 'vector'
+              AND ((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+                   OR trusted AND has_database_privilege(current_database(), 'CREATE')))";
 
 /// A model that has a table in this database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,47 +85,19 @@ impl Database {
             use_model(&mut client, &known).await?;
             return Ok(Some(known));
         }
-        let dimension = i16::try_from(model.dimension)
+        let dimension = i32::try_from(model.dimension)
             .map_err(|_| StoreError::misconfigured(format!("model {model}: more dimensions than a vector can have")))?;
-        let transaction = client.transaction().await?;
-        // Derivations that stored texts before they could see the model end first; those after will see it.
-        transaction.batch_execute("LOCK TABLE otel.otel_texts IN SHARE ROW EXCLUSIVE MODE").await?;
-        let row = transaction
-            .query_typed_opt(
-                "INSERT INTO otel.otel_embedding_models (name, precision, dimension) VALUES ($1, $2, $3)
-                 ON CONFLICT (name, precision) DO NOTHING RETURNING model_id",
-                &[(&model.name, Type::TEXT), (&model.precision, Type::TEXT), (&dimension, Type::INT2)],
+        let row = client
+            .query_typed_one(
+                "SELECT otel.otel_register_model($1, $2, $3)",
+                &[(&model.name, Type::TEXT), (&model.precision, Type::TEXT), (&dimension, Type::INT4)],
             )
             .await?;
-        let Some(row) = row else {
+        let Some(id) = row.get(0) else {
             // Another instance was faster.
-            transaction.rollback().await?;
             return find(&client, model, &vector_schema).await;
         };
-        let registered = RegisteredModel { id: row.get(0), dimension: model.dimension, vector_schema };
-        let table = registered.table();
-        let vector = registered.vector_type();
-        // In line, where a scan finds it at once, unless a row would not fit its page.
-        let storage = if model.dimension <= MAX_INLINE_DIMENSION { "PLAIN" } else { "EXTERNAL" };
-        transaction
-            .batch_execute(&format!(
-                "CREATE TABLE {table} (
-                   text_id bigint PRIMARY KEY,
-                   generated_at timestamptz NOT NULL DEFAULT now(),
-                   embedding {vector}({dimension}) NOT NULL
-                 );
-                 ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE {storage};"
-            ))
-            .await?;
-        transaction
-            .execute_typed(
-                "INSERT INTO otel.otel_embedding_work (text_id, model_id) SELECT text_id, $1 FROM otel.otel_texts
-                 ON CONFLICT DO NOTHING",
-                &[(&registered.id, Type::INT2)],
-            )
-            .await?;
-        transaction.batch_execute(&traces_view(&registered)).await?;
-        transaction.commit().await?;
+        let registered = RegisteredModel { id, dimension: model.dimension, vector_schema };
         tracing::info!(%model, model_id = registered.id, "registered an embedding model");
         Ok(Some(registered))
     }
@@ -129,6 +107,13 @@ impl Database {
         let client = self.client().await?;
         let Some(vector_schema) = vector_schema(&client, false).await? else { return Ok(None) };
         find(&client, model, &vector_schema).await
+    }
+
+    /// Installs pgvector in this database, if it is missing, the server has it and this role may. Returns whether it is
+    /// there then. The schema must be migrated.
+    pub async fn install_pgvector(&self) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        Ok(vector_schema(&client, true).await?.is_some())
     }
 
     /// Whether pgvector is installed in this database.
@@ -162,7 +147,9 @@ impl Database {
                     "SELECT (SELECT count(*) FROM (SELECT FROM {table} LIMIT {}) t) > {INDEX_FROM_ROWS},
                             (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('otel.{index}')),
                             EXISTS (SELECT FROM pg_stat_progress_create_index
-                                    WHERE relid = '{table}'::regclass AND datname = current_database())",
+                                    WHERE relid = '{table}'::regclass AND datname = current_database()),
+                            (SELECT pg_has_role(current_user, relowner, 'USAGE') FROM pg_class
+                             WHERE oid = '{table}'::regclass)",
                     INDEX_FROM_ROWS + 1
                 ),
                 &[],
@@ -171,6 +158,14 @@ impl Database {
         let (large, valid, building): (bool, Option<bool>, bool) = (row.get(0), row.get(1), row.get(2));
         if !large || valid == Some(true) || building {
             return Ok(false);
+        }
+        if !row.get::<_, bool>(3) {
+            let built = "SELECT otel.otel_build_vector_index($1)";
+            let built: bool = client.query_typed_one(built, &[(&model.id, Type::INT2)]).await?.get(0);
+            if built {
+                tracing::info!(%index, "built a vector index");
+            }
+            return Ok(built);
         }
         if valid == Some(false) {
             // What a build that was cut off left behind.
@@ -434,20 +429,13 @@ async fn find(
 
 /// The quoted schema of pgvector. With `install`, it is created when the server has it and lets us.
 async fn vector_schema(client: &Client, install: bool) -> Result<Option<String>, StoreError> {
-    const FIND: &str = "SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
-                        WHERE e.extname = 'vector' AND EXISTS (SELECT FROM pg_type t
-                              WHERE t.typnamespace = n.oid AND t.typname = 'halfvec')";
-    if let Some(row) = client.query_typed_opt(FIND, &[]).await? {
-        return Ok(Some(row.get(0)));
+    const FIND: &str = "SELECT quote_ident(otel.otel_vector_schema())";
+    let schema: Option<String> = client.query_typed_one(FIND, &[]).await?.get(0);
+    if schema.is_some() || !install {
+        return Ok(schema);
     }
-    if !install {
-        return Ok(None);
-    }
-    let available: bool = client
-        .query_typed_one("SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')", &[])
-        .await?
-        .get(0);
-    if !available {
+    let installable = format!("SELECT {PGVECTOR_INSTALLABLE}");
+    if !client.query_typed_one(&installable, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
     }
     for schema in ["public", "otel"] {
@@ -462,28 +450,7 @@ async fn vector_schema(client: &Client, install: bool) -> Result<Option<String>,
             }
         }
     }
-    Ok(client.query_typed_opt(FIND, &[]).await?.map(|row| row.get(0)))
-}
-
-/// The view `traces` with the vector of the first text. Columns only ever come after those that are there.
-fn traces_view(model: &RegisteredModel) -> String {
-    format!(
-        "CREATE OR REPLACE VIEW otel.traces AS
-         SELECT replace(t.trace_id::text, '-', '') AS trace_id, t.start_time, t.end_time,
-                t.duration_ns / 1e6::double precision AS duration_ms, t.status, t.service_name, t.root_name, t.services,
-                t.span_count, t.error_count, t.log_count, t.error_type, t.error_message, x.text, t.root_seen,
-                t.duration_ns,
-                e.embedding::{vector} AS embedding,
-                CASE WHEN e.text_id IS NOT NULL THEN m.name END AS embedding_model,
-                e.generated_at AS embedding_generated_at
-         FROM otel.otel_traces t
-         LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
-         LEFT JOIN {table} e ON e.text_id = t.text_ids[1]
-         LEFT JOIN otel.otel_embedding_models m ON m.model_id = {id}",
-        vector = model.vector_type(),
-        table = model.table(),
-        id = model.id,
-    )
+    Ok(client.query_typed_one(FIND, &[]).await?.get(0))
 }
 
 /// A vector as pgvector reads it.

@@ -12,6 +12,7 @@ use tokio_postgres::types::Type;
 
 use super::database::Database;
 use super::error::StoreError;
+use super::roles;
 
 /// How long to wait before asking for the right to migrate again.
 const LOCK_POLL: Duration = Duration::from_millis(200);
@@ -43,6 +44,7 @@ const REQUIRED: &[Migration] = &[
         sql: include_str!("../../migrations/required/0003_dead_letters.sql"),
         index: None,
     },
+    Migration { version: 4, name: "roles", sql: include_str!("../../migrations/required/0004_roles.sql"), index: None },
 ];
 
 const DEFERRED: &[Migration] = &[Migration {
@@ -79,18 +81,32 @@ pub struct MigrationState {
 }
 
 impl Database {
-    /// Brings the schema to [`SCHEMA_VERSION`]. Returns the names of the migrations applied now.
+    /// Brings the schema to [`SCHEMA_VERSION`]. Returns the names of the migrations applied now. Roles that were granted
+    /// their part get what the migrations add. Where nothing is to be done, any role that may read the schema's version
+    /// can call this.
     ///
     /// # Errors
-    /// When the database is newer than this program, when an applied migration differs from ours, or when the database
-    /// refuses a statement. Nothing of a failed migration stays.
+    /// When the database is newer than this program, when an applied migration differs from ours, when the schema
+    /// belongs to somebody else, or when the database refuses a statement. Nothing of a failed migration stays.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         self.migrate_to(SCHEMA_VERSION).await
     }
 
     /// Brings the schema to `target` and no further: how the tests make a database of an earlier version.
     pub async fn migrate_to(&self, target: i32) -> Result<Vec<String>, StoreError> {
+        let before = self.applied().await?;
+        verify(&before)?;
+        if next_required(&before, target).is_none() {
+            return Ok(Vec::new());
+        }
         self.create_bookkeeping().await?;
+        if !self.owns_schema().await? {
+            let version = required_version(&before);
+            return Err(StoreError::misconfigured(format!(
+                "the schema is at version {version}, this program needs {target}, and this role does not own it: its \
+                 owner has to run `oneiric-otel db migrate`"
+            )));
+        }
         let mut applied_now = Vec::new();
         loop {
             let mut client = self.client().await?;
@@ -102,13 +118,10 @@ impl Database {
             }
             let applied = applied(&transaction).await?;
             verify(&applied)?;
-            let Some(next) = REQUIRED.iter().find(|migration| {
-                migration.version <= target && !applied.iter().any(|row| row.version == migration.version)
-            }) else {
-                return Ok(applied_now);
-            };
+            let Some(next) = next_required(&applied, target) else { return Ok(applied_now) };
             transaction.batch_execute("SET LOCAL search_path = otel, public; SET LOCAL timezone = 'UTC'").await?;
             transaction.batch_execute(next.sql).await?;
+            roles::renew(&transaction).await?;
             record(&transaction, next, "required").await?;
             transaction.commit().await?;
             tracing::info!(version = next.version, name = next.name, "migrated the schema");
@@ -117,8 +130,19 @@ impl Database {
     }
 
     /// Applies the deferred migrations. Meant to run after the server is ready; queries work without them, slower.
-    /// Instances that start together wait for each other.
+    /// Instances that start together wait for each other. A role that does not own the schema leaves them to its owner.
     pub async fn migrate_deferred(&self) -> Result<Vec<String>, StoreError> {
+        let pending = self.migration_state().await?.pending_deferred;
+        if pending.is_empty() {
+            return Ok(Vec::new());
+        }
+        if !self.owns_schema().await? {
+            tracing::info!(
+                ?pending,
+                "deferred migrations wait for the schema's owner to run `oneiric-otel db migrate`"
+            );
+            return Ok(Vec::new());
+        }
         let mut applied_now = Vec::new();
         loop {
             let mut client = self.client().await?;
@@ -165,12 +189,7 @@ impl Database {
 
     /// Which migrations the database has and which it lacks.
     pub async fn migration_state(&self) -> Result<MigrationState, StoreError> {
-        let mut client = self.client().await?;
-        let applied = match applied(&client.transaction().await?).await {
-            Ok(applied) => applied,
-            Err(error) if error.is_undefined_table() => Vec::new(),
-            Err(error) => return Err(error),
-        };
+        let applied = self.applied().await?;
         let missing = |migrations: &[Migration]| {
             migrations
                 .iter()
@@ -179,11 +198,27 @@ impl Database {
                 .collect()
         };
         Ok(MigrationState {
-            version: applied.iter().filter(|row| row.track == "required").map(|row| row.version).max().unwrap_or(0),
+            version: required_version(&applied),
             pending: missing(REQUIRED),
             pending_deferred: missing(DEFERRED),
             conflict: verify(&applied).err().map(|error| error.to_string()),
         })
+    }
+
+    /// The migrations that the database has: none where there is no schema.
+    async fn applied(&self) -> Result<Vec<Applied>, StoreError> {
+        let mut client = self.client().await?;
+        match applied(&client.transaction().await?).await {
+            Err(error) if error.is_undefined_table() => Ok(Vec::new()),
+            applied => applied,
+        }
+    }
+
+    /// Whether this role has the rights of the schema's owner. There must be a schema.
+    pub(super) async fn owns_schema(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT pg_has_role(current_user, relowner, 'USAGE') FROM pg_class
+                   WHERE oid = 'otel.otel_migrations'::regclass";
+        Ok(self.query_one(sql, &[]).await?.get(0))
     }
 
     async fn create_bookkeeping(&self) -> Result<(), StoreError> {
@@ -226,6 +261,17 @@ async fn applied(transaction: &Transaction<'_>) -> Result<Vec<Applied>, StoreErr
         .into_iter()
         .map(|row| Applied { version: row.get(0), name: row.get(1), track: row.get(2), checksum: row.get(3) })
         .collect())
+}
+
+/// The first required migration up to `target` that is not applied.
+fn next_required(applied: &[Applied], target: i32) -> Option<&'static Migration> {
+    REQUIRED
+        .iter()
+        .find(|migration| migration.version <= target && !applied.iter().any(|row| row.version == migration.version))
+}
+
+fn required_version(applied: &[Applied]) -> i32 {
+    applied.iter().filter(|row| row.track == "required").map(|row| row.version).max().unwrap_or(0)
 }
 
 async fn record(transaction: &Transaction<'_>, migration: &Migration, track: &str) -> Result<(), StoreError> {

@@ -19,6 +19,7 @@ mod migrate;
 mod partitions;
 mod read;
 mod residue;
+mod roles;
 pub(crate) mod rows;
 pub(crate) mod search;
 pub(crate) mod texts;
@@ -32,6 +33,7 @@ pub use database::{Database, DatabaseStatus};
 pub use error::{ErrorClass, StoreError};
 pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;
+pub use roles::{Granted, Grantees};
 
 pub(crate) use batch::{Batch, Owner, References, Series, Touch};
 pub(crate) use copy::{Micros, Rows};

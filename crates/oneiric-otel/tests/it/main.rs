@@ -3,6 +3,7 @@
 
 mod fidelity;
 mod migrations;
+mod roles;
 mod scene;
 mod search;
 mod spooling;

@@ -8,7 +8,7 @@ use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, Em
 use oneiric_otel::query::{
     QueryError, QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest,
 };
-use oneiric_otel::store::Database;
+use oneiric_otel::store::{Database, Grantees};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio_util::sync::CancellationToken;
 
@@ -212,12 +212,9 @@ async fn without_pgvector_words_still_find_and_the_lack_is_said_until_it_appears
     let scene = Scene::new().await;
     scene.spans("shop", vec![failed(span(1, 1, 0, "POST /pay", ZERO), "insufficient funds", &[])]).await;
     scene.derive().await;
-    // A role that may use the tables and may not create extensions. Its rights go with the database.
-    let admin = scene.bench.test.client().await;
-    admin
-        .batch_execute("GRANT USAGE ON SCHEMA otel TO pg_monitor; GRANT ALL ON ALL TABLES IN SCHEMA otel TO pg_monitor")
-        .await
-        .unwrap();
+    // A role that may write and may not create extensions. Its rights go with the database.
+    let writer = Grantees { writer: Some("pg_monitor".to_owned()), reader: None };
+    scene.bench.store.grant_roles(&writer, false).await.unwrap();
     let separator = if scene.bench.test.url().contains('?') { '&' } else { '?' };
     let limited =
         Database::new(&format!("{}{separator}options=-c%20role%3Dpg_monitor", scene.bench.test.url())).unwrap();
@@ -244,7 +241,6 @@ async fn without_pgvector_words_still_find_and_the_lack_is_said_until_it_appears
     );
 
     assert_eq!(scene.embed().await.vectors, 1, "somebody who may has installed it");
-    admin.batch_execute("GRANT ALL ON ALL TABLES IN SCHEMA otel TO pg_monitor").await.unwrap();
     assert_eq!(queries.search_traces(&ask("card was declined")).await.unwrap().note, None);
 }
 

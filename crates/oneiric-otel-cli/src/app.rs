@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
-use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions};
+use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions, Replayer};
 use oneiric_otel::store::{Database, ErrorClass};
 use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,8 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 /// Of it the requests in flight, which come first.
 const DRAIN_REQUESTS: Duration = Duration::from_secs(6);
 const MAINTAIN_EVERY: Duration = Duration::from_hours(1);
+/// How long dead letters are kept that were stored after all.
+const KEEP_PROCESSED_LETTERS: Duration = Duration::from_hours(30 * 24);
 /// How long a request that is sent again adds nothing.
 const REMEMBER_REQUESTS: Duration = Duration::from_hours(7 * 24);
 const CHECK_EMBEDDED_EVERY: Duration = Duration::from_secs(2);
@@ -96,6 +98,8 @@ impl App {
         }
         let maintained = backend.maintenance().clone();
         tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, stop));
+        let replayer = Replayer::new(database.clone(), Replayer::EVERY);
+        tasks.spawn_after("dead-letters", &ready, |stop| async move { replayer.run(stop).await });
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
         let derived = Arc::new(deriver.totals());
         let texts_written: Arc<Notify> = deriver.texts_written();
@@ -267,6 +271,10 @@ async fn maintain(database: Database, stop: CancellationToken) {
             match database.forget_requests(REMEMBER_REQUESTS).await {
                 Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
                 Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
+            }
+            match database.forget_dead_letters(KEEP_PROCESSED_LETTERS).await {
+                Ok(forgotten) => tracing::debug!(forgotten, "forgot dead letters that were stored after all"),
+                Err(error) => tracing::warn!(%error, "dead letters of long ago could not be forgotten"),
             }
             tokio::time::sleep(MAINTAIN_EVERY).await;
         }

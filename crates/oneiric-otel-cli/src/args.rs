@@ -3,6 +3,8 @@
 //! Values are checked here as far as they can be without looking at anything else, so that a wrong one ends with clap's
 //! message and exit code 2.
 
+pub(crate) mod dlq;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -118,6 +120,11 @@ pub(crate) enum Command {
     Health,
     /// Open an SQL shell on the database
     Psql(Psql),
+    /// Look at records that the database refused, try them again, delete them
+    Dlq {
+        #[command(subcommand)]
+        command: dlq::Dlq,
+    },
     /// Look at the database or bring its schema up to date
     Db {
         #[command(subcommand)]

@@ -32,6 +32,16 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     print(&text)
 }
 
+/// JSON on many lines, for people.
+///
+/// # Errors
+/// If the value has no JSON form.
+pub(crate) fn pretty_json(value: &impl Serialize) -> Result<String> {
+    let mut text = escape(&serde_json::to_string_pretty(value).context("the answer has no JSON form")?);
+    text.push('\n');
+    Ok(text)
+}
+
 /// JSON that says the same and does nothing to a terminal. JSON itself asks for the escape of control characters below
 /// U+0020 alone. The others stand nowhere but in strings, where an escape means the character.
 fn escape(json: &str) -> String {

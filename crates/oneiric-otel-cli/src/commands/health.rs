@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use oneiric_otel::store::{Census, Database, DatabaseStatus};
+use oneiric_otel::store::{Census, Database, DatabaseStatus, MANY_DEAD_LETTERS};
 use serde::Serialize;
 
 use super::Ending;
@@ -14,9 +14,6 @@ use crate::backend::Backend;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::{data_dir, failure, intake, screen};
-
-/// Dead letters above this number are a problem and not an incident.
-const MANY_DEAD_LETTERS: i64 = 1000;
 
 /// A database that needs longer for a few small questions is not healthy.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -146,7 +143,7 @@ fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bo
     let Some(telemetry) = telemetry else { return problems };
     if telemetry.dead_letters > MANY_DEAD_LETTERS {
         problems.push(format!(
-            "{} records were refused by the database: see table otel_telemetry_dlq",
+            "{} records were refused by the database: see `oneiric-otel dlq list`",
             telemetry.dead_letters
         ));
     }

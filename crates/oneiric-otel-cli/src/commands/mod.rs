@@ -3,6 +3,7 @@
 pub(crate) mod completions;
 pub(crate) mod db;
 pub(crate) mod demo;
+pub(crate) mod dlq;
 pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod psql;
@@ -45,6 +46,7 @@ pub(crate) async fn run(global: &Global, command: Command, mut signals: Signals)
             Command::Trace(trace) => trace::run(global, &trace).await,
             Command::Traces(traces) => traces::run(global, &traces).await,
             Command::Health => health::run(global).await,
+            Command::Dlq { command } => dlq::run(global, &command).await,
             Command::Db { command } => db::run(global, &command).await,
             // These were handled above.
             Command::Serve(_) | Command::Demo(_) | Command::Psql(_) | Command::Completions { .. } => Ok(Ending::Good),

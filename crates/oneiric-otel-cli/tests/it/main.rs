@@ -4,6 +4,7 @@
 mod bad_input;
 mod cli;
 mod demo;
+mod dlq;
 mod import;
 mod readme;
 mod roles;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use oneiric_otel_testkit::TestDatabase;
 use serde_json::json;
 
-use crate::cli::{Serving, run, run_with_input};
+use crate::cli::{Serving, data_dir, run, run_with_input, text};
 
 fn request(number: u64) -> Vec<u8> {
     json!({"resourceSpans": [{"scopeSpans": [{"spans": [{
@@ -38,7 +38,9 @@ async fn a_server_writes_as_one_role_and_maintains_as_another() {
     run(&roles).await.expect(0);
     run_with_input(&import, &request(1)).await.expect(0);
 
-    let serving = Serving::start(&["--database-url", &writer.url, "--maintenance-url", &owner.url]).await;
+    let dir = data_dir();
+    let urls = ["--database-url", &writer.url, "--maintenance-url", &owner.url];
+    let serving = Serving::start(&[&["--data-dir", text(dir.path())], &urls[..]].concat()).await;
     // The owner's work goes on in the background.
     while database.count("SELECT count(*) FROM otel_migrations WHERE track = 'deferred'").await == 0 {
         tokio::time::sleep(Duration::from_millis(20)).await;

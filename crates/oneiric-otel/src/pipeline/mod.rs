@@ -15,6 +15,7 @@ mod breaker;
 mod check;
 mod prepare;
 mod queue;
+mod replay;
 mod report;
 mod tag;
 mod writer;
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 
 pub use breaker::{BreakerOptions, BreakerState, BreakerStatus};
 pub use check::Limits;
+pub use replay::{ReplayCounts, Replayer};
 pub use report::{IngestCounters, IngestCounts, Latencies};
 
 use crate::otlp::{Encoding, Signal};

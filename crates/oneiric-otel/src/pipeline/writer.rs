@@ -204,6 +204,7 @@ impl Writer {
             records: entry.prepared.records,
             class,
             message: &error.to_string(),
+            retries: 0,
             raw_data: &raw_data,
         };
         self.store.bury(entry.prepared.batch.request_hash, &dead).await

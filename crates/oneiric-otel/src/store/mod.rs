@@ -30,6 +30,7 @@ mod write;
 
 pub use census::Census;
 pub use database::{Database, DatabaseStatus};
+pub use dead_letters::{DeadLetterEntry, DeadLetterFilter, MANY_DEAD_LETTERS, Replayed};
 pub use error::{ErrorClass, StoreError};
 pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;

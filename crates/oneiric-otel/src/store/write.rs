@@ -55,10 +55,10 @@ pub(crate) struct Written {
 }
 
 /// A record that the database refused.
-struct Poison {
+pub(super) struct Poison {
     batch: usize,
-    record: u32,
-    reason: StoreError,
+    pub(super) record: u32,
+    pub(super) reason: StoreError,
 }
 
 /// Renders a record of a batch as an OTLP request that can be sent again.
@@ -108,9 +108,7 @@ impl Store {
 
     /// [`Self::write`], relying on the ids that are remembered.
     async fn write_known(&self, batches: &[&Batch], dead_letter: Render<'_>) -> Result<Vec<Written>, StoreError> {
-        let ids = self.dimensions.resolve(&self.database, batches).await?;
-        let resolved = Resolved { batches, owners: batches.iter().map(|batch| ids.owners(batch)).collect(), ids };
-        self.ensure_partitions(batches).await?;
+        let resolved = self.resolve(batches).await?;
         match self.attempt(&resolved, Pass::Direct, dead_letter).await {
             Err(error) if error.is_missing_partition() => {
                 // Dropped since we looked, by retention or by hand.
@@ -124,6 +122,19 @@ impl Store {
             }
             done => done,
         }
+    }
+
+    /// Looks up what the batches refer to, and makes what their rows need.
+    pub(super) async fn resolve<'a>(&self, batches: &'a [&'a Batch]) -> Result<Resolved<'a>, StoreError> {
+        let ids = self.dimensions.resolve(&self.database, batches).await?;
+        self.ensure_partitions(batches).await?;
+        Ok(Resolved { batches, owners: batches.iter().map(|batch| ids.owners(batch)).collect(), ids })
+    }
+
+    /// Forgets what is remembered of the database.
+    pub(super) fn forget(&self) {
+        self.dimensions.forget();
+        self.partitions.forget();
     }
 
     async fn ensure_partitions(&self, batches: &[&Batch]) -> Result<(), StoreError> {
@@ -149,47 +160,73 @@ impl Store {
         let fresh = enter_ledger(&transaction, batches).await?;
         let mut written: Vec<Written> =
             fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
-        let mut poison = Vec::new();
-        for signal in [Signal::Traces, Signal::Logs, Signal::Metrics] {
-            let table = table(signal);
-            let rows = ordered_rows(&table, signal, batches, &fresh);
-            if rows.is_empty() {
-                continue;
-            }
-            match pass {
-                Pass::Direct => copy(&transaction, &table.copy_into(&table.qualified()), resolved, &rows).await?,
-                Pass::Careful => {
-                    if table.keyed {
-                        transaction.batch_execute(&table.create_staging()).await?;
-                    }
-                    insert(&transaction, &table, resolved, &rows, &mut poison).await?;
-                }
-            }
-        }
+        let poison = resolved.insert(&transaction, &fresh, pass).await?;
         for refused in &poison {
             let dead = DeadLetter {
                 signal: batches[refused.batch].signal,
                 records: 1,
                 class: refused.reason.class().as_str(),
                 message: &refused.reason.to_string(),
+                retries: 0,
                 raw_data: &dead_letter(refused.batch, refused.record)?,
             };
             bury(&transaction, &dead).await?;
             written[refused.batch].refused.push(refused.record);
         }
-        let touching = batches.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(batch, _)| batch);
-        touch(&transaction, touching).await?;
+        resolved.touch(&transaction, &fresh).await?;
         transaction.commit().await?;
         Ok(written)
     }
 }
 
 /// Batches and the ids of what they refer to.
-struct Resolved<'a> {
+pub(super) struct Resolved<'a> {
     batches: &'a [&'a Batch],
     ids: Ids,
     /// Of each batch the ids of its owners.
     owners: Vec<Vec<OwnerIds>>,
+}
+
+impl Resolved<'_> {
+    /// Inserts all rows, those that are there already aside. Returns those that are refused.
+    pub(super) async fn insert_carefully(&self, transaction: &Transaction<'_>) -> Result<Vec<Poison>, StoreError> {
+        check_references(transaction, &self.ids).await?;
+        self.insert(transaction, &vec![true; self.batches.len()], Pass::Careful).await
+    }
+
+    /// Inserts the rows of the batches that are `fresh`. Returns those that are refused, which only the careful pass sets
+    /// aside.
+    async fn insert(
+        &self,
+        transaction: &Transaction<'_>,
+        fresh: &[bool],
+        pass: Pass,
+    ) -> Result<Vec<Poison>, StoreError> {
+        let mut poison = Vec::new();
+        for signal in [Signal::Traces, Signal::Logs, Signal::Metrics] {
+            let table = table(signal);
+            let rows = ordered_rows(&table, signal, self.batches, fresh);
+            if rows.is_empty() {
+                continue;
+            }
+            match pass {
+                Pass::Direct => copy(transaction, &table.copy_into(&table.qualified()), self, &rows).await?,
+                Pass::Careful => {
+                    if table.keyed {
+                        transaction.batch_execute(&table.create_staging()).await?;
+                    }
+                    insert(transaction, &table, self, &rows, &mut poison).await?;
+                }
+            }
+        }
+        Ok(poison)
+    }
+
+    /// Records which traces the batches that are `fresh` have something of.
+    pub(super) async fn touch(&self, transaction: &Transaction<'_>, fresh: &[bool]) -> Result<(), StoreError> {
+        let touching = self.batches.iter().zip(fresh).filter(|(_, fresh)| **fresh).map(|(batch, _)| batch);
+        touch(transaction, touching).await
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

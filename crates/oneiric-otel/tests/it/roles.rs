@@ -6,7 +6,7 @@ use std::time::Duration;
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, EmbeddingWorker};
 use oneiric_otel::otlp::{Encoding, Signal};
-use oneiric_otel::pipeline::{Ingest, IngestOptions, Request};
+use oneiric_otel::pipeline::{Ingest, IngestOptions, Replayer, Request};
 use oneiric_otel::query::{QueryService, SearchRequest, TraceFilter};
 use oneiric_otel::store::{Database, ErrorClass, Granted, Grantees};
 use oneiric_otel_testkit::{TestDatabase, TestRole};
@@ -210,6 +210,10 @@ async fn a_writer_does_all_that_a_server_does() {
     assert!(database.status().await.unwrap().schema.pending.is_empty());
     assert_eq!(database.make_partitions().await.unwrap(), 0);
     assert_eq!(database.forget_requests(ZERO).await.unwrap(), 6);
+    owner.batch_execute("ALTER TABLE otel_spans DROP CONSTRAINT otel_spans_name_check; UPDATE otel_telemetry_dlq SET next_retry_at = now()").await.unwrap();
+    let replayed = Replayer::new(database.clone(), Replayer::EVERY).replay_due().await.unwrap();
+    assert_eq!(replayed.stored, 1);
+    assert_eq!(database.forget_dead_letters(ZERO).await.unwrap(), 1);
 
     // Partitions that a writer needed belong to the owner.
     let foreign = "SELECT count(*) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner
@@ -470,6 +474,25 @@ async fn names_of_any_characters_can_be_granted() {
     granted.unwrap();
     embedded.unwrap();
     assert!(may.unwrap().get::<_, bool>(0) && vectors.unwrap().get::<_, bool>(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_grants_what_it_adds() {
+    let cast = Cast::new().await;
+    cast.grant().await;
+    let granted = cast.rights().await;
+    // As if a view and a table had not been there when the roles were granted, and the latest migrations neither.
+    let admin = cast.test.client().await;
+    let sql = format!(
+        "REVOKE ALL ON otel_ingest_ledger FROM {}; REVOKE ALL ON metrics FROM {};
+         DELETE FROM otel_migrations WHERE version = 3;
+         ALTER TABLE otel_telemetry_dlq DROP COLUMN records, DROP COLUMN last_error",
+        cast.writer.name, cast.reader.name
+    );
+    admin.batch_execute(&sql).await.unwrap();
+    assert_ne!(cast.rights().await, granted);
+    assert_eq!(cast.database(&cast.owner).migrate().await.unwrap(), ["0003_dead_letters"]);
+    assert_eq!(cast.rights().await, granted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,10 @@
-//! What fuzz targets see of the store: values to jsonb and back.
+//! What fuzz targets see of the store: values to jsonb and back, and how a connection URL is taken apart.
 
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 
 use super::fidelity::{Reader, Writer};
 use super::residue::{Column, Residue};
+use super::tls::take_parameters;
 use super::tree::Tree;
 
 /// Attributes, and a value beside them in the same column, as JSON `[attributes, value]` and the hints for both.
@@ -31,4 +32,9 @@ pub fn read_residue(residue: &[u8], json: &str) -> bool {
     let fits = [&residue.attributes, &residue.details, &residue.links].map(|hints| read(json, hints).is_some());
     let _ = residue.restore(Column::Name, String::new());
     fits.iter().all(|fits| *fits)
+}
+
+/// A connection URL without what it says about TLS: what the driver gets. None for one that is refused.
+pub fn for_the_driver(url: &str) -> Option<String> {
+    take_parameters(url).ok().map(|(url, _)| url)
 }

@@ -88,7 +88,7 @@ impl Mode {
 
 /// What a URL says about TLS. An empty value says nothing, as in libpq.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Parameters {
+pub(super) struct Parameters {
     mode: Option<String>,
     root_cert: Option<String>,
     cert: Option<String>,
@@ -97,7 +97,7 @@ struct Parameters {
 
 /// Takes the parameters out of a URL. What is left is for the driver, and the URL is taken apart as the driver does it:
 /// credentials end at the first `@`.
-fn take_parameters(url: &str) -> Result<(String, Parameters), StoreError> {
+pub(super) fn take_parameters(url: &str) -> Result<(String, Parameters), StoreError> {
     let mut parameters = Parameters::default();
     let start = url.find('@').unwrap_or_default();
     let (login, location) = url.split_at(start);

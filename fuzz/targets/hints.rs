@@ -1,0 +1,7 @@
+//! Stored JSON with a residue that may not fit it.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| oneiric_otel_fuzz::stored::hints(input));

@@ -1,0 +1,7 @@
+//! A message compressed by zstd.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| oneiric_otel_fuzz::bodies::coding("zstd", input));

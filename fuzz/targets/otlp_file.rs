@@ -1,0 +1,7 @@
+//! A telemetry file of any layout.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| oneiric_otel_fuzz::files::check(input));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
-use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions, Replayer};
+use oneiric_otel::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
 use oneiric_otel::store::{Database, ErrorClass};
 use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
 use serde::{Deserialize, Serialize};
@@ -28,8 +28,9 @@ use crate::watch::{self, Watch};
 
 /// What is left to do after the first signal is given this long.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
-/// Of it the requests in flight, which come first.
-const DRAIN_REQUESTS: Duration = Duration::from_secs(6);
+/// Of it the requests in flight, which come first, and the background tasks, which come last.
+const DRAIN_REQUESTS: Duration = Duration::from_secs(5);
+const DRAIN_TASKS: Duration = Duration::from_secs(2);
 const MAINTAIN_EVERY: Duration = Duration::from_hours(1);
 /// How long dead letters are kept that were stored after all.
 const KEEP_PROCESSED_LETTERS: Duration = Duration::from_hours(30 * 24);
@@ -96,8 +97,8 @@ impl App {
         if let Some(embedded) = backend.embedded() {
             tasks.spawn("embedded-postgres", |stop| keep_running(embedded, stop));
         }
-        let maintained = backend.maintenance().clone();
-        tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, stop));
+        let (maintained, spooling) = (backend.maintenance().clone(), ingest.clone());
+        tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, spooling, stop));
         let replayer = Replayer::new(database.clone(), Replayer::EVERY);
         tasks.spawn_after("dead-letters", &ready, |stop| async move { replayer.run(stop).await });
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
@@ -176,12 +177,19 @@ impl App {
         if !self.serving.is_finished() {
             self.serving.await.context("the listeners ended badly")??;
         }
-        let left = DRAIN.saturating_sub(began.elapsed());
+        let breaker = self.ingest.status().breaker;
+        let left = match breaker.state {
+            BreakerState::Closed => DRAIN.saturating_sub(DRAIN_TASKS + began.elapsed()),
+            // Nothing can be written: there is nothing to wait for.
+            BreakerState::Open | BreakerState::HalfOpen => Duration::ZERO,
+        };
         if tokio::time::timeout(left, self.ingest.drain()).await.is_err() {
-            tracing::warn!("not everything could be written in time; what was acknowledged waits in the spool");
             self.ingest.abandon().await;
+            let waiting =
+                self.ingest.status().spool.map_or(0, |spool| spool.lanes.iter().map(|lane| lane.entries).sum());
+            tracing::warn!(requests = waiting, "not everything could be written in time; the rest waits in the spool");
         }
-        self.tasks.stop(DRAIN.saturating_sub(began.elapsed())).await;
+        self.tasks.stop(DRAIN.saturating_sub(began.elapsed()).max(DRAIN_TASKS)).await;
         self.backend.release().await
     }
 }
@@ -235,13 +243,20 @@ async fn await_schema(database: &Database, maintenance: &Database, schema: Schem
     if schema == Schema::Ready {
         return;
     }
+    let mut told = None;
     loop {
         match backend::migrate(database, maintenance).await {
             Ok(_) => return tracing::info!(database = database.target(), "the database is there"),
             Err(error) if error.class() == ErrorClass::Transient => {
                 tracing::debug!(%error, "the database is still away");
             }
-            Err(error) => tracing::error!(%error, "the database cannot be used; requests wait for it"),
+            Err(error) => {
+                let reason = error.to_string();
+                if told.as_ref() != Some(&reason) {
+                    tracing::error!(%error, "the database cannot be used; requests wait for it");
+                    told = Some(reason);
+                }
+            }
         }
         tokio::time::sleep(ASK_AGAIN_AFTER).await;
     }
@@ -256,7 +271,7 @@ async fn ask_database(database: Database) -> Result<(), String> {
 }
 
 /// Partitions ahead of time, the indexes that may take long, and the end of what need not be remembered.
-async fn maintain(database: Database, stop: CancellationToken) {
+async fn maintain(database: Database, ingest: Ingest, stop: CancellationToken) {
     let work = async {
         match database.migrate_deferred().await {
             Ok(applied) if applied.is_empty() => {}
@@ -268,7 +283,7 @@ async fn maintain(database: Database, stop: CancellationToken) {
                 Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
                 Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
             }
-            match database.forget_requests(REMEMBER_REQUESTS).await {
+            match database.forget_requests(remember_requests(&ingest)).await {
                 Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
                 Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
             }
@@ -280,6 +295,16 @@ async fn maintain(database: Database, stop: CancellationToken) {
         }
     };
     stop.run_until_cancelled(work).await;
+}
+
+/// What waits in the spool may have been written before a crash: its requests must not be forgotten before they are
+/// recognised.
+fn remember_requests(ingest: &Ingest) -> Duration {
+    /// Between the clocks of this machine and of the database.
+    const MARGIN: Duration = Duration::from_hours(24);
+    let oldest = ingest.status().spool.and_then(|spool| spool.lanes.iter().filter_map(|lane| lane.oldest).min());
+    let age = oldest.map_or(Duration::ZERO, |oldest| oldest.elapsed().unwrap_or_default() + MARGIN);
+    age.max(REMEMBER_REQUESTS)
 }
 
 /// Starts the embedded server again when it has died.

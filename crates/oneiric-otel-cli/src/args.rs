@@ -171,7 +171,7 @@ pub(crate) struct Listen {
     /// Address for OTLP/HTTP [default: 127.0.0.1:4318]
     #[arg(long = "http-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) http: Option<String>,
-    /// Address for /healthz and /readyz [default: 127.0.0.1:16686]
+    /// Address for /healthz, /readyz, /metrics and /api/v1/health [default: 127.0.0.1:16686]
     #[arg(long = "api-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) api: Option<String>,
     /// What else there is to say about the listeners; it is not said here.

@@ -37,21 +37,21 @@ pub(crate) type Embedded = Arc<Mutex<Server>>;
 impl Backend {
     /// For commands that bring data: makes what is missing.
     pub(crate) async fn open_for_writing(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
-        let backend = if global.database_url.is_some() {
-            Self::of_url(global)?
-        } else {
-            Self::start(data_dir::of(global)?, progress).await?
-        };
+        let backend = Self::open(global, progress).await?;
         backend.migrate().await?;
         Ok(backend)
     }
 
+    async fn open(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
+        if global.database_url.is_some() {
+            return Self::of_url(global);
+        }
+        Self::start(data_dir::of(global)?, progress).await
+    }
+
     /// For servers: a database that is away is no error, since requests can wait for it.
     pub(crate) async fn open_for_serving(global: &Global, progress: &Arc<Progress>) -> Result<(Self, Schema)> {
-        if global.database_url.is_none() {
-            return Ok((Self::open_for_writing(global, progress).await?, Schema::Ready));
-        }
-        let backend = Self::of_url(global)?;
+        let backend = Self::open(global, progress).await?;
         let schema = match migrate(&backend.database, backend.maintenance()).await {
             Ok(_) => Schema::Ready,
             Err(error) if error.class() == ErrorClass::Transient => {

@@ -70,8 +70,10 @@ fn name(target: &str, is_embedded: bool) -> String {
 
 fn file_name(target: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' };
-    let name: String = target.chars().map(plain).collect();
-    name.chars().skip(name.len().saturating_sub(NAME_CHARACTERS)).collect()
+    let name: String = target.chars().map(plain).take(NAME_CHARACTERS).collect();
+    // Two that look alike are told apart.
+    let hash: String = blake3::hash(target.as_bytes()).to_hex().chars().take(8).collect();
+    format!("{name}-{hash}")
 }
 
 fn open_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<Spool> {
@@ -153,8 +155,9 @@ mod tests {
 
     #[test]
     fn names_of_spools_are_plain_and_told_apart() {
-        assert_eq!(file_name("db.example.com:5432/otel"), "db.example.com_5432_otel");
-        assert_eq!(file_name("/run/pg:5432/otel"), "_run_pg_5432_otel");
-        assert_eq!(file_name(&"ä".repeat(500)).len(), NAME_CHARACTERS);
+        assert_eq!(file_name("db.example.com:5432/otel"), "db.example.com_5432_otel-6d8ac96a");
+        assert!(file_name("/run/pg:5432/otel").starts_with("_run_pg_5432_otel-"));
+        assert_ne!(file_name("/run/pg:5432/otel"), file_name("/run_pg:5432/otel"));
+        assert_eq!(file_name(&"ä".repeat(500)).len(), NAME_CHARACTERS + 9);
     }
 }

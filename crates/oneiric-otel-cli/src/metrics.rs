@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::SystemTime;
 
 use oneiric_otel::pipeline::{BreakerState, IngestStatus, Latencies};
 use prometheus_client::collector::Collector;
@@ -38,7 +39,9 @@ impl Collector for Snapshot {
         page.counter("failed_handshakes", "Connections on which TLS was not agreed on", self.failed_handshakes)?;
         page.counter("derived_traces", "Rows of traces written or rewritten", self.derived.traces)?;
         page.counter("new_texts", "Traces whose text was not known and needed a vector", self.derived.texts_new)?;
-        page.gauge("database_up", "Whether the database answers", f64::from(u8::from(self.away.is_none())))?;
+        if let Some(is_up) = self.is_up {
+            page.gauge("database_up", "Whether the database answers", f64::from(u8::from(is_up)))?;
+        }
         if let Some(census) = &self.census {
             page.gauge(
                 "traces_to_derive",
@@ -93,7 +96,7 @@ impl Page<'_> {
         let lanes = || spool.lanes.iter().map(|lane| (lane.name.as_str(), lane));
         let entries = lanes().map(|(name, lane)| (name, lane.entries as f64)).collect();
         self.gauges("spool_entries", "Requests in the spool", "signal", &entries)?;
-        let age = |oldest: std::time::SystemTime| oldest.elapsed().unwrap_or_default().as_secs_f64();
+        let age = |oldest: SystemTime| oldest.elapsed().unwrap_or_default().as_secs_f64();
         let ages = lanes().map(|(name, lane)| (name, lane.oldest.map_or(0.0, age))).collect();
         self.gauges("spool_oldest_age_seconds", "Age of the oldest request in the spool", "signal", &ages)?;
         self.gauge("spool_bytes", "Bytes of the spool's files", spool.bytes as f64)?;
@@ -113,6 +116,16 @@ impl Page<'_> {
         let states = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
         let states = states.map(|state| (state.as_str(), is_in(state)));
         self.gauges("circuit_breaker_state", "1 for the state it is in", "state", &BTreeMap::from(states))?;
+        let unix = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let since = unix(ingest.breaker.since);
+        self.gauge("circuit_breaker_since_timestamp_seconds", "Since when it is in this state", since)?;
+        if let Some(until) = ingest.breaker.until {
+            self.gauge(
+                "circuit_breaker_until_timestamp_seconds",
+                "When an open one lets a probe through",
+                unix(until),
+            )?;
+        }
         self.counter("circuit_breaker_opened", "How often it opened", ingest.breaker.opened)
     }
 

@@ -5,15 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use oneiric_otel::pipeline::{BreakerState, IngestStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::app::Addresses;
+
+/// A report is written every second: a server of which there is an older one is gone or hangs.
+const SILENCE: SignedDuration = SignedDuration::from_secs(10);
 
 /// What a server says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -132,6 +136,14 @@ impl Report {
 
     /// What is wrong, as far as the server knows.
     pub(crate) fn problems(&self) -> Vec<String> {
+        if Timestamp::now().duration_since(self.written_at) > SILENCE {
+            let waiting = self.spool.as_ref().map_or(0, |spool| spool.entries.values().sum::<u64>());
+            return vec![format!(
+                "the server (process {}) has not been heard of since {}: it was killed or hangs; {waiting} requests \
+                 waited in its spool, and are written when `oneiric-otel serve` is started again",
+                self.pid, self.written_at
+            )];
+        }
         let mut problems = Vec::new();
         if let Some(refusing) = &self.refusing {
             problems.push(format!("requests are refused since {}: {}", refusing.since, refusing.reason));
@@ -155,25 +167,17 @@ impl Report {
         problems
     }
 
-    /// Writes the report, so that a reader sees all of it or the one before.
+    /// Writes the report for its owner to read: all of it, or the one before stays.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let next = path.with_extension("new");
-        fs::write(&next, serde_json::to_vec_pretty(self)?)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
         fs::rename(next, path)
     }
 
     /// The report of the server that runs, or of one that did not get to say goodbye.
     pub(crate) fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
-    }
-
-    /// Whether the process that wrote it is still there.
-    pub(crate) fn is_alive(&self) -> bool {
-        let pid = i32::try_from(self.pid).ok().and_then(rustix::process::Pid::from_raw);
-        pid.is_some_and(|pid| match rustix::process::test_kill_process(pid) {
-            Ok(()) => true,
-            Err(error) => error == rustix::io::Errno::PERM,
-        })
     }
 }
 

@@ -34,7 +34,8 @@ pub(crate) fn options(guard: Guard) -> Result<ServerOptions> {
 
 fn tokens(file: Option<PathBuf>) -> Result<Option<TokenSource>> {
     let list = match env::var(TOKENS) {
-        Ok(list) => Some(list).filter(|list| !list.is_empty()),
+        // Set to nothing is a secret that did not arrive, and not the wish to be open.
+        Ok(list) => Some(list),
         Err(env::VarError::NotPresent) => None,
         // The error would repeat it.
         Err(env::VarError::NotUnicode(_)) => anyhow::bail!("{TOKENS}: the tokens are not UTF-8"),

@@ -42,6 +42,8 @@ impl fmt::Debug for Watch {
 /// What the database answered last.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
+    /// Whether it answered; none before the first answer.
+    is_up: Option<bool>,
     away: Option<Trouble>,
     census: Option<Census>,
 }
@@ -51,7 +53,7 @@ pub(crate) struct Seen {
 pub(crate) struct Snapshot {
     pub(crate) ingest: IngestStatus,
     pub(crate) derived: Derived,
-    pub(crate) away: Option<Trouble>,
+    pub(crate) is_up: Option<bool>,
     pub(crate) census: Option<Census>,
     pub(crate) unauthenticated_requests: u64,
     pub(crate) failed_handshakes: u64,
@@ -88,11 +90,10 @@ impl Watch {
     fn take_note(&self, answer: Result<Census, String>) {
         let mut seen = self.seen();
         match answer {
-            Ok(census) => *seen = Seen { away: None, census: Some(census) },
+            Ok(census) => *seen = Seen { is_up: Some(true), away: None, census: Some(census) },
             Err(reason) => {
                 let since = seen.away.take().map_or_else(now, |away| away.since);
-                seen.away = Some(Trouble { reason, since });
-                seen.census = None;
+                *seen = Seen { is_up: Some(false), away: Some(Trouble { reason, since }), census: None };
             }
         }
     }
@@ -100,6 +101,11 @@ impl Watch {
     /// Writes the report to `path` until told to stop, and takes it away then: who reads it later finds no server.
     pub(crate) async fn leave_reports(self, path: PathBuf, stop: CancellationToken) {
         let mut told = false;
+        if let Some(dir) = path.parent()
+            && let Err(error) = std::fs::create_dir_all(dir)
+        {
+            tracing::debug!(dir = %dir.display(), %error, "cannot make the directory for reports");
+        }
         let work = async {
             loop {
                 let outcome = self.report().write(&path);
@@ -122,11 +128,11 @@ impl Watch {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let Seen { away, census } = self.seen().clone();
+        let Seen { is_up, census, .. } = self.seen().clone();
         Snapshot {
             ingest: self.ingest.status(),
             derived: (self.derived)(),
-            away,
+            is_up,
             census,
             unauthenticated_requests: self.refusals.unauthenticated_requests(),
             failed_handshakes: self.refusals.failed_handshakes(),

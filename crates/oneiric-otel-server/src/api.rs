@@ -72,6 +72,7 @@ pub(crate) struct Api(Router);
 #[derive(Clone)]
 struct Asked {
     readiness: Readiness,
+    tells_why: bool,
     stop: CancellationToken,
 }
 
@@ -79,13 +80,14 @@ impl Api {
     /// What is asked by those who watch over processes, without a token.
     pub(crate) const OPEN: &[&str] = &["/healthz", "/readyz"];
 
-    /// Not ready any more once `stop` is cancelled.
-    pub(crate) fn new(readiness: Readiness, pages: Vec<Page>, stop: CancellationToken) -> Self {
+    /// Not ready any more once `stop` is cancelled. `/readyz` is open to everybody, so why it is not ready is told only
+    /// where no token guards the rest.
+    pub(crate) fn new(readiness: Readiness, pages: Vec<Page>, tells_why: bool, stop: CancellationToken) -> Self {
         let mut router = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(answer_readyz));
         for Page { path, content_type, render } in pages {
             router = router.route(path, get(async move || ([(header::CONTENT_TYPE, content_type)], render())));
         }
-        Self(router.with_state(Asked { readiness, stop }))
+        Self(router.with_state(Asked { readiness, tells_why, stop }))
     }
 }
 
@@ -95,7 +97,8 @@ async fn answer_readyz(State(asked): State<Asked>) -> (StatusCode, String) {
     }
     match (asked.readiness.0)().await {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        Err(reason) if asked.tells_why => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready: /api/v1/health says why\n".to_owned()),
     }
 }
 

@@ -132,7 +132,7 @@ impl BoundServer {
         self.addresses.http[0]
     }
 
-    /// Where `/healthz` and `/readyz` are answered.
+    /// Where the API is answered: health, readiness and [pages](Page).
     pub fn api_addr(&self) -> Option<SocketAddr> {
         self.addresses.api.first().copied()
     }
@@ -196,7 +196,7 @@ impl BoundServer {
         };
         listen(&otlp, grpc.into_iter().chain(http), &receiver);
         let api_responder = Guarded {
-            responder: Api::new(readiness, pages, stop.clone()),
+            responder: Api::new(readiness, pages, options.tokens.is_none(), stop.clone()),
             security,
             open: Api::OPEN,
             max_refused_bytes,

@@ -556,7 +556,7 @@ impl Spool {
             Some(Stored::DamagedBody(header, body)) => (Content::DamagedBody, Some(header), body),
             Some(Stored::DamagedHeader(bytes)) => (Content::Raw, None, bytes),
             None => {
-                let file = self.locate(id).ok().flatten();
+                let file = self.locate(id)?;
                 let bytes =
                     file.map(|located| recovery::salvage(&*located.file, id.offset, self.end(id) - id.offset).0);
                 (Content::Raw, None, bytes.unwrap_or_default())

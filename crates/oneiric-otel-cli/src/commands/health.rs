@@ -60,7 +60,7 @@ pub(crate) async fn run(global: &Global) -> Result<Ending> {
     Ok(if health.healthy { Ending::Good } else { Ending::Bad })
 }
 
-/// The report of the server that runs for this data directory and database.
+/// The report of the server for this data directory and database: of one that runs, or that ended without a word.
 fn server(global: &Global) -> Result<Option<Report>> {
     let data_dir = data_dir::of(global)?;
     let target = match &global.database_url {
@@ -71,7 +71,7 @@ fn server(global: &Global) -> Result<Option<Report>> {
         None => String::new(),
     };
     let path = intake::report_path(&data_dir, &target, global.database_url.is_none());
-    Ok(Report::read(&path).filter(Report::is_alive))
+    Ok(Report::read(&path))
 }
 
 /// What the database says.

@@ -101,18 +101,25 @@ pub(crate) struct Serving {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
     pub(crate) addresses: serde_json::Value,
+    _place: TempDir,
 }
 
 impl Serving {
     /// Starts `serve --json` on free ports and waits until it is ready. Its log goes to the test's stderr.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
         let ports = ["serve", "--json", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--api-addr=127.0.0.1:0"];
-        let mut child = command(&[&ports, arguments].concat()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut command = command(&[&ports, arguments].concat());
+        // With a database of its own it still needs a place for its spool.
+        let place = data_dir();
+        if !arguments.contains(&"--data-dir") {
+            command.env("OTEL_STORAGE_DATA_DIR", place.path());
+        }
+        let mut child = command.stderr(Stdio::inherit()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(PATIENCE, stdout.next_line()).await.unwrap().unwrap();
         let line = line.expect("serve ended before it was ready");
         let addresses = serde_json::from_str(&line).unwrap();
-        Self { child, stdout, addresses }
+        Self { child, stdout, addresses, _place: place }
     }
 
     pub(crate) fn address(&self, name: &str) -> String {

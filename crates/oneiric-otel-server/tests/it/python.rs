@@ -165,3 +165,29 @@ async fn what_the_python_sdk_sends_over_http_with_gzip_is_stored() {
     let sent = python::run_gzip(&format!("http://{}", server.http), Protocol::HttpProtobuf, 2).await.unwrap();
     compare(&server, &sent).await;
 }
+
+/// Refuses everything until a request of the SDK was refused: it must come again by itself.
+async fn what_was_refused_comes_again(protocol: Protocol, seed: u64) {
+    let (server, ingest) = Serving::start_watched().await;
+    ingest.refuse_because(Some("the spool is full".to_owned()));
+    let address = if matches!(protocol, Protocol::Grpc) { server.grpc } else { server.http };
+    let endpoint = format!("http://{address}");
+    let relent = async {
+        while ingest.counts().unavailable_requests == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        ingest.refuse_because(None);
+    };
+    let (sent, ()) = tokio::join!(python::run(&endpoint, protocol, seed), relent);
+    compare(&server, &sent.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_for_now_the_python_sdk_sends_again_over_grpc() {
+    what_was_refused_comes_again(Protocol::Grpc, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_refused_for_now_the_python_sdk_sends_again_over_http() {
+    what_was_refused_comes_again(Protocol::HttpProtobuf, 4).await;
+}

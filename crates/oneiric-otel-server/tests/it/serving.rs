@@ -67,11 +67,21 @@ impl Serving {
     }
 
     pub(crate) async fn start_with(options: ServerOptions, readiness: Readiness) -> Self {
+        let (test, ingest) = Self::write_path().await;
+        Self::start_on(options, readiness, ingest, test).await
+    }
+
+    /// Gives the write path too.
+    pub(crate) async fn start_watched() -> (Self, Ingest) {
+        let (test, ingest) = Self::write_path().await;
+        (Self::start_on(options(), ready(), ingest.clone(), test).await, ingest)
+    }
+
+    async fn write_path() -> (TestDatabase, Ingest) {
         let test = TestDatabase::create().await;
         let database = Database::new(test.url()).unwrap();
         database.migrate().await.unwrap();
-        let ingest = Ingest::start(database, IngestOptions::default());
-        Self::start_on(options, readiness, ingest, test).await
+        (test, Ingest::start(database, IngestOptions::default()))
     }
 
     /// The database of this server is away. It keeps another one for counting.

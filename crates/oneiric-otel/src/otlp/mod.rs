@@ -78,6 +78,13 @@ pub struct Group<R> {
     pub records: Vec<R>,
 }
 
+impl<R> Group<R> {
+    /// Other records with the same resource and scope.
+    pub(crate) fn with(&self, records: Vec<R>) -> Self {
+        Self { resource: Arc::clone(&self.resource), scope: Arc::clone(&self.scope), records }
+    }
+}
+
 /// A resource as it came: an absent resource stays distinct from an empty one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ResourceEnvelope {

@@ -139,8 +139,10 @@ impl Circuit {
     }
 
     fn conclude(&mut self, pass: Pass, verdict: Verdict<'_>, now: Instant) {
+        // A pass of an earlier state may come back in a later one.
+        let is_probe = pass.is_probe && self.is_valid(pass);
         match (&mut self.state, verdict) {
-            (State::HalfOpen { probing }, Verdict::Nothing) if pass.is_probe => *probing = false,
+            (State::HalfOpen { probing }, Verdict::Nothing) if is_probe => *probing = false,
             // Whoever began before the breaker opened and has succeeded since says as much as a probe.
             (State::Open { .. } | State::HalfOpen { .. }, Verdict::Written) => {
                 self.change(State::Closed { failures: VecDeque::new() });
@@ -154,7 +156,7 @@ impl Circuit {
                     self.open(now);
                 }
             }
-            (State::HalfOpen { .. }, Verdict::Failed(_)) if pass.is_probe => self.open(now),
+            (State::HalfOpen { .. }, Verdict::Failed(_)) if is_probe => self.open(now),
             (State::Closed { .. } | State::HalfOpen { .. }, Verdict::Hopeless(_)) => self.open(now),
             // A success while all is well, or the failure of one that began before: nothing new.
             _ => {}

@@ -21,7 +21,7 @@ mod tag;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -118,6 +118,8 @@ pub struct IngestOptions {
     pub max_retries: u32,
     /// The pause before the first retry. It doubles, up to one second.
     pub retry_backoff: Duration,
+    /// How long one try may take: a database that does not answer at all is not waited for.
+    pub write_timeout: Duration,
     /// When to leave the database alone.
     pub breaker: BreakerOptions,
     /// What a record may be.
@@ -132,9 +134,10 @@ impl Default for IngestOptions {
             batch_rows: 5000,
             batch_interval: Duration::from_millis(200),
             waiting_requests: 64,
-            queue_memory: 32 << 20,
+            queue_memory: 48 << 20,
             max_retries: 3,
             retry_backoff: Duration::from_millis(100),
+            write_timeout: Duration::from_mins(2),
             breaker: BreakerOptions::default(),
             limits: Limits::default(),
         }
@@ -173,7 +176,7 @@ pub struct Ingest {
     handle: Arc<Handle>,
 }
 
-/// What ends with the last [`Ingest`].
+/// What belongs to the last [`Ingest`]: without it nothing comes any more, and the writers end when all is written.
 #[derive(Debug)]
 struct Handle {
     core: Arc<Core>,
@@ -196,10 +199,13 @@ struct Core {
     breaker: Breaker,
     counters: IngestCounters,
     /// Decoded requests take several times their bytes: few are decoded at the same time.
-    decoding: Semaphore,
+    decoding: Arc<Semaphore>,
     /// A place for everybody who waits for a commit.
     waiting: Arc<Semaphore>,
     refusing: Mutex<Option<Refusing>>,
+    /// Since when the spool is full.
+    full: Mutex<Option<Refusing>>,
+    closed_at: OnceLock<SystemTime>,
 }
 
 impl Ingest {
@@ -224,9 +230,11 @@ impl Ingest {
             spool,
             breaker: Breaker::new(options.breaker),
             counters: IngestCounters::default(),
-            decoding: Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from)),
+            decoding: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
             waiting: Arc::new(Semaphore::new(options.waiting_requests.max(1))),
             refusing: Mutex::new(None),
+            full: Mutex::new(None),
+            closed_at: OnceLock::new(),
             options,
         };
         let handle = Handle { core: Arc::new(core), writers: TaskTracker::new(), stop: CancellationToken::new() };
@@ -313,9 +321,18 @@ impl Ingest {
     /// Takes no more requests, waits until everything is written and closes the spool. Who does not care to wait that long
     /// drops the future and calls [`Self::abandon`].
     pub async fn drain(&self) {
-        self.handle.core.queue.close();
-        self.handle.writers.close();
-        self.handle.writers.wait().await;
+        let Handle { core, writers, .. } = &*self.handle;
+        core.closed_at.get_or_init(SystemTime::now);
+        core.queue.close();
+        writers.close();
+        writers.wait().await;
+        // What is left, nobody will write: in the spool it is safe, in memory it ends here.
+        for entry in core.queue.take_all() {
+            if matches!(core.options.ack, Ack::Memory { .. }) {
+                core.counters.dropped(entry.prepared.records);
+            }
+            writer::refuse(entry.reply, &stopping());
+        }
         self.close_spool().await;
     }
 
@@ -387,31 +404,42 @@ impl Core {
 
     fn refusing(&self, spool: Option<&SpoolStatus>, breaker: &BreakerStatus) -> Option<Refusing> {
         if self.queue.is_closed() {
-            return Some(Refusing { reason: "shutting down".to_owned(), since: SystemTime::now() });
+            let since = *self.closed_at.get_or_init(SystemTime::now);
+            return Some(Refusing { reason: "shutting down".to_owned(), since });
         }
         if let Some(refusing) = self.refusing.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Some(refusing);
         }
-        if let Some(not) = spool.and_then(|spool| spool.not_accepting.clone()) {
-            return Some(Refusing { reason: not.reason, since: not.since });
+        if let Some(spool) = spool {
+            if let Some(not) = spool.not_accepting.clone() {
+                return Some(Refusing { reason: not.reason, since: not.since });
+            }
+            let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+            // Senders that stay away cannot find out that there is room again.
+            if spool.bytes < spool.max_bytes / 2 {
+                *full = None;
+            }
+            return full.clone();
         }
-        if matches!(self.options.ack, Ack::Stored) && breaker.state != BreakerState::Closed {
-            let last_error = breaker.last_error.clone().unwrap_or_default();
-            let reason = format!("the database does not take writes: {last_error}");
-            return Some(Refusing { reason, since: breaker.failing_since.unwrap_or(breaker.since) });
+        if matches!(self.options.ack, Ack::Stored)
+            && let Err(refused) = self.check_breaker()
+        {
+            let since = breaker.failing_since.unwrap_or(breaker.since);
+            return Some(Refusing { reason: refused.to_string(), since });
         }
         None
     }
 
     async fn prepare(self: &Arc<Self>, request: Request) -> Result<(Request, Prepared), Refused> {
-        let permit = self.decoding.acquire().await.map_err(|_| stopping())?;
+        // The permit goes with the work, which goes on when the caller does not care any more.
+        let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| stopping())?;
         let core = Arc::clone(self);
         let task = move || {
             let prepared = catch_unwind(AssertUnwindSafe(|| prepare::prepare(&request, &core.options.limits)));
+            drop(permit);
             (request, prepared)
         };
         let (request, prepared) = tokio::task::spawn_blocking(task).await.map_err(|_| stopping())?;
-        drop(permit);
         match prepared {
             Ok(Ok(prepared)) => Ok((request, prepared)),
             Ok(Err(reason)) => Err(Refused::Malformed { reason }),
@@ -428,7 +456,7 @@ impl Core {
     async fn spool(self: &Arc<Self>, request: Request, prepared: Prepared) -> Result<(), Refused> {
         let Some(spool) = &self.spool else { return Err(stopping()) };
         let Request { signal, encoding, body } = request;
-        let tag = Tag { encoding, whole: prepared.rejections.is_empty() };
+        let tag = Tag { encoding, rejected: Tag::count(&prepared.rejections) };
         let (sender, answer) = oneshot::channel();
         let core = Arc::clone(self);
         let durable = move |outcome: Result<oneiric_otel_spool::EntryId, AppendError>| {
@@ -439,8 +467,31 @@ impl Core {
             // The receiver is gone when the client hung up: the request is kept all the same.
             drop(sender.send(outcome.map(|_| ())));
         };
-        spool.append(signal as usize, tag.bits(), body, durable).await.map_err(|error| not_spooled(&error))?;
-        answer.await.map_err(|_| stopping())?.map_err(|error| not_spooled(&error))
+        let outcome = match spool.append(signal as usize, tag.bits(), body, durable).await {
+            Ok(()) => answer.await.map_err(|_| stopping())?,
+            refused => refused,
+        };
+        outcome.inspect(|()| self.note_full(None)).map_err(|error| {
+            if matches!(error, AppendError::Full { .. }) {
+                self.note_full(Some(error.to_string()));
+            }
+            not_spooled(&error)
+        })
+    }
+
+    fn note_full(&self, reason: Option<String>) {
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*full, reason) {
+            (None, Some(reason)) => {
+                tracing::error!(%reason, "requests are refused until some are written");
+                *full = Some(Refusing { reason, since: SystemTime::now() });
+            }
+            (Some(_), None) => {
+                tracing::info!("the spool has room again");
+                *full = None;
+            }
+            (None, None) | (Some(_), Some(_)) => {}
+        }
     }
 
     /// Waits until the request is committed.
@@ -448,7 +499,9 @@ impl Core {
         let place = Arc::clone(&self.waiting).acquire_owned().await.map_err(|_| stopping())?;
         self.check_breaker()?;
         let (sender, answer) = oneshot::channel();
-        self.queue.push(entry(request, prepared, Some(Reply { sender, _place: place })));
+        for refused in self.queue.push(entry(request, prepared, Some(Reply { sender, _place: place }))) {
+            writer::refuse(refused.reply, &stopping());
+        }
         self.turn_away();
         answer.await.map_err(|_| stopping())?
     }
@@ -489,6 +542,10 @@ fn entry(request: Request, prepared: Prepared, reply: Option<Reply>) -> Entry {
 fn not_spooled(error: &AppendError) -> Refused {
     /// A full spool has room again as soon as a segment is written; a disk may need somebody.
     const RETRY_AFTER: Duration = Duration::from_secs(2);
+    if matches!(error, AppendError::TooLarge { .. }) {
+        // It would not fit at any other time either.
+        return Refused::Malformed { reason: error.to_string() };
+    }
     Refused::Unavailable { reason: format!("cannot keep the request now: {error}"), retry_after: RETRY_AFTER }
 }
 

@@ -48,13 +48,13 @@ pub(super) fn prepare(request: &Request, limits: &Limits) -> Result<Prepared, St
     }
 }
 
-/// The record of a request by its number, as a request of its own. Decoding is deterministic, so the number that a row
+/// Records of a request by their numbers, each as a request of its own. Decoding is deterministic, so the number that a row
 /// was given when it was prepared still names the same record.
-pub(super) fn dead_letter(request: &Request, record: u32) -> Vec<u8> {
+pub(super) fn dead_letters(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
     match request.signal {
-        Signal::Traces => single::<Span>(request, record),
-        Signal::Logs => single::<LogRecord>(request, record),
-        Signal::Metrics => single_point(request, record),
+        Signal::Traces => singles::<Span>(request, records),
+        Signal::Logs => singles::<LogRecord>(request, records),
+        Signal::Metrics => single_points(request, records),
     }
 }
 
@@ -74,35 +74,44 @@ pub(super) fn as_protobuf(request: &Request) -> Vec<u8> {
     }
 }
 
-fn single<R: Record>(request: &Request, record: u32) -> Vec<u8> {
-    let Ok(decoded) = otlp::decode::<R>(request.encoding, &request.body) else { return request.body.to_vec() };
-    let mut before = 0;
-    for group in decoded.groups {
-        let index = record as usize - before;
-        if let Some(record) = group.records.get(index) {
-            return protobuf::encode(&[Group { records: vec![record.clone()], ..group }]);
+fn singles<R: Record>(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
+    let Ok(decoded) = otlp::decode::<R>(request.encoding, &request.body) else { return whole(request, records) };
+    let single = |wanted: u32| {
+        let mut index = wanted as usize;
+        for group in &decoded.groups {
+            if let Some(record) = group.records.get(index) {
+                return Some(protobuf::encode(&[group.with(vec![record.clone()])]));
+            }
+            index -= group.records.len();
         }
-        before += group.records.len();
-    }
-    request.body.to_vec()
+        None
+    };
+    records.iter().map(|record| single(*record).unwrap_or_else(|| request.body.to_vec())).collect()
 }
 
-fn single_point(request: &Request, record: u32) -> Vec<u8> {
-    let Ok(decoded) = otlp::decode::<Metric>(request.encoding, &request.body) else { return request.body.to_vec() };
-    let mut before = 0;
-    for group in decoded.groups {
-        for metric in &group.records {
-            let Some((descriptor, points)) = point::split(metric.clone()) else { continue };
-            let index = record as usize - before;
-            if let Some(points) = points.only(index)
-                && let Ok(metric) = point::join(descriptor, points)
-            {
-                return protobuf::encode(&[Group { records: vec![metric], ..group }]);
+fn single_points(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
+    let Ok(decoded) = otlp::decode::<Metric>(request.encoding, &request.body) else { return whole(request, records) };
+    let split = |group: &Group<Metric>| -> Vec<_> { group.records.iter().cloned().filter_map(point::split).collect() };
+    let metrics: Vec<_> = decoded.groups.iter().map(|group| (group, split(group))).collect();
+    let single = |wanted: u32| {
+        let mut index = wanted as usize;
+        for (group, metrics) in &metrics {
+            for (descriptor, points) in metrics {
+                if let Some(point) = points.only(index) {
+                    let metric = point::join(descriptor.clone(), point).ok()?;
+                    return Some(protobuf::encode(&[group.with(vec![metric])]));
+                }
+                index -= points.len();
             }
-            before += points.len();
         }
-    }
-    request.body.to_vec()
+        None
+    };
+    records.iter().map(|record| single(*record).unwrap_or_else(|| request.body.to_vec())).collect()
+}
+
+/// For bytes that were decoded before and are not now, which nobody expects.
+fn whole(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
+    vec![request.body.to_vec(); records.len()]
 }
 
 struct Preparation<'a> {

@@ -2,12 +2,13 @@
 //!
 //! # Order and fairness
 //! A lane gives its oldest request first, and lanes take turns, so that a flood of one signal does not hold up another.
-//! What a writer could not write comes back in halves until the request at fault is alone.
+//! What a writer could not write comes back in halves until the request at fault is alone. A lane of which nothing can be
+//! written is held for a while, so that it does not spend the breaker's patience for the others.
 //!
 //! # Memory
-//! With a spool, a lane keeps prepared only what fits in its share of memory; the rest lies in the spool, is read from
-//! there in order and prepared again. Memory is a short cut and never the truth: everything that is held here is in the
-//! spool until it is released. Without a spool the number of requests is bounded.
+//! With a spool, a lane keeps prepared only what fits in its share of memory, what failed included; the rest lies in the
+//! spool, is read from there in order and prepared again. Memory is a short cut and never the truth: everything that is
+//! held here is in the spool until it is released. Without a spool the number of requests is bounded.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -23,9 +24,19 @@ use super::Refused;
 use super::prepare::Prepared;
 use crate::otlp::{Encoding, Signal};
 
-/// How long an entry that failed alone while others were written waits before it is tried again: doubled up to the longest.
+/// How long a lane that cannot be written is held, and an entry waits that failed alone while others were written. Doubled
+/// up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long to leave a spool alone that could not be read.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+/// How often an entry may be unreadable before the lane goes on without it.
+const READ_TRIES: u32 = 3;
+
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(LONGEST_PAUSE)
+}
 
 /// A request that is ready to be written.
 #[derive(Debug)]
@@ -64,12 +75,13 @@ pub(super) struct Reply {
 /// What became of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Outcome {
-    pub(super) duplicate: bool,
+    /// Records that are dead letters now.
     pub(super) refused: u64,
 }
 
 impl Entry {
-    fn memory(&self) -> usize {
+    /// Bytes of memory.
+    pub(super) fn memory(&self) -> usize {
         let body = match &self.source.place {
             Place::Memory(body) => body.len(),
             Place::Spool(_) => 0,
@@ -96,7 +108,7 @@ pub(super) struct Work {
 pub(super) struct FailureRecord {
     /// How often the one entry of the batch failed alone although others were written since.
     pub(super) alone: u32,
-    /// How many batches had been written when it failed last; none if it did not fail yet.
+    /// How many batches of its signal had been written when it failed last; none if it did not fail yet.
     pub(super) written_then: Option<u64>,
     not_before: Option<Instant>,
 }
@@ -108,10 +120,17 @@ pub(super) struct Bounds {
     pub(super) batch_rows: usize,
     /// How long an entry may wait for others to fill the batch.
     pub(super) batch_interval: Duration,
-    /// Bytes of memory for entries that wait.
+    /// Bytes of memory for entries that wait, all lanes together.
     pub(super) memory: usize,
     /// Requests that wait in memory, where nothing else bounds them: the oldest goes when another comes.
     pub(super) requests: Option<usize>,
+}
+
+impl Bounds {
+    /// Bytes of memory for a lane, and for a batch.
+    fn lane_memory(&self) -> usize {
+        self.memory / Signal::ALL.len()
+    }
 }
 
 /// The queue.
@@ -137,16 +156,22 @@ struct Lane {
     entries: VecDeque<Entry>,
     /// Of `entries`.
     rows: usize,
-    /// Of `entries`, in bytes.
+    /// Of `entries` and `returned`, in bytes.
     memory: usize,
-    /// Batches that failed.
+    /// Batches that came back, oldest first.
     returned: VecDeque<Work>,
+    /// Batches that failed since one was written, and until when the lane is held for it.
+    failures: u32,
+    held_until: Option<Instant>,
     /// The first entry of the spool that is not here; none when all are.
     unread: Option<Position>,
     /// The newest entry that was read from the spool.
     last_read: Option<EntryId>,
     /// Somebody reads from the spool.
     reading: bool,
+    /// How often the next entry could not be read, and when to try again.
+    unreadable: u32,
+    read_after: Option<Instant>,
 }
 
 /// What there is to do in a lane.
@@ -160,8 +185,23 @@ enum Task {
 pub(super) struct Reading {
     pub(super) signal: Signal,
     pub(super) from: Position,
-    /// Bytes to read, about.
+    /// Bytes of memory to fill, about.
     pub(super) bytes: usize,
+    /// Whether an entry that cannot be read is to be passed over.
+    pub(super) gives_up: bool,
+}
+
+/// What was read of a lane.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// In order.
+    pub(super) entries: Vec<Entry>,
+    /// Where to go on.
+    pub(super) to: Position,
+    /// The newest entry that was looked at.
+    pub(super) last: Option<EntryId>,
+    /// The entry at `to` could not be read.
+    pub(super) trouble: bool,
 }
 
 /// What [`Queue::take`] gives.
@@ -187,8 +227,8 @@ impl Queue {
     pub(super) fn push_spooled(&self, id: EntryId, entry: Entry) {
         let mut state = self.lock();
         let memory = entry.memory();
-        let has_room = state.memory() + memory <= self.bounds.memory;
         let lane = &mut state.lanes[entry.source.signal as usize];
+        let has_room = lane.memory + memory <= self.bounds.lane_memory();
         if lane.unread.is_some() || lane.last_read.is_some_and(|read| id <= read) {
             // It is behind what has to be read first, or was read already.
         } else if has_room {
@@ -200,18 +240,25 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    /// Adds an entry that is only here. Returns the entries that had to go for it, oldest first.
+    /// Adds an entry that is only here. Returns the entries that had to go for it, oldest first; when the queue is closed,
+    /// that is this one.
     pub(super) fn push(&self, entry: Entry) -> Vec<Entry> {
         let mut gone = Vec::new();
         let mut state = self.lock();
+        if state.closed {
+            return vec![entry];
+        }
         let memory = entry.memory();
         if let Some(requests) = self.bounds.requests {
             let too_many = |state: &State| {
-                let waiting: usize = state.lanes.iter().map(|lane| lane.entries.len()).sum();
+                let waiting: usize = state.lanes.iter().map(Lane::requests).sum();
                 waiting > 0 && (waiting >= requests || state.memory() + memory > self.bounds.memory)
             };
             while too_many(&state) {
-                gone.extend(state.drop_oldest());
+                match state.drop_oldest() {
+                    Some(oldest) => gone.push(oldest),
+                    None => break,
+                }
             }
         }
         state.lanes[entry.source.signal as usize].push(entry);
@@ -220,14 +267,14 @@ impl Queue {
         gone
     }
 
-    /// The next thing to do, when there is one; none when the queue is closed and empty. `fresh` prefers what has not
-    /// failed before.
-    pub(super) async fn take(&self, fresh: bool) -> Option<Taken> {
+    /// The next thing to do, when there is one; none when the queue is closed and empty. With `others_first`, what failed
+    /// alone while others were written comes last.
+    pub(super) async fn take(&self, others_first: bool) -> Option<Taken> {
         loop {
             let changed = self.changed.notified();
             let due = {
                 let mut state = self.lock();
-                match state.next(&self.bounds, fresh) {
+                match state.next(&self.bounds, others_first) {
                     Next::Task(Task::Write(work)) => {
                         // There may be more for another writer.
                         self.changed.notify_one();
@@ -255,46 +302,77 @@ impl Queue {
         }
     }
 
-    /// Hands over what was read from the spool: entries in order, up to `to`, and the newest that was looked at.
-    pub(super) fn refill(&self, reading: &Reading, entries: Vec<Entry>, to: Position, last: Option<EntryId>) {
+    /// Ends when the queue is closed and empty.
+    pub(super) async fn finished(&self) {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let state = self.lock();
+                if state.closed && state.is_empty() {
+                    self.changed.notify_waiters();
+                    return;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Hands over what was read from the spool.
+    pub(super) fn refill(&self, reading: &Reading, read: Read) {
         let Some(spool) = &self.spool else { return };
         let mut state = self.lock();
         let number = reading.signal as usize;
         let lane = &mut state.lanes[number];
-        for entry in entries {
+        for entry in read.entries {
             lane.push(entry);
         }
-        lane.last_read = last.or(lane.last_read);
-        lane.unread = spool.next(number, to).map(EntryId::position);
+        lane.last_read = read.last.or(lane.last_read);
+        lane.unread = spool.next(number, read.to).map(EntryId::position);
         lane.reading = false;
+        lane.unreadable = if read.trouble { lane.unreadable + 1 } else { 0 };
+        lane.read_after = read.trouble.then(|| Instant::now() + READ_PAUSE);
         drop(state);
         self.changed.notify_one();
     }
 
-    /// Takes a batch back that was not written, because of the time when nothing could be.
+    /// Takes a batch back that was not tried.
     pub(super) fn give_back(&self, work: Work) {
-        let mut state = self.lock();
-        let signal = work.signal as usize;
-        state.lanes[signal].returned.push_front(work);
-        drop(state);
+        self.lock().lanes[work.signal as usize].take_back(work);
         self.changed.notify_one();
     }
 
-    /// Takes a batch back that failed; if it has several entries, in halves. `written` counts the batches that were
-    /// written by now.
-    pub(super) fn give_back_failed(&self, mut work: Work, written: u64) {
-        let pause = |alone: u32| FIRST_PAUSE.saturating_mul(1 << (alone - 1).min(6)).min(LONGEST_PAUSE);
+    /// Takes a batch back that failed; if it has several entries, in halves. `written` counts the batches of its signal
+    /// that were written by now, `others_fare_well` says whether any was meanwhile.
+    pub(super) fn give_back_failed(&self, mut work: Work, written: u64, others_fare_well: bool) {
+        let now = Instant::now();
         work.record.written_then = Some(written);
-        work.record.not_before = (work.record.alone > 0).then(|| Instant::now() + pause(work.record.alone));
+        work.record.not_before = (work.record.alone > 0).then(|| now + pause(work.record.alone));
         let second = work.entries.split_off(work.entries.len().div_ceil(2));
         let mut state = self.lock();
         let lane = &mut state.lanes[work.signal as usize];
-        if !second.is_empty() {
-            lane.returned.push_front(Work { signal: work.signal, entries: second, record: work.record });
+        // Who waits for the commit is not to wait for this too.
+        let nobody_waits = work.entries.iter().all(|entry| entry.reply.is_none());
+        if !others_fare_well && nobody_waits {
+            lane.failures += 1;
+            lane.held_until = Some(now + pause(lane.failures));
         }
-        lane.returned.push_front(work);
+        if !second.is_empty() {
+            lane.take_back(Work { signal: work.signal, entries: second, record: work.record });
+        }
+        lane.take_back(work);
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// A batch of this signal was written.
+    pub(super) fn written(&self, signal: Signal) {
+        let mut state = self.lock();
+        let lane = &mut state.lanes[signal as usize];
+        lane.failures = 0;
+        if lane.held_until.take().is_some() {
+            drop(state);
+            self.changed.notify_one();
+        }
     }
 
     /// Removes everything that waits: for queues without a spool, whose senders are told to come back.
@@ -322,7 +400,7 @@ impl Queue {
     pub(super) fn waiting(&self) -> (usize, usize) {
         let state = self.lock();
         let returned = || state.lanes.iter().flat_map(|lane| &lane.returned).flat_map(|work| &work.entries);
-        let requests = state.lanes.iter().map(|lane| lane.entries.len()).sum::<usize>() + returned().count();
+        let requests = state.lanes.iter().map(Lane::requests).sum();
         let rows = state.lanes.iter().map(|lane| lane.rows).sum::<usize>() + returned().map(Entry::rows).sum::<usize>();
         (requests, rows)
     }
@@ -341,20 +419,20 @@ enum Next {
 
 impl State {
     /// The next thing to do, beginning with the lane whose turn it is.
-    fn next(&mut self, bounds: &Bounds, fresh: bool) -> Next {
+    fn next(&mut self, bounds: &Bounds, others_first: bool) -> Next {
         let now = Instant::now();
         let lanes = self.lanes.len();
         let mut due: Option<Instant> = None;
-        let passes: &[bool] = if fresh { &[false, true] } else { &[true] };
-        for with_returned in passes {
+        let passes: &[bool] = if others_first { &[false, true] } else { &[true] };
+        for with_suspects in passes {
             for step in 0..lanes {
                 let number = (self.turn + step) % lanes;
-                match self.lanes[number].next(Signal::ALL[number], bounds, self.closed, *with_returned, now) {
+                match self.lanes[number].next(Signal::ALL[number], bounds, self.closed, *with_suspects, now) {
                     Next::Task(task) => {
                         self.turn = (number + 1) % lanes;
                         return Next::Task(task);
                     }
-                    Next::At(at) => due = Some(due.map_or(at, |due| due.min(at))),
+                    Next::At(at) => due = earlier(due, Some(at)),
                     Next::Nothing => {}
                 }
             }
@@ -363,8 +441,8 @@ impl State {
     }
 
     fn drop_oldest(&mut self) -> Option<Entry> {
-        let longest = self.lanes.iter_mut().max_by_key(|lane| lane.entries.len())?;
-        longest.pop()
+        let age = |lane: &&mut Lane| lane.entries.front().map(|entry| entry.since);
+        self.lanes.iter_mut().filter(|lane| !lane.entries.is_empty()).min_by_key(age)?.pop()
     }
 
     /// Bytes of the entries that wait.
@@ -373,10 +451,12 @@ impl State {
     }
 
     fn is_empty(&self) -> bool {
-        self.lanes
-            .iter()
-            .all(|lane| lane.entries.is_empty() && lane.returned.is_empty() && lane.unread.is_none() && !lane.reading)
+        self.lanes.iter().all(|lane| lane.requests() == 0 && lane.unread.is_none() && !lane.reading)
     }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 impl Lane {
@@ -393,33 +473,58 @@ impl Lane {
         Some(entry)
     }
 
-    fn next(&mut self, signal: Signal, bounds: &Bounds, closed: bool, with_returned: bool, now: Instant) -> Next {
-        let mut due = None;
-        if with_returned && let Some(at) = self.returned.iter().position(|work| closed || work.is_due(now)) {
-            if let Some(work) = self.returned.remove(at) {
-                return Next::Task(Task::Write(work));
-            }
-        } else if with_returned {
-            due = self.returned.iter().filter_map(|work| work.record.not_before).min();
+    /// Puts a batch among those that came back, by age.
+    fn take_back(&mut self, work: Work) {
+        self.memory += work.memory();
+        let at = self.returned.partition_point(|other| other.since() < work.since());
+        self.returned.insert(at, work);
+    }
+
+    /// Requests that wait here.
+    fn requests(&self) -> usize {
+        self.entries.len() + self.returned.iter().map(|work| work.entries.len()).sum::<usize>()
+    }
+
+    fn next(&mut self, signal: Signal, bounds: &Bounds, closed: bool, with_suspects: bool, now: Instant) -> Next {
+        if let Some(held) = self.held_until
+            && held > now
+            && !closed
+        {
+            return Next::At(held);
         }
-        if self.rows < bounds.batch_rows
+        let is_due = |work: &Work| (closed || work.is_due(now)) && (with_suspects || work.record.alone == 0);
+        let returned = self.returned.iter().position(is_due).and_then(|at| self.returned.remove(at));
+        if let Some(work) = returned {
+            self.memory -= work.memory();
+            return Next::Task(Task::Write(work));
+        }
+        let mut due = self.returned.iter().filter_map(|work| work.record.not_before).min();
+        let is_full = self.rows >= bounds.batch_rows || self.memory >= bounds.lane_memory();
+        if !is_full
             && !self.reading
             && let Some(from) = self.unread
         {
-            self.reading = true;
-            return Next::Task(Task::Read(Reading { signal, from, bytes: bounds.memory / 4 }));
+            if self.read_after.is_none_or(|at| at <= now) {
+                self.reading = true;
+                let bytes = bounds.lane_memory() - self.memory;
+                let gives_up = self.unreadable >= READ_TRIES;
+                return Next::Task(Task::Read(Reading { signal, from, bytes, gives_up }));
+            }
+            due = earlier(due, self.read_after);
         }
         let Some(oldest) = self.entries.front() else { return due.map_or(Next::Nothing, Next::At) };
         let full_at = oldest.since + bounds.batch_interval;
-        if self.rows < bounds.batch_rows && !closed && now < full_at {
-            return Next::At(due.map_or(full_at, |due| due.min(full_at)));
+        if !is_full && !closed && now < full_at {
+            return Next::At(earlier(due, Some(full_at)).unwrap_or(full_at));
         }
-        let mut rows = 0;
+        let (mut rows, mut memory) = (0, 0);
         let mut entries = Vec::new();
         while rows < bounds.batch_rows
+            && memory < bounds.lane_memory()
             && let Some(entry) = self.pop()
         {
             rows += entry.rows();
+            memory += entry.memory();
             entries.push(entry);
         }
         Next::Task(Task::Write(Work { signal, entries, record: FailureRecord::default() }))
@@ -427,7 +532,178 @@ impl Lane {
 }
 
 impl Work {
+    /// When its oldest entry was admitted.
+    fn since(&self) -> Option<Instant> {
+        self.entries.first().map(|entry| entry.since)
+    }
+
+    fn memory(&self) -> usize {
+        self.entries.iter().map(Entry::memory).sum()
+    }
+
     fn is_due(&self, now: Instant) -> bool {
         self.record.not_before.is_none_or(|at| at <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use opentelemetry_proto::tonic::logs::v1::LogRecord;
+    use opentelemetry_proto::tonic::trace::v1::Span;
+
+    use super::super::{Limits, Request, prepare};
+    use super::*;
+    use crate::otlp::record::Record;
+    use crate::otlp::{Group, protobuf};
+
+    const INTERVAL: Duration = Duration::from_millis(200);
+
+    fn queue(batch_rows: usize) -> Queue {
+        let bounds = Bounds { batch_rows, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(1000) };
+        Queue::new(bounds, None)
+    }
+
+    fn entry<R: Record>(signal: Signal, record: R) -> Entry {
+        let groups = [Group { resource: Arc::default(), scope: Arc::default(), records: vec![record] }];
+        let (encoding, body) = (Encoding::Protobuf, Bytes::from(protobuf::encode(&groups)));
+        let request = Request { signal, encoding, body: body.clone() };
+        let prepared = prepare::prepare(&request, &Limits::default()).expect("a good request");
+        let source = Source { signal, encoding, place: Place::Memory(body) };
+        Entry { source, prepared, since: Instant::now(), reply: None }
+    }
+
+    fn span(number: u8) -> Entry {
+        let span = Span { trace_id: vec![1; 16], span_id: vec![number; 8], ..Span::default() };
+        entry(Signal::Traces, span)
+    }
+
+    fn log() -> Entry {
+        entry(Signal::Logs, LogRecord::default())
+    }
+
+    async fn work(queue: &Queue) -> Work {
+        match queue.take(false).await {
+            Some(Taken::Work(work)) => work,
+            other => panic!("expected work, got {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lanes_take_turns_and_each_gives_its_oldest_first() {
+        let queue = queue(1);
+        let mut hashes = Vec::new();
+        for number in 1..=3 {
+            let entry = span(number);
+            hashes.push(entry.prepared.batch.request_hash);
+            queue.push(entry);
+        }
+        queue.push(log());
+        let mut signals = Vec::new();
+        let mut spans = Vec::new();
+        for _ in 0..4 {
+            let work = work(&queue).await;
+            signals.push(work.signal);
+            if work.signal == Signal::Traces {
+                spans.push(work.entries[0].prepared.batch.request_hash);
+            }
+        }
+        assert_eq!(signals, [Signal::Traces, Signal::Logs, Signal::Traces, Signal::Traces]);
+        assert_eq!(spans, hashes);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_waits_for_more_and_no_longer_than_the_interval() {
+        let queue = queue(2);
+        let began = Instant::now();
+        queue.push(span(1));
+        assert_eq!(work(&queue).await.entries.len(), 1);
+        assert_eq!(began.elapsed(), INTERVAL);
+        let began = Instant::now();
+        for number in 1..=3 {
+            queue.push(span(number));
+        }
+        assert_eq!(work(&queue).await.entries.len(), 2);
+        assert_eq!(began.elapsed(), Duration::ZERO, "it is full");
+        queue.close();
+        assert_eq!(work(&queue).await.entries.len(), 1);
+        assert_eq!(began.elapsed(), Duration::ZERO, "nothing more comes");
+        assert!(queue.take(false).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_comes_back_in_halves_until_it_is_alone_and_then_pauses() {
+        let queue = queue(4);
+        for number in 1..=4 {
+            queue.push(span(number));
+        }
+        let all = work(&queue).await;
+        queue.give_back_failed(all, 0, true);
+        let half = work(&queue).await;
+        assert_eq!(half.entries.len(), 2);
+        queue.give_back_failed(half, 0, true);
+        let mut alone = work(&queue).await;
+        assert_eq!(alone.entries.len(), 1);
+        alone.record.alone = 1;
+        queue.give_back_failed(alone, 0, true);
+        let began = Instant::now();
+        assert_eq!((work(&queue).await.entries.len(), work(&queue).await.entries.len()), (1, 2));
+        assert_eq!(began.elapsed(), Duration::ZERO, "the others do not wait for it");
+        assert_eq!(work(&queue).await.record.alone, 1);
+        assert_eq!(began.elapsed(), FIRST_PAUSE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_passes_over_what_failed_alone_and_takes_the_rest_by_age() {
+        let queue = queue(1);
+        for number in 1..=3 {
+            queue.push(span(number));
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        let (mut suspect, second) = (work(&queue).await, work(&queue).await);
+        suspect.record.alone = 1;
+        let oldest = second.entries[0].since;
+        queue.give_back_failed(suspect, 0, true);
+        queue.give_back_failed(second, 0, true);
+        tokio::time::advance(FIRST_PAUSE).await;
+        let mut ages = Vec::new();
+        for _ in 0..3 {
+            let Some(Taken::Work(probe)) = queue.take(true).await else { panic!("there is work") };
+            ages.push((probe.record.alone, probe.entries[0].since >= oldest));
+        }
+        assert_eq!(ages, [(0, true), (0, true), (1, false)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_cannot_be_written_is_held_and_the_others_are_not() {
+        let queue = queue(1);
+        queue.push(span(1));
+        queue.push(span(2));
+        let failed = work(&queue).await;
+        queue.give_back_failed(failed, 0, false);
+        queue.push(log());
+        let began = Instant::now();
+        assert_eq!(work(&queue).await.signal, Signal::Logs);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        let again = work(&queue).await;
+        assert_eq!((again.signal, began.elapsed()), (Signal::Traces, FIRST_PAUSE));
+        queue.give_back_failed(again, 0, false);
+        queue.written(Signal::Traces);
+        work(&queue).await;
+        assert_eq!(began.elapsed(), FIRST_PAUSE, "a success ends it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_back_counts_against_the_bound() {
+        let bounds = Bounds { batch_rows: 1, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(2) };
+        let queue = Queue::new(bounds, None);
+        assert!(queue.push(span(1)).is_empty());
+        let taken = work(&queue).await;
+        queue.give_back(taken);
+        assert!(queue.push(span(2)).is_empty());
+        assert_eq!(queue.push(span(3)).len(), 1, "the oldest that waits and has not been tried");
+        queue.close();
+        assert_eq!(queue.push(span(4)).len(), 1, "closed");
     }
 }

@@ -35,8 +35,9 @@ impl Rejections {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.records == 0 && self.reasons.is_empty()
+    /// How many records.
+    pub(crate) fn records(&self) -> u64 {
+        self.records
     }
 
     /// The reasons in one text.
@@ -67,6 +68,7 @@ pub struct IngestCounters {
     dropped: AtomicU64,
     retries: AtomicU64,
     failed_batches: AtomicU64,
+    written_batches: BySignal,
     latencies: LatencyCounters,
     dead_letters: Mutex<BTreeMap<&'static str, u64>>,
 }
@@ -173,7 +175,8 @@ impl IngestCounters {
         self.failed_batches.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn batch_written(&self, took: Duration) {
+    pub(crate) fn batch_written(&self, signal: Signal, took: Duration) {
+        self.written_batches.add(signal, 1);
         let class = LATENCY_BOUNDS.partition_point(|bound| *bound < took.as_secs_f64());
         self.latencies.classes[class].fetch_add(1, Ordering::Relaxed);
         self.latencies.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -181,7 +184,12 @@ impl IngestCounters {
 
     /// Batches that were committed.
     pub(crate) fn written_batches(&self) -> u64 {
-        self.latencies.classes.iter().map(|class| class.load(Ordering::Relaxed)).sum()
+        Signal::ALL.iter().map(|signal| self.written_batches_of(*signal)).sum()
+    }
+
+    /// Those of a signal.
+    pub(crate) fn written_batches_of(&self, signal: Signal) -> u64 {
+        self.written_batches.0[signal as usize].load(Ordering::Relaxed)
     }
 
     /// The values now.

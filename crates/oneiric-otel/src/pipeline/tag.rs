@@ -1,17 +1,21 @@
 //! What the spool keeps beside the bytes of a request.
 
+use super::report::Rejections;
 use crate::otlp::Encoding;
 
 /// Two bytes that the spool does not look into. The meaning of a bit never changes: old spools stay readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) encoding: Encoding,
-    /// Nothing of the request was rejected. Limits that were lowered since do not apply to it.
-    pub(super) whole: bool,
+    /// How many records were rejected, up to [`MOST_REJECTED`]. Where none was, limits that were lowered since do not
+    /// apply; and never may more be rejected than the sender was told.
+    pub(super) rejected: u16,
 }
 
 const JSON: u16 = 1;
-const WHOLE: u16 = 2;
+/// The bits from here on are the number of rejected records. Those between are free.
+const REJECTED_AT: u32 = 4;
+const MOST_REJECTED: u16 = u16::MAX >> REJECTED_AT;
 
 impl Tag {
     pub(super) fn bits(self) -> u16 {
@@ -19,11 +23,16 @@ impl Tag {
             Encoding::Protobuf => 0,
             Encoding::Json => JSON,
         };
-        encoding | if self.whole { WHOLE } else { 0 }
+        encoding | self.rejected.min(MOST_REJECTED) << REJECTED_AT
+    }
+
+    /// What [`Self::rejected`] is for these.
+    pub(super) fn count(rejections: &Rejections) -> u16 {
+        u16::try_from(rejections.records()).unwrap_or(u16::MAX).min(MOST_REJECTED)
     }
 
     pub(super) fn from_bits(bits: u16) -> Self {
         let encoding = if bits & JSON == 0 { Encoding::Protobuf } else { Encoding::Json };
-        Self { encoding, whole: bits & WHOLE != 0 }
+        Self { encoding, rejected: bits >> REJECTED_AT }
     }
 }

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::{Pass, Verdict};
 use super::prepare::{self, prepare};
-use super::queue::{Entry, Outcome, Place, Reading, Reply, Source, Taken, Work};
+use super::queue::{Entry, Outcome, Place, Read, Reading, Reply, Source, Taken, Work};
 use super::tag::Tag;
 use super::{Core, Limits, Refused, Request};
+use crate::otlp::Signal;
 use crate::store::{DeadLetter, ErrorClass, Store, StoreError, Written};
 
 /// A pause before a retry doubles up to this.
@@ -27,13 +28,10 @@ const RETRY_AFTER_TRANSIENT: Duration = Duration::from_secs(2);
 /// When a sender should come back while a person has to act.
 const RETRY_AFTER_MISCONFIGURED: Duration = Duration::from_secs(30);
 
-/// How often an entry may fail alone, while others are written, before it becomes a dead letter.
+/// How often an entry may fail alone, while others of its signal are written, before it becomes a dead letter.
 const STUCK_AFTER: u32 = 3;
 /// The class of such dead letters.
 const STUCK: &str = "stuck";
-
-/// How long to leave a spool alone that cannot be read.
-const SPOOL_PAUSE: Duration = Duration::from_secs(1);
 
 /// One writer.
 #[derive(Debug)]
@@ -43,52 +41,64 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Runs until the queue is closed and empty, or until `stop`.
+    /// Runs until the queue is closed and empty, or until `stop`: then what is being written is left, and given back.
     pub(super) async fn run(self, stop: CancellationToken) {
-        while let Some(pass) = stop.run_until_cancelled(self.core.breaker.enter()).await {
-            let taken = stop.run_until_cancelled(self.core.queue.take(pass.is_probe)).await.flatten();
+        let Core { breaker, queue, .. } = &*self.core;
+        loop {
+            let pass = tokio::select! {
+                () = stop.cancelled() => return,
+                () = queue.finished() => return,
+                pass = breaker.enter() => pass,
+            };
+            let taken = stop.run_until_cancelled(queue.take(pass.is_probe)).await.flatten();
             match taken {
-                Some(Taken::Work(work)) if self.core.breaker.is_valid(pass) => self.write(pass, work).await,
-                Some(Taken::Work(work)) => self.core.queue.give_back(work),
+                Some(Taken::Work(work)) if breaker.is_valid(pass) => self.write(pass, work, &stop).await,
+                Some(Taken::Work(work)) => {
+                    queue.give_back(work);
+                    self.core.turn_away();
+                }
                 Some(Taken::Reading(reading)) => {
-                    self.core.breaker.conclude(pass, Verdict::Nothing);
+                    breaker.conclude(pass, Verdict::Nothing);
                     self.read(reading).await;
                 }
                 None => {
-                    self.core.breaker.conclude(pass, Verdict::Nothing);
+                    breaker.conclude(pass, Verdict::Nothing);
                     return;
                 }
             }
         }
     }
 
-    async fn write(&self, pass: Pass, work: Work) {
-        let before = self.core.counters.written_batches();
+    async fn write(&self, pass: Pass, work: Work, stop: &CancellationToken) {
+        let signal = work.signal;
+        let (all_before, before) =
+            (self.core.counters.written_batches(), self.core.counters.written_batches_of(signal));
         // Whatever happens to one batch, the writer goes on with the next.
-        let outcome = AssertUnwindSafe(self.write_with_retries(&work)).catch_unwind().await;
-        match outcome {
-            Ok(Ok(written)) => {
+        let attempt = AssertUnwindSafe(self.write_with_retries(&work)).catch_unwind();
+        let Some(outcome) = stop.run_until_cancelled(attempt).await else {
+            self.core.breaker.conclude(pass, Verdict::Nothing);
+            return self.core.queue.give_back(work);
+        };
+        let panicked = outcome.is_err();
+        match outcome.unwrap_or_else(|_| Err(StoreError::transient("an internal error while writing"))) {
+            Ok(written) => {
                 self.core.breaker.conclude(pass, Verdict::Written);
+                self.core.queue.written(signal);
                 self.finish(work, &written);
             }
-            Ok(Err(error)) => {
-                let others_fare_well = self.core.counters.written_batches() > before;
+            Err(error) => {
+                let database_works = self.core.counters.written_batches() > all_before;
                 let reason = error.to_string();
                 let verdict = match error.class() {
                     ErrorClass::BadData => Verdict::Nothing,
                     // A part of a batch that failed before: the search for its cause says nothing new of the database.
-                    _ if others_fare_well && work.record.written_then.is_some() => Verdict::Nothing,
-                    ErrorClass::Misconfigured if !others_fare_well => Verdict::Hopeless(&reason),
+                    _ if database_works && work.record.written_then.is_some() => Verdict::Nothing,
+                    ErrorClass::Misconfigured if !database_works => Verdict::Hopeless(&reason),
                     ErrorClass::Misconfigured | ErrorClass::Transient => Verdict::Failed(&reason),
                 };
                 self.core.breaker.conclude(pass, verdict);
+                let others_fare_well = panicked || self.core.counters.written_batches_of(signal) > before;
                 self.failed(work, &error, others_fare_well).await;
-            }
-            Err(_) => {
-                tracing::error!("a writer panicked; what it was to write is tried again");
-                let error = StoreError::transient("an internal error while writing");
-                self.core.breaker.conclude(pass, Verdict::Failed("an internal error while writing"));
-                self.failed(work, &error, true).await;
             }
         }
         self.core.turn_away();
@@ -96,15 +106,15 @@ impl Writer {
 
     async fn write_with_retries(&self, work: &Work) -> Result<Vec<Written>, StoreError> {
         let batches: Vec<_> = work.entries.iter().map(|entry| &entry.prepared.batch).collect();
-        let dead_letter = |batch: usize, record: u32| {
-            let request = self.core.request(&work.entries[batch].source)?;
-            Ok(prepare::dead_letter(&request, record))
-        };
+        let render = |batch: usize, records: &[u32]| self.render(&work.entries[batch].source, records);
         let mut pause = self.core.options.retry_backoff;
         let mut retries = 0;
         loop {
             let began = Instant::now();
-            match self.store.write(&batches, &dead_letter).await {
+            let limit = self.core.options.write_timeout;
+            let attempt = tokio::time::timeout(limit, self.store.write(&batches, &render)).await;
+            let late = |_| Err(StoreError::transient(format!("no commit within {} s", limit.as_secs())));
+            match attempt.unwrap_or_else(late) {
                 Err(error) if error.class() == ErrorClass::Transient && retries < self.core.options.max_retries => {
                     tracing::warn!(%error, retry = retries + 1, "could not write, trying again");
                     self.core.counters.retried();
@@ -118,9 +128,21 @@ impl Writer {
                     return Err(error);
                 }
                 Ok(written) => {
-                    self.core.counters.batch_written(began.elapsed());
+                    self.core.counters.batch_written(work.signal, began.elapsed());
                     return Ok(written);
                 }
+            }
+        }
+    }
+
+    /// Records of a request as dead letters: each a request of its own. Their bytes may be damaged by now: then the letter
+    /// is empty, and what is left of the bytes is in quarantine.
+    fn render(&self, source: &Source, records: &[u32]) -> Vec<Vec<u8>> {
+        match self.core.request(source) {
+            Ok(request) => prepare::dead_letters(&request, records),
+            Err(error) => {
+                tracing::error!(%error, records = records.len(), "records for dead letters cannot be read back");
+                vec![Vec::new(); records.len()]
             }
         }
     }
@@ -135,7 +157,7 @@ impl Writer {
                 self.core.counters.written(entry.source.signal, entry.prepared.records - refused);
                 self.core.counters.dead_lettered(ErrorClass::BadData.as_str(), refused);
             }
-            self.settle(entry, Outcome { duplicate: written.duplicate, refused });
+            self.settle(entry, Outcome { refused });
         }
     }
 
@@ -150,63 +172,65 @@ impl Writer {
         }
     }
 
-    /// The batch could not be written, and its retries are used up.
+    /// The batch could not be written, and its retries are used up. `others_fare_well`: some of its signal were.
     async fn failed(&self, mut work: Work, error: &StoreError, others_fare_well: bool) {
-        let written = self.core.counters.written_batches();
-        if work.entries.len() == 1 {
+        let written = self.core.counters.written_batches_of(work.signal);
+        if let [entry] = work.entries.as_slice() {
+            let waits = entry.reply.is_some();
             if error.class() == ErrorClass::BadData {
                 return self.bury(work, error, error.class().as_str()).await;
             }
-            if work.entries[0].reply.is_some() {
+            if waits {
                 let refused = refusal(error);
-                work.entries.into_iter().for_each(|entry| refuse(entry.reply, &refused));
-                return;
+                return work.entries.into_iter().for_each(|entry| refuse(entry.reply, &refused));
             }
-            let since_last = work.record.written_then.is_some_and(|then| written > then);
-            if others_fare_well || since_last {
+            if others_fare_well || work.record.written_then.is_some_and(|then| written > then) {
                 work.record.alone += 1;
             }
             if work.record.alone >= STUCK_AFTER {
                 return self.bury(work, error, STUCK).await;
             }
         }
-        self.core.queue.give_back_failed(work, written);
+        self.core.queue.give_back_failed(work, written, others_fare_well);
     }
 
     /// Makes a dead letter of an entry that stands in the way: whole, since what is wrong is not one of its records.
-    async fn bury(&self, work: Work, error: &StoreError, class: &'static str) {
-        let mut buried = Ok(());
-        for entry in &work.entries {
-            buried = self.bury_entry(entry, error, class).await;
-        }
-        match buried {
+    async fn bury(&self, mut work: Work, error: &StoreError, class: &'static str) {
+        let Some(entry) = work.entries.first() else { return };
+        match self.bury_entry(entry, error, class).await {
             Ok(()) => {
                 for entry in work.entries {
                     let records = entry.prepared.records;
                     tracing::error!(class, records, %error, "a request became a dead letter");
                     self.core.counters.dead_lettered(class, records);
-                    self.settle(entry, Outcome { duplicate: false, refused: records });
+                    self.settle(entry, Outcome { refused: records });
                 }
             }
             Err(reason) => {
                 tracing::error!(%reason, class, "a request could not be made a dead letter");
-                let written = self.core.counters.written_batches();
-                self.core.queue.give_back_failed(work, written);
+                if entry.reply.is_some() {
+                    let refused = refusal(&reason);
+                    return work.entries.into_iter().for_each(|entry| refuse(entry.reply, &refused));
+                }
+                let written = self.core.counters.written_batches_of(work.signal);
+                work.record.alone += 1;
+                self.core.queue.give_back_failed(work, written, true);
             }
         }
     }
 
     async fn bury_entry(&self, entry: &Entry, error: &StoreError, class: &str) -> Result<(), StoreError> {
-        let request = self.core.request(&entry.source)?;
-        let raw_data = prepare::as_protobuf(&request);
-        let dead = DeadLetter {
-            signal: request.signal,
-            records: entry.prepared.records,
-            class,
-            message: &error.to_string(),
-            retries: 0,
-            raw_data: &raw_data,
+        let records = entry.prepared.records;
+        let mut message = error.to_string();
+        let raw_data = match self.core.request(&entry.source) {
+            Ok(request) => prepare::as_protobuf(&request),
+            Err(error) => {
+                message = format!("{message}; its bytes could not be read back: {error}");
+                Vec::new()
+            }
         };
+        let signal = entry.source.signal;
+        let dead = DeadLetter { signal, records, class, message: &message, retries: 0, raw_data: &raw_data };
         self.store.bury(entry.prepared.batch.request_hash, &dead).await
     }
 
@@ -214,34 +238,24 @@ impl Writer {
     async fn read(&self, reading: Reading) {
         let Some(spool) = self.core.spool.clone() else { return };
         let core = Arc::clone(&self.core);
-        let (signal, from, bytes) = (reading.signal, reading.from, reading.bytes);
+        let (signal, from, bytes, gives_up) = (reading.signal, reading.from, reading.bytes, reading.gives_up);
         let read = tokio::task::spawn_blocking(move || {
-            Reader { spool: &spool, core: &core, lane: signal as usize }.read(from, bytes)
+            Reader { spool: &spool, core: &core, lane: signal as usize, gives_up }.read(from, bytes)
         });
         let read = read.await.unwrap_or_else(|error| {
             tracing::error!(%error, "reading the spool was cut off");
             Read { entries: Vec::new(), to: from, last: None, trouble: true }
         });
-        self.core.queue.refill(&reading, read.entries, read.to, read.last);
-        if read.trouble {
-            tokio::time::sleep(SPOOL_PAUSE).await;
-        }
+        self.core.queue.refill(&reading, read);
     }
 }
 
-/// What was read of a lane.
-struct Read {
-    entries: Vec<Entry>,
-    to: Position,
-    last: Option<EntryId>,
-    /// The spool could not be read on: later, perhaps.
-    trouble: bool,
-}
-
+/// Reads a lane.
 struct Reader<'a> {
     spool: &'a Spool,
     core: &'a Core,
     lane: usize,
+    gives_up: bool,
 }
 
 impl Reader<'_> {
@@ -251,47 +265,71 @@ impl Reader<'_> {
         while left > 0
             && let Some(id) = self.spool.next(self.lane, read.to)
         {
-            match self.spool.read(id) {
-                Ok(entry) => {
-                    left = left.saturating_sub(entry.body.len());
-                    read.to = entry.next;
-                    read.entries.extend(self.prepare(entry));
-                }
+            let prepared = match self.spool.read(id) {
+                Ok(entry) => self.prepare(entry),
                 // The spool has set it aside and said so.
-                Err(ReadError::Damaged { .. } | ReadError::Released { .. }) => read.to = id.after(),
-                Err(error) => {
-                    tracing::error!(%error, "the spool cannot be read");
-                    read.trouble = true;
-                    break;
-                }
-            }
-            read.last = Some(id);
+                Err(ReadError::Damaged { .. } | ReadError::Released { .. }) => Ok(None),
+                Err(error) => self.pass_over(id, &error.to_string()),
+            };
+            let Ok(entry) = prepared else {
+                // What stands at `to` is tried again.
+                read.to = id.position();
+                read.trouble = true;
+                return read;
+            };
+            left = left.saturating_sub(entry.as_ref().map_or(0, Entry::memory));
+            read.entries.extend(entry);
+            (read.to, read.last) = (id.after(), Some(id));
         }
         read
     }
 
     /// An entry that cannot be prepared was admitted by another version of this program: it waits in quarantine.
-    fn prepare(&self, entry: SpoolEntry) -> Option<Entry> {
-        let (tag, signal) = (Tag::from_bits(entry.tag), crate::otlp::Signal::ALL[self.lane]);
+    fn prepare(&self, entry: SpoolEntry) -> Result<Option<Entry>, NotNow> {
+        let (tag, signal) = (Tag::from_bits(entry.tag), Signal::ALL[self.lane]);
         let request = Request { signal, encoding: tag.encoding, body: entry.body };
-        let limits = if tag.whole { Limits::NONE } else { self.core.options.limits.clone() };
+        let limits = if tag.rejected == 0 { Limits::NONE } else { self.core.options.limits.clone() };
         let prepared = catch_unwind(AssertUnwindSafe(|| prepare(&request, &limits)))
-            .unwrap_or_else(|_| Err("an internal error while the request was read".to_owned()));
+            .unwrap_or_else(|_| Err("an internal error while the request was read".to_owned()))
+            .and_then(|prepared| match Tag::count(&prepared.rejections) {
+                more if more > tag.rejected => {
+                    Err(format!("{more} records are rejected, {} were before", tag.rejected))
+                }
+                _ => Ok(prepared),
+            });
         match prepared {
             Ok(prepared) => {
                 let source = Source { signal, encoding: tag.encoding, place: Place::Spool(entry.id) };
-                Some(Entry { source, prepared, since: Instant::now(), reply: None })
+                Ok(Some(Entry { source, prepared, since: Instant::now(), reply: None }))
             }
-            Err(reason) => {
-                tracing::error!(%reason, "a request in the spool cannot be read and is set aside");
-                if let Err(error) = self.spool.set_aside(entry.id, &reason) {
-                    tracing::error!(%error, "the request could not be set aside; it stays in the spool");
-                }
-                None
-            }
+            Err(reason) => self.set_aside(entry.id, &reason).map(|()| None),
         }
     }
+
+    /// The entry cannot be read. After some tries the lane goes on without it: in quarantine, or in the spool until the
+    /// next start.
+    fn pass_over(&self, id: EntryId, reason: &str) -> Result<Option<Entry>, NotNow> {
+        tracing::error!(reason, entry = %id, gives_up = self.gives_up, "the spool cannot be read");
+        if !self.gives_up {
+            return Err(NotNow);
+        }
+        if self.set_aside(id, reason).is_err() {
+            tracing::error!(entry = %id, "the entry stays in the spool; it is tried again at the next start");
+        }
+        Ok(None)
+    }
+
+    fn set_aside(&self, id: EntryId, reason: &str) -> Result<(), NotNow> {
+        tracing::error!(reason, entry = %id, "a request in the spool cannot be used and is set aside");
+        self.spool.set_aside(id, reason).map_err(|error| {
+            tracing::error!(%error, entry = %id, "it could not be set aside");
+            NotNow
+        })
+    }
 }
+
+/// Something that may work later.
+struct NotNow;
 
 /// Tells somebody who waits that nothing is stored.
 pub(super) fn refuse(reply: Option<Reply>, refused: &Refused) {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Transaction};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row};
 
@@ -25,6 +25,11 @@ const MAX_CONNECTIONS: usize = 16;
 
 /// How long to wait for a connection before calling the database busy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may be silent before the peer is asked whether it lives, and may not answer.
+const SILENCE: Duration = Duration::from_secs(30);
+/// What the driver has where the URL says nothing.
+const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_hours(2);
 
 /// A database, reached through a pool. Cheap to clone.
 #[derive(Clone)]
@@ -83,6 +88,13 @@ impl Database {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
+        // A peer that went away without a word is noticed, unless the URL says how.
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE);
+        }
+        if config.get_keepalives_idle() >= DEFAULT_KEEPALIVES_IDLE {
+            config.keepalives_idle(SILENCE);
+        }
         let target = describe(&config);
         let manager =
             Manager::from_connect(config, connector, ManagerConfig { recycling_method: RecyclingMethod::Fast });
@@ -102,6 +114,12 @@ impl Database {
     /// When the database is away, busy or refuses us.
     pub(crate) async fn client(&self) -> Result<Client, StoreError> {
         self.pool.get().await.map_err(|error| tls::explain(&error).unwrap_or_else(|| error.into()))
+    }
+
+    /// A connection that goes back to the pool only when it is [kept](Leased::keep): whoever drops a transaction in its
+    /// middle, because of an error or because it takes too long, does not know in what state the connection is.
+    pub(crate) async fn lease(&self) -> Result<Leased, StoreError> {
+        Ok(Leased(Some(self.client().await?)))
     }
 
     /// One statement outside a transaction, in one round trip.
@@ -152,6 +170,29 @@ impl Database {
     }
 }
 
+/// See [`Database::lease`].
+pub(crate) struct Leased(Option<Client>);
+
+impl Leased {
+    pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
+        let client = self.0.as_mut().ok_or_else(|| StoreError::transient("the connection was given back"))?;
+        Ok(client.transaction().await?)
+    }
+
+    /// Gives the connection back to the pool.
+    pub(crate) fn keep(mut self) {
+        self.0.take();
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Client::take(client));
+        }
+    }
+}
+
 fn describe(config: &Config) -> String {
     use tokio_postgres::config::Host;
     let hosts: Vec<String> = config
@@ -163,7 +204,9 @@ fn describe(config: &Config) -> String {
             Host::Unix(path) => path.display().to_string(),
         })
         .collect();
-    let host = if hosts.is_empty() { "localhost".to_owned() } else { hosts.join(",") };
-    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let addresses = || config.get_hostaddrs().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let host = if hosts.is_empty() { addresses().join(",") } else { hosts.join(",") };
+    let ports: Vec<String> = config.get_ports().iter().map(ToString::to_string).collect();
+    let port = if ports.is_empty() { "5432".to_owned() } else { ports.join(",") };
     format!("{host}:{port}/{}", config.get_dbname().or(config.get_user()).unwrap_or("postgres"))
 }

@@ -9,10 +9,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use tokio_postgres::Row;
+use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -296,7 +296,7 @@ impl Store {
         let Some(claimed) = transaction.query_opt(claim, &[&letter]).await? else {
             return Ok(Replayed::Elsewhere);
         };
-        let poison = resolved.insert_carefully(&transaction).await?;
+        let mut poison = resolved.insert_carefully(&transaction).await?;
         if poison.len() == batch.rows.len()
             && let Some(first) = poison.first()
         {
@@ -305,17 +305,7 @@ impl Store {
             transaction.commit().await?;
             return Ok(Replayed::Refused { reason });
         }
-        for refused in &poison {
-            let dead = DeadLetter {
-                signal: batch.signal,
-                records: 1,
-                class: refused.reason.class().as_str(),
-                message: &refused.reason.to_string(),
-                retries: claimed.get(0),
-                raw_data: &render(0, refused.record)?,
-            };
-            bury(&transaction, &dead).await?;
-        }
+        resolved.bury(&transaction, &mut poison, claimed.get(0), render).await?;
         resolved.touch(&transaction, &[true]).await?;
         let done = "UPDATE otel.otel_telemetry_dlq SET processed_at = now() WHERE id = $1";
         transaction.execute(done, &[&letter]).await?;

@@ -57,12 +57,12 @@ pub(crate) struct Written {
 /// A record that the database refused.
 pub(super) struct Poison {
     batch: usize,
-    pub(super) record: u32,
+    record: u32,
     pub(super) reason: StoreError,
 }
 
-/// Renders a record of a batch as an OTLP request that can be sent again.
-pub(crate) type Render<'a> = &'a (dyn Fn(usize, u32) -> Result<Vec<u8>, StoreError> + Sync);
+/// Renders records of a batch, by number, each as an OTLP request that can be sent again.
+pub(crate) type Render<'a> = &'a (dyn Fn(usize, &[u32]) -> Vec<Vec<u8>> + Sync);
 
 /// A table that records go to.
 struct Table {
@@ -151,8 +151,8 @@ impl Store {
         dead_letter: Render<'_>,
     ) -> Result<Vec<Written>, StoreError> {
         let batches = resolved.batches;
-        let mut client = self.database.client().await?;
-        let transaction = client.transaction().await?;
+        let mut connection = self.database.lease().await?;
+        let transaction = connection.transaction().await?;
         // Whatever the role's default: an acknowledgement promises a durable commit.
         transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
 
@@ -160,21 +160,14 @@ impl Store {
         let fresh = enter_ledger(&transaction, batches).await?;
         let mut written: Vec<Written> =
             fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
-        let poison = resolved.insert(&transaction, &fresh, pass).await?;
+        let mut poison = resolved.insert(&transaction, &fresh, pass).await?;
+        resolved.bury(&transaction, &mut poison, 0, dead_letter).await?;
         for refused in &poison {
-            let dead = DeadLetter {
-                signal: batches[refused.batch].signal,
-                records: 1,
-                class: refused.reason.class().as_str(),
-                message: &refused.reason.to_string(),
-                retries: 0,
-                raw_data: &dead_letter(refused.batch, refused.record)?,
-            };
-            bury(&transaction, &dead).await?;
             written[refused.batch].refused.push(refused.record);
         }
         resolved.touch(&transaction, &fresh).await?;
         transaction.commit().await?;
+        connection.keep();
         Ok(written)
     }
 }
@@ -188,6 +181,33 @@ pub(super) struct Resolved<'a> {
 }
 
 impl Resolved<'_> {
+    /// Makes dead letters of the records that were refused, which were replayed so many times.
+    pub(super) async fn bury(
+        &self,
+        transaction: &Transaction<'_>,
+        poison: &mut [Poison],
+        retries: i32,
+        render: Render<'_>,
+    ) -> Result<(), StoreError> {
+        poison.sort_unstable_by_key(|refused| (refused.batch, refused.record));
+        for of_batch in poison.chunk_by(|one, next| one.batch == next.batch) {
+            let batch = of_batch[0].batch;
+            let records: Vec<u32> = of_batch.iter().map(|refused| refused.record).collect();
+            for (refused, raw_data) in of_batch.iter().zip(render(batch, &records)) {
+                let dead = DeadLetter {
+                    signal: self.batches[batch].signal,
+                    records: 1,
+                    class: refused.reason.class().as_str(),
+                    message: &refused.reason.to_string(),
+                    retries,
+                    raw_data: &raw_data,
+                };
+                bury(transaction, &dead).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Inserts all rows, those that are there already aside. Returns those that are refused.
     pub(super) async fn insert_carefully(&self, transaction: &Transaction<'_>) -> Result<Vec<Poison>, StoreError> {
         check_references(transaction, &self.ids).await?;

@@ -250,6 +250,36 @@ async fn in_memory_the_oldest_requests_are_dropped_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_refuses_leaves_other_signals_their_share_and_recovers() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (test, database) = migrated().await;
+    let small = SpoolOptions { max_bytes: 1 << 20, ..SpoolOptions::new(dir.path(), Signal::ALL.map(Signal::as_str)) };
+    let ingest = Ingest::new(options(Ack::Spooled(Spool::open(small).expect("a spool").0)));
+    let large = |id: u8| request(vec![Span { name: "x".repeat(20_000), ..span(9, id, "") }]);
+    let mut accepted = 0;
+    let refused = loop {
+        match send(&ingest, Signal::Traces, large(accepted + 1)).await {
+            Ok(_) => accepted += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(accepted > 20, "{accepted}");
+    assert!(
+        matches!(&refused, Refused::Unavailable { reason, retry_after } if reason.contains("full") && !retry_after.is_zero()),
+        "{refused:?}"
+    );
+    send(&ingest, Signal::Logs, request(vec![log("still welcome")])).await.expect("accepted");
+    ingest.start_writing(database);
+    let began = Instant::now();
+    while send(&ingest, Signal::Traces, large(200)).await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", ingest.status());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    ingest.drain().await;
+    assert_eq!(stored(&test).await, (i64::from(accepted) + 1, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_are_refused_while_something_outside_is_in_the_way() {
     let (test, database) = migrated().await;
     let ingest = Ingest::start(database, options(Ack::Stored));

@@ -22,10 +22,13 @@ pub fn coding(name: &str, input: &[u8]) {
     let max_bytes = if how & 64 == 0 { MAX_BYTES } else { 300 };
     memory::bounded(data.len(), 64, || {
         if *how < 240 {
-            let whole = inflate(name, data.clone(), max_bytes, BUDGET, usize::MAX);
-            let stepwise = inflate(name, data, max_bytes, BUDGET, step);
-            // How zstd puts it that a frame is corrupt depends on the room it was given.
-            assert!(whole.ok() == stepwise.ok(), "stopped half-way it is something else");
+            let stepwise = inflate(name, data.clone(), max_bytes, BUDGET, step);
+            // Each comparison costs a decompression, most of what an input costs.
+            if how % 4 == 0 {
+                let whole = inflate(name, data, max_bytes, BUDGET, usize::MAX);
+                // How zstd puts it that a frame is corrupt depends on the room it was given.
+                assert!(whole.ok() == stepwise.ok(), "stopped half-way it is something else");
+            }
         } else {
             let back = inflate(name, compress(name, &data).into(), max_bytes, BUDGET, step);
             assert_eq!(back.is_ok(), data.len() <= max_bytes, "{back:?}");
@@ -69,10 +72,9 @@ impl Reading {
         let Some(([coding, piece], body)) = input.split_first_chunk() else { return };
         let coding = name_of(*coding);
         memory::bounded(body.len(), 64, || {
-            let read = |length| self.runtime.block_on(grpc_message(coding, pieces(body, length), &self.limits));
-            let whole = read(usize::MAX);
-            assert!(whole == read(8 + 4 * usize::from(*piece)), "in pieces it is something else");
-            assert!(agrees(&whole, &expected_grpc(coding, body)), "{whole:?}");
+            let pieces = pieces(body, *piece);
+            let outcome = self.runtime.block_on(grpc_message(coding, pieces, &self.limits));
+            assert!(agrees(&outcome, expected_grpc(coding, body).as_ref()), "{outcome:?}");
         });
     }
 
@@ -81,11 +83,9 @@ impl Reading {
         let Some(([coding, piece], body)) = input.split_first_chunk() else { return };
         let coding = name_of(*coding);
         memory::bounded(body.len(), 64, || {
-            let read =
-                |length, known| self.runtime.block_on(http_message(coding, pieces(body, length), known, &self.limits));
-            let whole = read(usize::MAX, true);
-            assert!(whole == read(8 + 4 * usize::from(*piece), false), "in pieces it is something else");
-            assert!(agrees(&whole, &expected(coding, body)), "{whole:?}");
+            let (pieces, is_length_known) = (pieces(body, *piece), piece % 2 == 0);
+            let outcome = self.runtime.block_on(http_message(coding, pieces, is_length_known, &self.limits));
+            assert!(agrees(&outcome, expected(coding, body).as_ref()), "{outcome:?}");
         });
     }
 }
@@ -94,13 +94,13 @@ fn name_of(coding: u8) -> &'static str {
     ["identity", "gzip", "deflate", "zstd", "", "x-gzip", "br", "GZIP"][usize::from(coding % 8)]
 }
 
-fn pieces(body: &[u8], length: usize) -> Vec<Bytes> {
-    body.chunks(length).map(Bytes::copy_from_slice).collect()
+fn pieces(body: &[u8], piece: u8) -> Vec<Bytes> {
+    body.chunks(8 + 4 * usize::from(piece)).map(Bytes::copy_from_slice).collect()
 }
 
 /// Whether a message is the expected one, or both fail.
-fn agrees(outcome: &Outcome, expected: &Option<Bytes>) -> bool {
-    outcome.as_ref().ok() == expected.as_ref()
+fn agrees(outcome: &Outcome, expected: Option<&Bytes>) -> bool {
+    outcome.as_ref().ok() == expected
 }
 
 /// The message of a call as the gRPC specification has it.

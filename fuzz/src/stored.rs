@@ -1,10 +1,14 @@
-//! Attributes as they are stored: jsonb and hints give back what came.
+//! Records as they are stored: rows that PostgreSQL takes, and jsonb and hints that give back what came.
 
 use oneiric_otel::otlp::canonical::bits_equal;
-use oneiric_otel::store::fuzzing::{read, read_residue, write};
+use oneiric_otel::otlp::point;
+use oneiric_otel::store::fuzzing::{Columns, log_row, point_row, read, read_attributes, read_residue, span_row, write};
 use opentelemetry_proto::tonic::common::v1::KeyValueList;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::Event;
 use prost::Message;
 
@@ -49,6 +53,61 @@ pub fn hints(input: &[u8]) {
             assert!(same_value(value, again.1), "a value differs: {json}");
         }
     });
+}
+
+/// Checks the row of a record in protobuf. The first byte says which: a span, a log record or a metric.
+pub fn rows(input: &[u8]) {
+    let Some((which, record)) = input.split_first() else { return };
+    memory::bounded(record.len(), FACTOR, || match which % 3 {
+        0 => {
+            let Ok(span) = Span::decode(record) else { return };
+            check_row(&span_row(&span), Some(&span.attributes));
+        }
+        1 => {
+            let Ok(log) = LogRecord::decode(record) else { return };
+            check_row(&log_row(&log), Some(&log.attributes));
+        }
+        _ => {
+            let Ok(metric) = Metric::decode(record) else { return };
+            let Some((_, points)) = point::split(metric) else { return };
+            points.iter().for_each(|point| check_row(&point_row(point), None));
+        }
+    });
+}
+
+/// Whether PostgreSQL takes the columns, and the attributes come back.
+fn check_row(columns: &Columns, attributes: Option<&[KeyValue]>) {
+    let mut stored = String::new();
+    let mut residue: &[u8] = &[];
+    for (name, value) in columns {
+        let Some(value) = value else { continue };
+        let text = || std::str::from_utf8(value).expect("text is UTF-8");
+        match *name {
+            "attributes" | "events" | "links" | "body_json" | "exemplars" => {
+                let json = text().strip_prefix('\u{1}').expect("the version of jsonb");
+                let json = jsonb(json);
+                if *name == "attributes" {
+                    stored = json;
+                }
+            }
+            "service_name" | "name" | "kind" | "status" | "status_message" | "error_type" | "error_message"
+            | "trace_state" | "severity_text" | "event_name" | "body" => {
+                assert!(!text().contains('\0'), "a text column refuses NUL: {name}");
+            }
+            "bucket_counts" | "positive_counts" | "negative_counts" | "quantiles" | "quantile_values" => {
+                let count = i32::from_be_bytes(value[12..16].try_into().expect("a count"));
+                assert_eq!(value.len(), 20 + count as usize * 12, "the length of {name}");
+            }
+            "residue" => residue = value,
+            "trace_id" => assert_eq!(value.len(), 16, "the length of a uuid"),
+            "span_id" | "parent_span_id" => {}
+            name => assert!([1, 2, 4, 8].contains(&value.len()), "{name} has {} bytes", value.len()),
+        }
+    }
+    if let Some(attributes) = attributes {
+        let back = read_attributes(&stored, residue).expect("what was written can be read");
+        assert!(bits_equal(attributes, back.as_slice()), "attributes differ: {stored}");
+    }
 }
 
 /// JSON as PostgreSQL gives it back from a jsonb column: keys ordered by length and then by bytes, the last of equal ones

@@ -131,6 +131,12 @@ impl Seeds {
             for record in records {
                 record.attributes().into_iter().try_for_each(|attributes| self.attributes(attributes))?;
                 record.texts().into_iter().try_for_each(|text| self.write("tokens", text.as_bytes()))?;
+                let which = match R::SIGNAL {
+                    Signal::Traces => 0,
+                    Signal::Logs => 1,
+                    Signal::Metrics => 2,
+                };
+                self.write("rows", &[&[which], &record.to_protobuf()[..]].concat())?;
                 let group = Group { records: vec![record], ..group.clone() };
                 self.single(signal, &[group])?;
             }

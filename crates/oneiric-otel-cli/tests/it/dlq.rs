@@ -134,8 +134,10 @@ async fn what_the_spool_has_set_aside_is_among_them() {
     };
     let status = run(&["db", "status", "--json", "--database-url", database.url()]).await.expect(0).json();
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' };
-    let name: String = status["target"].as_str().unwrap().chars().map(plain).collect();
-    let spool = dir.path().join("spool").join(name);
+    let target = status["target"].as_str().unwrap();
+    let name: String = target.chars().map(plain).collect();
+    let hash: String = blake3::hash(target.as_bytes()).to_hex().chars().take(8).collect();
+    let spool = dir.path().join("spool").join(format!("{name}-{hash}"));
     let names = set_aside(&spool, &[request("good"), b"\xff\xff".to_vec()]).await;
 
     let listed = dlq(&["list", "--json"]).await.expect(0).json();

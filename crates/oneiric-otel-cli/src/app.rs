@@ -8,18 +8,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
+use oneiric_otel::self_trace;
 use oneiric_otel::store::{Database, ErrorClass};
 use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, watch as value};
+use tokio::sync::watch as value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span};
 
 use crate::args::Listen;
 use crate::backend::{self, Backend, Embedded, Schema};
 use crate::embedding::{self, ModelState};
 use crate::failure;
 use crate::intake::Intake;
+use crate::own_traces::OwnTraces;
 use crate::progress::Progress;
 use crate::report::Identity;
 use crate::security;
@@ -59,6 +62,7 @@ pub(crate) struct App {
     ingest: Ingest,
     tasks: Tasks,
     addresses: Addresses,
+    own_traces: Option<OwnTraces>,
     stop_serving: CancellationToken,
     serving: JoinHandle<Result<()>>,
     model: value::Receiver<ModelState>,
@@ -72,6 +76,7 @@ impl App {
         schema: Schema,
         intake: Intake,
         listen: &Listen,
+        own_traces: Option<OwnTraces>,
         any_port: bool,
         progress: Arc<Progress>,
     ) -> Result<Self> {
@@ -79,6 +84,9 @@ impl App {
         let Intake { ack, disk, report } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
         let ingest = Ingest::new(IngestOptions { ack, ..IngestOptions::default() });
+        if let Some(own_traces) = &own_traces {
+            own_traces.store_in(ingest.clone());
+        }
         let mut tasks = Tasks::default();
         if let Some(disk) = disk {
             let ingest = ingest.clone();
@@ -97,13 +105,13 @@ impl App {
         if let Some(embedded) = backend.embedded() {
             tasks.spawn("embedded-postgres", |stop| keep_running(embedded, stop));
         }
-        let (maintained, spooling) = (backend.maintenance().clone(), ingest.clone());
-        tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, spooling, stop));
+        let (maintained, received) = (backend.maintenance().clone(), ingest.clone());
+        tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, received, stop));
         let replayer = Replayer::new(database.clone(), Replayer::EVERY);
         tasks.spawn_after("dead-letters", &ready, |stop| async move { replayer.run(stop).await });
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
         let derived = Arc::new(deriver.totals());
-        let texts_written: Arc<Notify> = deriver.texts_written();
+        let texts_written = deriver.texts_written();
         tasks.spawn_after("derivation", &ready, |stop| async move { deriver.run(stop).await });
         let (model_state, model) = value::channel(ModelState::Loading);
         let embedded_texts = database.clone();
@@ -141,6 +149,7 @@ impl App {
             derived,
             refusals: bound.refusals(),
             seen: Arc::default(),
+            own_traces: own_traces.clone(),
         };
         let bound = bound.with_pages(watch.pages());
         let reporting = watch.clone();
@@ -149,7 +158,7 @@ impl App {
         let stop_serving = CancellationToken::new();
         let stop = stop_serving.clone();
         let serving = tokio::spawn(async move { Ok(bound.serve(stop).await?) });
-        Ok(Self { backend, ingest, tasks, addresses, stop_serving, serving, model })
+        Ok(Self { backend, ingest, tasks, addresses, own_traces, stop_serving, serving, model })
     }
 
     pub(crate) fn addresses(&self) -> Addresses {
@@ -176,6 +185,9 @@ impl App {
         self.stop_serving.cancel();
         if !self.serving.is_finished() {
             self.serving.await.context("the listeners ended badly")??;
+        }
+        if let Some(own_traces) = &self.own_traces {
+            own_traces.finish().await;
         }
         let breaker = self.ingest.status().breaker;
         let left = match breaker.state {
@@ -278,19 +290,15 @@ async fn maintain(database: Database, ingest: Ingest, stop: CancellationToken) {
             Ok(applied) => tracing::info!(migrations = ?applied, "applied deferred migrations"),
             Err(error) => tracing::warn!(%error, "deferred migrations wait for the next start"),
         }
+        let mut seen = 0;
         loop {
-            match database.make_partitions().await {
-                Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
-                Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
-            }
-            match database.forget_requests(remember_requests(&ingest)).await {
-                Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
-                Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
-            }
-            match database.forget_dead_letters(KEEP_PROCESSED_LETTERS).await {
-                Ok(forgotten) => tracing::debug!(forgotten, "forgot dead letters that were stored after all"),
-                Err(error) => tracing::warn!(%error, "dead letters of long ago could not be forgotten"),
-            }
+            let received = ingest.counts().requests_of_others();
+            let span = if received > std::mem::replace(&mut seen, received) {
+                tracing::info_span!(target: self_trace::TARGET, "maintain", oneiric_otel.for_others = true)
+            } else {
+                Span::none()
+            };
+            maintain_once(&database, &ingest).instrument(span).await;
             tokio::time::sleep(MAINTAIN_EVERY).await;
         }
     };
@@ -305,6 +313,21 @@ fn remember_requests(ingest: &Ingest) -> Duration {
     let oldest = ingest.status().spool.and_then(|spool| spool.lanes.iter().filter_map(|lane| lane.oldest).min());
     let age = oldest.map_or(Duration::ZERO, |oldest| oldest.elapsed().unwrap_or_default() + MARGIN);
     age.max(REMEMBER_REQUESTS)
+}
+
+async fn maintain_once(database: &Database, ingest: &Ingest) {
+    match database.make_partitions().await {
+        Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
+        Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
+    }
+    match database.forget_requests(remember_requests(ingest)).await {
+        Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
+        Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
+    }
+    match database.forget_dead_letters(KEEP_PROCESSED_LETTERS).await {
+        Ok(forgotten) => tracing::debug!(forgotten, "forgot dead letters that were stored after all"),
+        Err(error) => tracing::warn!(%error, "dead letters of long ago could not be forgotten"),
+    }
 }
 
 /// Starts the embedded server again when it has died.

@@ -187,6 +187,9 @@ pub(crate) struct Serve {
     pub(crate) guard: Guard,
     #[command(flatten)]
     pub(crate) intake: Intake,
+    /// Store spans of the server's own work too, as the service oneiric-otel
+    #[arg(long, env = "OTEL_STORAGE_TRACE_SELF", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) trace_self: bool,
 }
 
 /// Who may send, and how much. SIGHUP reads the files again.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use oneiric_otel::embed::{EmbedOptions, Embedded, Embedder, EmbeddingWorker};
+use oneiric_otel::embed::{EmbedOptions, Embedded, Embedder, EmbeddingWorker, NewTexts};
 use oneiric_otel::store::Database;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::progress::Progress;
@@ -37,7 +37,7 @@ impl std::fmt::Debug for ModelState {
 /// Loads the model and embeds what comes, until it is stopped. Storing does not wait for any of it.
 pub(crate) async fn run(
     database: Database,
-    texts_written: Arc<Notify>,
+    texts_written: Arc<NewTexts>,
     progress: Arc<Progress>,
     state: watch::Sender<ModelState>,
     stop: CancellationToken,
@@ -70,7 +70,7 @@ pub(crate) async fn run(
 pub(crate) async fn embed_all_now(database: &Database, progress: &Arc<Progress>) -> Result<Embedded> {
     let embedder = model::load_in_background(Arc::new(progress.beside())).await?;
     progress.start("embedding", None);
-    let worker = EmbeddingWorker::new(database.clone(), embedder, EmbedOptions::default(), Arc::new(Notify::new()));
+    let worker = EmbeddingWorker::new(database.clone(), embedder, EmbedOptions::default(), Arc::default());
     let embedded = worker.embed_all_now().await;
     progress.end();
     embedded.map_err(|error| failure::of_database(&error, database.target()))

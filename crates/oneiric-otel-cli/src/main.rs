@@ -23,6 +23,7 @@ mod intake;
 mod metrics;
 mod model;
 mod moment;
+mod own_traces;
 mod progress;
 mod report;
 mod screen;
@@ -37,10 +38,16 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tracing_subscriber::EnvFilter;
+use oneiric_otel::self_trace;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 use args::{Arguments, Command};
 use commands::Ending;
+use own_traces::OwnTraces;
 use signals::Signals;
 
 /// How long blocking calls may go on after the end, such as an installation that a signal cut off.
@@ -55,8 +62,8 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    start_logging(&arguments.command);
-    match run(arguments) {
+    let own_traces = start_logging(&arguments.command);
+    match run(arguments, own_traces) {
         Ok(Ending::Good) => ExitCode::SUCCESS,
         Ok(Ending::Bad) => ExitCode::FAILURE,
         Ok(Ending::Code(code)) => ExitCode::from(code),
@@ -68,27 +75,58 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<Ending> {
+fn run(arguments: Arguments, own_traces: Option<OwnTraces>) -> Result<Ending> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     let ending = runtime.block_on(async {
         let signals = Signals::watch(!matches!(arguments.command, Command::Psql(_)))?;
-        commands::run(&arguments.global, arguments.command, signals).await
+        commands::run(&arguments.global, arguments.command, own_traces, signals).await
     });
     runtime.shutdown_timeout(LINGER);
     ending
 }
 
-/// To stderr; what RUST_LOG says, else quiet for commands that end by themselves.
-fn start_logging(command: &Command) {
+/// Starts the log, and the tracing of the server by itself if it is asked for.
+fn start_logging(command: &Command) -> Option<OwnTraces> {
     let default = match command {
         Command::Serve(_) => "info",
         _ => "warn",
     };
+    let own_traces = matches!(command, Command::Serve(serve) if serve.trace_self).then(OwnTraces::new);
+    // Not a layer that may be absent: one that is would still ask for every span.
+    match &own_traces {
+        Some(own_traces) => log(default).with(own_traces.layer()).init(),
+        None => log(default).init(),
+    }
+    own_traces
+}
+
+/// To stderr; what RUST_LOG says, else quiet for commands that end by themselves. Spans of our own work are no part of it.
+fn log(default: &str) -> impl Subscriber + for<'span> LookupSpan<'span> + Send + Sync + use<> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let without_spans = format!("{}=off", self_trace::TARGET).parse();
+    let filter = without_spans.map_or_else(|_| EnvFilter::new(default), |directive| filter.add_directive(directive));
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .init();
+        .with_filter(filter);
+    tracing_subscriber::registry().with(log)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn own_spans_are_made_only_where_they_are_asked_for() {
+        let is_made = || tracing::span_enabled!(target: self_trace::TARGET, Level::INFO);
+        tracing::subscriber::with_default(log("trace"), || {
+            assert!(tracing::enabled!(Level::INFO), "the log is on");
+            assert!(!is_made());
+        });
+        let traced = log("trace").with(OwnTraces::new().layer());
+        tracing::subscriber::with_default(traced, || assert!(is_made()));
+    }
 }

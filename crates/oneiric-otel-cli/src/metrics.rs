@@ -37,6 +37,7 @@ impl Collector for Snapshot {
         page.breaker(&self.ingest)?;
         page.counter("unauthenticated_requests", "Requests without a valid token", self.unauthenticated_requests)?;
         page.counter("failed_handshakes", "Connections on which TLS was not agreed on", self.failed_handshakes)?;
+        page.counter("dropped_own_spans", "Spans of the server itself that were refused", self.dropped_own_spans)?;
         page.counter("derived_traces", "Rows of traces written or rewritten", self.derived.traces)?;
         page.counter("new_texts", "Traces whose text was not known and needed a vector", self.derived.texts_new)?;
         if let Some(is_up) = self.is_up {
@@ -69,6 +70,7 @@ impl Page<'_> {
         let dropped = BTreeMap::from([("rejected", counts.rejected_records), ("memory_full", counts.dropped_records)]);
         self.counters("dropped_records", "Records that are not stored", "reason", &dropped)?;
         self.counter("duplicate_requests", "Requests that were stored before", counts.duplicate_requests)?;
+        self.counter("own_requests", "Acknowledged requests with spans of the server itself", counts.own_requests)?;
         self.counters("buried_records", "Records that became dead letters", "class", &counts.dead_letters)?;
         self.counter("write_retries", "Transactions tried again", counts.write_retries)?;
         self.counter("failed_batches", "Batches whose retries were used up", counts.failed_batches)?;

@@ -13,6 +13,7 @@ use oneiric_otel_server::{Page, Refusals};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics;
+use crate::own_traces::OwnTraces;
 use crate::report::{Identity, Report, Trouble};
 
 /// How often the report is written.
@@ -31,6 +32,7 @@ pub(crate) struct Watch {
     pub(crate) derived: Arc<dyn Fn() -> Derived + Send + Sync>,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) seen: Arc<Mutex<Seen>>,
+    pub(crate) own_traces: Option<OwnTraces>,
 }
 
 impl fmt::Debug for Watch {
@@ -57,6 +59,8 @@ pub(crate) struct Snapshot {
     pub(crate) census: Option<Census>,
     pub(crate) unauthenticated_requests: u64,
     pub(crate) failed_handshakes: u64,
+    /// Of the server itself.
+    pub(crate) dropped_own_spans: u64,
 }
 
 impl Watch {
@@ -136,6 +140,7 @@ impl Watch {
             census,
             unauthenticated_requests: self.refusals.unauthenticated_requests(),
             failed_handshakes: self.refusals.failed_handshakes(),
+            dropped_own_spans: self.own_traces.as_ref().map_or(0, OwnTraces::dropped),
         }
     }
 

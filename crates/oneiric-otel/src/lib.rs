@@ -17,4 +17,5 @@ pub mod embed;
 pub mod otlp;
 pub mod pipeline;
 pub mod query;
+pub mod self_trace;
 pub mod store;

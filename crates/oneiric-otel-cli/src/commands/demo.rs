@@ -76,7 +76,7 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
         watch.lap("database", "PostgreSQL is ready");
         let intake = Intake::open(&data_dir::of(&global)?, &backend, &args::Intake::default())?;
         let background = Arc::new(progress.beside());
-        let app = App::start(backend, Schema::Ready, intake, &demo.listen, true, background).await?;
+        let app = App::start(backend, Schema::Ready, intake, &demo.listen, None, true, background).await?;
         watch.lap("listeners", &format!("listening for OTLP on {}", app.addresses().grpc));
         anyhow::Ok(app)
     };

@@ -16,6 +16,7 @@ pub(crate) mod traces;
 use anyhow::Result;
 
 use crate::args::{Command, Global};
+use crate::own_traces::OwnTraces;
 use crate::signals::Signals;
 
 /// How a command ended, where that is no error.
@@ -30,9 +31,14 @@ pub(crate) enum Ending {
 }
 
 /// Runs a command to its end. Those that serve handle signals themselves; the others are cut off by the first.
-pub(crate) async fn run(global: &Global, command: Command, mut signals: Signals) -> Result<Ending> {
+pub(crate) async fn run(
+    global: &Global,
+    command: Command,
+    own_traces: Option<OwnTraces>,
+    mut signals: Signals,
+) -> Result<Ending> {
     match command {
-        Command::Serve(serve) => return serve::run(global, serve, signals).await,
+        Command::Serve(serve) => return serve::run(global, serve, own_traces, signals).await,
         Command::Demo(demo) => return demo::run(global, &demo, signals).await,
         Command::Psql(psql) => return psql::run(global, psql, signals).await,
         Command::Completions { shell } => return completions::run(shell),

@@ -9,19 +9,25 @@ use crate::app::{Addresses, App};
 use crate::args::{Global, Serve};
 use crate::backend::Backend;
 use crate::intake::Intake;
+use crate::own_traces::OwnTraces;
 use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::{data_dir, screen, security};
 
-pub(crate) async fn run(global: &Global, serve: Serve, mut signals: Signals) -> Result<Ending> {
-    let Serve { mut listen, guard, intake } = serve;
+pub(crate) async fn run(
+    global: &Global,
+    serve: Serve,
+    own_traces: Option<OwnTraces>,
+    mut signals: Signals,
+) -> Result<Ending> {
+    let Serve { mut listen, guard, intake, .. } = serve;
     listen.server = security::options(guard)?;
     let scheme = if listen.server.tls.is_some() { "https" } else { "http" };
     let progress = Arc::new(Progress::new());
     let start = async {
         let (backend, schema) = Backend::open_for_serving(global, &progress).await?;
         let intake = Intake::open(&data_dir::of(global)?, &backend, &intake)?;
-        App::start(backend, schema, intake, &listen, false, Arc::clone(&progress)).await
+        App::start(backend, schema, intake, &listen, own_traces, false, Arc::clone(&progress)).await
     };
     let mut app = tokio::select! {
         app = start => app?,

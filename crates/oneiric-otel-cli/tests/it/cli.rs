@@ -107,6 +107,11 @@ pub(crate) struct Serving {
 impl Serving {
     /// Starts `serve --json` on free ports and waits until it is ready. Its log goes to the test's stderr.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[]).await
+    }
+
+    /// The same with variables.
+    pub(crate) async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let ports = ["serve", "--json", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--api-addr=127.0.0.1:0"];
         let mut command = command(&[&ports, arguments].concat());
         // With a database of its own it still needs a place for its spool.
@@ -114,6 +119,7 @@ impl Serving {
         if !arguments.contains(&"--data-dir") {
             command.env("OTEL_STORAGE_DATA_DIR", place.path());
         }
+        command.envs(variables.iter().copied());
         let mut child = command.stderr(Stdio::inherit()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(PATIENCE, stdout.next_line()).await.unwrap().unwrap();

@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod dlq;
 mod import;
+mod own_traces;
 mod readme;
 mod roles;
 mod security;

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::cli::{Serving, data_dir, run, run_with_input, text};
 
 /// A request with one span of the trace and span with this number.
-fn request(number: u64) -> String {
+pub(crate) fn request(number: u64) -> String {
     json!({"resourceSpans": [{"scopeSpans": [{"spans": [{
         "traceId": format!("{:032x}", number + 1), "spanId": format!("{:016x}", number + 1), "name": "tick",
         "startTimeUnixNano": "1794000000000000000", "endTimeUnixNano": "1794000000001000000"
@@ -22,7 +22,7 @@ fn request(number: u64) -> String {
 }
 
 /// Sends a request over HTTP and returns the status; none when the connection broke before an answer came.
-fn post(address: &str, body: &str) -> Option<u16> {
+pub(crate) fn post(address: &str, body: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let head = format!(

@@ -12,12 +12,14 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use hyper::Response;
 use hyper::body::{Body, Incoming};
 use oneiric_otel::otlp::{Encoding, Signal};
+use tracing::Instrument as _;
 
 use super::Receiver;
 use super::admission::Reservation;
 use super::body::{BodyLimits, BodyReader, decompress};
 use super::compression::Compression;
 use super::reply::Reply;
+use super::spans;
 use super::status::{Failure, write_accepted};
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -67,9 +69,15 @@ async fn export(receiver: &Receiver, head: &Parts, incoming: &mut Incoming) -> R
     }
     let content_type = head.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     check_content_type(content_type.unwrap_or_default())?;
-    let (message, reservation) = read_message(&head.headers, incoming, &receiver.limits).await?;
-    let accepted = receiver.submit(signal, Encoding::Protobuf, message, reservation).await?;
-    Ok(write_accepted(&accepted, signal, Encoding::Protobuf))
+    let span = spans::grpc(path, signal);
+    let receive = async {
+        let (message, reservation) = read_message(&head.headers, incoming, &receiver.limits).await?;
+        spans::received(&span, message.len());
+        receiver.submit(signal, Encoding::Protobuf, message, reservation).await
+    };
+    let outcome = receive.instrument(span.clone()).await;
+    spans::conclude(&span, &outcome);
+    Ok(write_accepted(&outcome?, signal, Encoding::Protobuf))
 }
 
 /// Reads the one message of a call, decompressed.

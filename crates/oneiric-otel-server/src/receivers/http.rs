@@ -10,12 +10,14 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use hyper::Response;
 use hyper::body::{Body, Incoming};
 use oneiric_otel::otlp::{Encoding, Signal};
+use tracing::Instrument as _;
 
 use super::Receiver;
 use super::admission::Reservation;
 use super::body::{BodyLimits, BodyReader, decompress};
 use super::compression::Compression;
 use super::reply::Reply;
+use super::spans;
 use super::status::{Failure, write_accepted};
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
@@ -81,9 +83,15 @@ async fn export(
         return Err(Failure::WrongMethod { method: head.method.to_string(), path: path.to_owned() });
     }
     let encoding = encoding?;
-    let (message, reservation) = read_body(&head.headers, incoming, &receiver.limits).await?;
-    let accepted = receiver.submit(signal, encoding, message, reservation).await?;
-    Ok(write_accepted(&accepted, signal, encoding))
+    let span = spans::http(path, signal);
+    let receive = async {
+        let (message, reservation) = read_body(&head.headers, incoming, &receiver.limits).await?;
+        spans::received(&span, message.len());
+        receiver.submit(signal, encoding, message, reservation).await
+    };
+    let outcome = receive.instrument(span.clone()).await;
+    spans::conclude(&span, &outcome);
+    Ok(write_accepted(&outcome?, signal, encoding))
 }
 
 /// Reads the body of a request, decompressed.

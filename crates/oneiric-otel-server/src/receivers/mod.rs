@@ -11,6 +11,7 @@ pub mod fuzzing;
 mod grpc;
 mod http;
 mod reply;
+mod spans;
 mod status;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use oneiric_otel::otlp::{Encoding, Signal};
 use oneiric_otel::pipeline::{Accepted, Ingest, Request};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use self::admission::{Admission, Reservation};
 use self::body::{BodyLimits, Pace};
@@ -68,11 +70,12 @@ impl Receiver {
         reservation: Reservation,
     ) -> Result<Accepted, Failure> {
         let ingest = self.ingest.clone();
-        let task = self.tasks.spawn(async move {
+        let task = async move {
             let outcome = ingest.submit(Request { signal, encoding, body }).await;
             drop(reservation);
             outcome
-        });
+        };
+        let task = self.tasks.spawn(task.in_current_span());
         match task.await {
             Ok(outcome) => Ok(outcome?),
             Err(error) => {

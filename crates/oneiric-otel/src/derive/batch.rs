@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::text::{self, Attributes, Story};
 use super::trace::{self, Outline, TraceSummary};
 use super::{DeriveOptions, Derived, Deriver, millis};
+use crate::self_trace;
 use crate::store::texts::store_texts;
 use crate::store::traces::records::{
     Allowance, SpanDetails, TraceLogs, TraceSpans, read_details, read_logs, read_spans,
@@ -141,6 +142,8 @@ async fn work(
     let mut derived = Derived { log_only: found.orphans.len() as u64, ..Derived::default() };
     derived.spans_read = found.traces.iter().map(|trace| trace.spans.totals.spans).sum();
     derived.traces = found.traces.len() as u64;
+    derived.own_traces =
+        found.traces.iter().filter(|trace| self_trace::is_own(&trace.spans.totals.services)).count() as u64;
     keep_orphans(transaction, &found.orphans).await?;
 
     let computed = on_blocking_thread(move || compute(found.traces)).await?;

@@ -22,12 +22,14 @@ pub mod trace;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, field};
 use uuid::Uuid;
 
 use batch::Selection;
 
+use crate::embed::NewTexts;
+use crate::self_trace;
 use crate::store::{Database, Partitions, StoreError};
 
 /// When traces are derived.
@@ -72,6 +74,8 @@ impl Default for DeriveOptions {
 pub struct Derived {
     /// Rows of traces written or rewritten.
     pub traces: u64,
+    /// Of them, those of nothing but our own spans.
+    pub own_traces: u64,
     /// Traces of which there are only logs so far.
     pub log_only: u64,
     /// Texts that were not known before.
@@ -81,8 +85,14 @@ pub struct Derived {
 }
 
 impl Derived {
+    /// Whether not everything was for our own spans.
+    fn is_for_others(&self) -> bool {
+        self.traces > self.own_traces
+    }
+
     fn add(&mut self, other: Self) {
         self.traces += other.traces;
+        self.own_traces += other.own_traces;
         self.log_only += other.log_only;
         self.texts_new += other.texts_new;
         self.spans_read += other.spans_read;
@@ -94,7 +104,7 @@ impl Derived {
 pub struct Deriver {
     database: Database,
     options: DeriveOptions,
-    texts_written: Arc<Notify>,
+    texts_written: Arc<NewTexts>,
     totals: Arc<Mutex<Derived>>,
     partitions: Partitions,
 }
@@ -113,7 +123,7 @@ impl Deriver {
     }
 
     /// Is notified when new texts wait for their vectors.
-    pub fn texts_written(&self) -> Arc<Notify> {
+    pub fn texts_written(&self) -> Arc<NewTexts> {
         Arc::clone(&self.texts_written)
     }
 
@@ -168,12 +178,37 @@ impl Deriver {
     /// # Errors
     /// The first failure, after all slots were tried.
     pub async fn derive_due(&self) -> Result<Derived, StoreError> {
-        let mut total = Derived::default();
-        let mut failed = None;
-        for slot in self.database.slots_with_touches(millis(self.options.quiet_after_root)).await? {
-            if let Err(error) = self.derive_slot(slot, false, &mut total).await {
-                failed.get_or_insert(error);
+        let slots = self.database.slots_with_touches(millis(self.options.quiet_after_root)).await?;
+        if slots.is_empty() {
+            return Ok(Derived::default());
+        }
+        let span = tracing::info_span!(
+            target: self_trace::TARGET,
+            "derive traces",
+            otel.status_description = field::Empty,
+            oneiric_otel.for_others = field::Empty,
+            oneiric_otel.traces = field::Empty,
+            oneiric_otel.spans = field::Empty,
+            oneiric_otel.new_texts = field::Empty,
+        );
+        let pass = async {
+            let mut total = Derived::default();
+            let mut failed = None;
+            for slot in slots {
+                if let Err(error) = self.derive_slot(slot, false, &mut total).await {
+                    failed.get_or_insert(error);
+                }
             }
+            (total, failed)
+        };
+        let (total, failed) = pass.instrument(span.clone()).await;
+        if total.is_for_others() {
+            span.record(self_trace::FOR_OTHERS, true).record("oneiric_otel.traces", total.traces as i64);
+            span.record("oneiric_otel.spans", total.spans_read as i64)
+                .record("oneiric_otel.new_texts", total.texts_new as i64);
+        }
+        if let Some(error) = &failed {
+            span.record("otel.status_description", field::display(error));
         }
         failed.map_or(Ok(total), Err)
     }
@@ -219,7 +254,7 @@ impl Deriver {
                     total.add(outcome.derived);
                     self.totals.lock().unwrap_or_else(PoisonError::into_inner).add(outcome.derived);
                     if outcome.derived.texts_new > 0 {
-                        self.texts_written.notify_one();
+                        self.texts_written.notify(outcome.derived.is_for_others());
                     }
                     left.extend(outcome.next);
                     continue;

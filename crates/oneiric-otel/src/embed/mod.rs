@@ -7,7 +7,7 @@ mod worker;
 use std::fmt;
 
 pub(crate) use worker::check;
-pub use worker::{EmbedOptions, Embedded, EmbeddingWorker};
+pub use worker::{EmbedOptions, Embedded, EmbeddingWorker, NewTexts};
 
 /// What turns texts into vectors.
 ///

@@ -7,12 +7,15 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field};
 
 use super::{EmbedError, Embedder};
+use crate::self_trace;
 use crate::store::embeddings::{RegisteredModel, Work, claim_work, postpone_work, store_vectors};
 use crate::store::{Database, StoreError};
 
@@ -51,12 +54,32 @@ pub struct Embedded {
     pub no_pgvector: bool,
 }
 
+/// Wakes a worker when there are new texts, and tells it whether they came of telemetry of others.
+#[derive(Debug, Default)]
+pub struct NewTexts {
+    written: Notify,
+    for_others: AtomicBool,
+}
+
+impl NewTexts {
+    /// New texts are in the database.
+    pub(crate) fn notify(&self, for_others: bool) {
+        self.for_others.fetch_or(for_others, Ordering::Relaxed);
+        self.written.notify_one();
+    }
+
+    /// Whether some came of telemetry of others since the last call.
+    fn take_for_others(&self) -> bool {
+        self.for_others.swap(false, Ordering::Relaxed)
+    }
+}
+
 /// Embeds the texts of one database with one model.
 pub struct EmbeddingWorker {
     database: Database,
     embedder: Arc<dyn Embedder>,
     options: EmbedOptions,
-    wake: Arc<Notify>,
+    wake: Arc<NewTexts>,
 }
 
 impl std::fmt::Debug for EmbeddingWorker {
@@ -67,7 +90,7 @@ impl std::fmt::Debug for EmbeddingWorker {
 
 impl EmbeddingWorker {
     /// Prepares a worker that `wake` wakes besides the clock. Nothing happens before [`Self::run`] or a pass.
-    pub fn new(database: Database, embedder: Arc<dyn Embedder>, options: EmbedOptions, wake: Arc<Notify>) -> Self {
+    pub fn new(database: Database, embedder: Arc<dyn Embedder>, options: EmbedOptions, wake: Arc<NewTexts>) -> Self {
         Self { database, embedder, options, wake }
     }
 
@@ -112,7 +135,7 @@ impl EmbeddingWorker {
             tokio::select! {
                 () = token.cancelled() => return,
                 // Without pgvector or database new texts are no reason to look sooner.
-                () = self.wake.notified(), if failures == 0 && !told_missing => {}
+                () = self.wake.written.notified(), if failures == 0 && !told_missing => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -124,6 +147,32 @@ impl EmbeddingWorker {
     }
 
     async fn pass(&self, upkeep: bool) -> Result<Embedded, StoreError> {
+        let span = if self.wake.take_for_others() {
+            tracing::info_span!(
+                target: self_trace::TARGET,
+                "embed texts",
+                otel.status_description = field::Empty,
+                oneiric_otel.for_others = true,
+                oneiric_otel.texts = field::Empty,
+                oneiric_otel.failed_texts = field::Empty,
+            )
+        } else {
+            Span::none()
+        };
+        let outcome = self.embed_waiting(upkeep).instrument(span.clone()).await;
+        match &outcome {
+            Ok(done) => {
+                span.record("oneiric_otel.texts", done.vectors as i64)
+                    .record("oneiric_otel.failed_texts", done.failed as i64);
+            }
+            Err(error) => {
+                span.record("otel.status_description", field::display(error));
+            }
+        }
+        outcome
+    }
+
+    async fn embed_waiting(&self, upkeep: bool) -> Result<Embedded, StoreError> {
         let mut total = Embedded::default();
         let Some(model) = self.database.register_model(self.embedder.model()).await? else {
             return Ok(Embedded { no_pgvector: true, ..total });

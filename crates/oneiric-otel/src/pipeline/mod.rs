@@ -30,6 +30,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
 pub use breaker::{BreakerOptions, BreakerState, BreakerStatus};
 pub use check::Limits;
@@ -37,6 +38,7 @@ pub use replay::{ReplayCounts, Replayer};
 pub use report::{IngestCounters, IngestCounts, Latencies};
 
 use crate::otlp::{Encoding, Signal};
+use crate::self_trace;
 use crate::store::{Database, Store, StoreError};
 use breaker::Breaker;
 use prepare::Prepared;
@@ -260,10 +262,31 @@ impl Ingest {
     pub async fn submit(&self, request: Request) -> Result<Accepted, Refused> {
         let core = &self.handle.core;
         let signal = request.signal;
-        let outcome = core.admit(request).await;
+        let outcome = core.admit(request, false).await;
         match &outcome {
             Ok(accepted) => core.counters.accepted(signal, accepted),
             Err(refused) => core.counters.refused(signal, refused),
+        }
+        outcome
+    }
+
+    /// Takes a request in that carries telemetry of this process. It is stored like any other, but no span is made for
+    /// it, now or after a restart, and it gives way: while less than a quarter of the room for waiting requests is left,
+    /// it is refused, so that it never costs a request of others its place.
+    ///
+    /// # Errors
+    /// [`Refused`] when no promise can be given. It is not counted: nobody was turned away.
+    pub async fn submit_own(&self, request: Request) -> Result<Accepted, Refused> {
+        let core = &self.handle.core;
+        if !core.has_room_to_spare() {
+            let reason = "the room that is left is for telemetry of others".to_owned();
+            return Err(Refused::Unavailable { reason, retry_after: Duration::from_secs(5) });
+        }
+        let signal = request.signal;
+        let outcome = core.admit(request, true).await;
+        if let Ok(accepted) = &outcome {
+            core.counters.accepted(signal, accepted);
+            core.counters.own_request();
         }
         outcome
     }
@@ -352,7 +375,7 @@ impl Ingest {
 }
 
 impl Core {
-    async fn admit(self: &Arc<Self>, request: Request) -> Result<Accepted, Refused> {
+    async fn admit(self: &Arc<Self>, request: Request, own: bool) -> Result<Accepted, Refused> {
         self.check_open()?;
         let (request, prepared) = self.prepare(request).await?;
         let (records, rejections) = (prepared.records, prepared.rejections.clone());
@@ -361,12 +384,12 @@ impl Core {
         }
         let refused = match self.options.ack {
             Ack::Spooled(_) => {
-                self.spool(request, prepared).await?;
+                self.spool(request, prepared, own).await?;
                 0
             }
-            Ack::Stored => self.store(request, prepared).await?.refused,
+            Ack::Stored => self.store(request, prepared, own).await?.refused,
             Ack::Memory { .. } => {
-                self.hold(request, prepared);
+                self.hold(request, prepared, own);
                 0
             }
         };
@@ -393,6 +416,18 @@ impl Core {
             self.check_breaker()?;
         }
         Ok(())
+    }
+
+    /// Whether there is room for what may as well be lost.
+    fn has_room_to_spare(&self) -> bool {
+        match &self.options.ack {
+            Ack::Spooled(spool) => {
+                let status = spool.status();
+                status.bytes < status.max_bytes / 4 * 3
+            }
+            Ack::Stored => self.waiting.available_permits() > self.options.waiting_requests / 4,
+            Ack::Memory { .. } => !self.queue.is_crowded(),
+        }
     }
 
     /// Fails fast while nothing is written and the sender would have to wait for it.
@@ -453,25 +488,28 @@ impl Core {
     }
 
     /// Waits until the request is durable in the spool.
-    async fn spool(self: &Arc<Self>, request: Request, prepared: Prepared) -> Result<(), Refused> {
+    async fn spool(self: &Arc<Self>, request: Request, prepared: Prepared, own: bool) -> Result<(), Refused> {
         let Some(spool) = &self.spool else { return Err(stopping()) };
         let Request { signal, encoding, body } = request;
-        let tag = Tag { encoding, rejected: Tag::count(&prepared.rejections) };
+        let tag = Tag { encoding, rejected: Tag::count(&prepared.rejections), own };
         let (sender, answer) = oneshot::channel();
         let core = Arc::clone(self);
         let durable = move |outcome: Result<oneiric_otel_spool::EntryId, AppendError>| {
             if let Ok(id) = outcome {
-                let source = Source { signal, encoding, place: Place::Spool(id) };
+                let source = Source { signal, encoding, own, place: Place::Spool(id) };
                 core.queue.push_spooled(id, Entry { source, prepared, since: Instant::now(), reply: None });
             }
             // The receiver is gone when the client hung up: the request is kept all the same.
             drop(sender.send(outcome.map(|_| ())));
         };
-        let outcome = match spool.append(signal as usize, tag.bits(), body, durable).await {
-            Ok(()) => answer.await.map_err(|_| stopping())?,
-            refused => refused,
+        let span = if own { Span::none() } else { tracing::info_span!(target: self_trace::TARGET, "spool append") };
+        let append = async {
+            match spool.append(signal as usize, tag.bits(), body, durable).await {
+                Ok(()) => answer.await.map_err(|_| stopping()),
+                refused => Ok(refused),
+            }
         };
-        outcome.inspect(|()| self.note_full(None)).map_err(|error| {
+        append.instrument(span).await?.inspect(|()| self.note_full(None)).map_err(|error| {
             if matches!(error, AppendError::Full { .. }) {
                 self.note_full(Some(error.to_string()));
             }
@@ -495,11 +533,11 @@ impl Core {
     }
 
     /// Waits until the request is committed.
-    async fn store(&self, request: Request, prepared: Prepared) -> Result<Outcome, Refused> {
+    async fn store(&self, request: Request, prepared: Prepared, own: bool) -> Result<Outcome, Refused> {
         let place = Arc::clone(&self.waiting).acquire_owned().await.map_err(|_| stopping())?;
         self.check_breaker()?;
         let (sender, answer) = oneshot::channel();
-        for refused in self.queue.push(entry(request, prepared, Some(Reply { sender, _place: place }))) {
+        for refused in self.queue.push(entry(request, prepared, own, Some(Reply { sender, _place: place }))) {
             writer::refuse(refused.reply, &stopping());
         }
         self.turn_away();
@@ -507,8 +545,8 @@ impl Core {
     }
 
     /// Leaves the request in memory.
-    fn hold(&self, request: Request, prepared: Prepared) {
-        for dropped in self.queue.push(entry(request, prepared, None)) {
+    fn hold(&self, request: Request, prepared: Prepared, own: bool) {
+        for dropped in self.queue.push(entry(request, prepared, own, None)) {
             self.counters.dropped(dropped.prepared.records);
         }
     }
@@ -533,9 +571,9 @@ impl Core {
     }
 }
 
-fn entry(request: Request, prepared: Prepared, reply: Option<Reply>) -> Entry {
+fn entry(request: Request, prepared: Prepared, own: bool, reply: Option<Reply>) -> Entry {
     let Request { signal, encoding, body } = request;
-    let source = Source { signal, encoding, place: Place::Memory(body) };
+    let source = Source { signal, encoding, own, place: Place::Memory(body) };
     Entry { source, prepared, since: Instant::now(), reply }
 }
 

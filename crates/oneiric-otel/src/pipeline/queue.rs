@@ -54,6 +54,8 @@ pub(super) struct Entry {
 pub(super) struct Source {
     pub(super) signal: Signal,
     pub(super) encoding: Encoding,
+    /// It carries telemetry of ours.
+    pub(super) own: bool,
     pub(super) place: Place,
 }
 
@@ -396,6 +398,14 @@ impl Queue {
         self.lock().closed
     }
 
+    /// Whether more than three quarters of what bounds the queue are taken.
+    pub(super) fn is_crowded(&self) -> bool {
+        let (requests, _) = self.waiting();
+        let most = |bound: usize| bound / 4 * 3;
+        self.bounds.requests.is_some_and(|bound| requests >= most(bound))
+            || self.lock().memory() >= most(self.bounds.memory)
+    }
+
     /// Requests and rows that wait in memory.
     pub(super) fn waiting(&self) -> (usize, usize) {
         let state = self.lock();
@@ -570,7 +580,7 @@ mod tests {
         let (encoding, body) = (Encoding::Protobuf, Bytes::from(protobuf::encode(&groups)));
         let request = Request { signal, encoding, body: body.clone() };
         let prepared = prepare::prepare(&request, &Limits::default()).expect("a good request");
-        let source = Source { signal, encoding, place: Place::Memory(body) };
+        let source = Source { signal, encoding, own: false, place: Place::Memory(body) };
         Entry { source, prepared, since: Instant::now(), reply: None }
     }
 

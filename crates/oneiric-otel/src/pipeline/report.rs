@@ -65,6 +65,7 @@ pub struct IngestCounters {
     malformed: AtomicU64,
     unavailable: AtomicU64,
     duplicates: AtomicU64,
+    own: AtomicU64,
     dropped: AtomicU64,
     retries: AtomicU64,
     failed_batches: AtomicU64,
@@ -121,6 +122,8 @@ pub struct IngestCounts {
     pub unavailable_requests: u64,
     /// Requests that were stored before.
     pub duplicate_requests: u64,
+    /// Of `requests`, those with telemetry of this process.
+    pub own_requests: u64,
     /// Records that were acknowledged and dropped: only with [`super::Ack::Memory`].
     pub dropped_records: u64,
     /// Records that became dead letters, by class of error.
@@ -131,6 +134,13 @@ pub struct IngestCounts {
     pub failed_batches: u64,
     /// Transactions that were committed.
     pub write_latency: Latencies,
+}
+
+impl IngestCounts {
+    /// Requests of others that were answered with success.
+    pub fn requests_of_others(&self) -> u64 {
+        self.requests.values().sum::<u64>().saturating_sub(self.own_requests)
+    }
 }
 
 impl IngestCounters {
@@ -155,6 +165,10 @@ impl IngestCounters {
 
     pub(crate) fn duplicate_request(&self) {
         self.duplicates.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn own_request(&self) {
+        self.own.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn dropped(&self, records: u64) {
@@ -203,6 +217,7 @@ impl IngestCounters {
             malformed_requests: read(&self.malformed),
             unavailable_requests: read(&self.unavailable),
             duplicate_requests: read(&self.duplicates),
+            own_requests: read(&self.own),
             dropped_records: read(&self.dropped),
             dead_letters: self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             write_retries: read(&self.retries),

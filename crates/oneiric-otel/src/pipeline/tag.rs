@@ -10,9 +10,12 @@ pub(super) struct Tag {
     /// How many records were rejected, up to [`MOST_REJECTED`]. Where none was, limits that were lowered since do not
     /// apply; and never may more be rejected than the sender was told.
     pub(super) rejected: u16,
+    /// It carries telemetry of ours: no span is made for writing it.
+    pub(super) own: bool,
 }
 
 const JSON: u16 = 1;
+const OWN: u16 = 4;
 /// The bits from here on are the number of rejected records. Those between are free.
 const REJECTED_AT: u32 = 4;
 const MOST_REJECTED: u16 = u16::MAX >> REJECTED_AT;
@@ -23,7 +26,7 @@ impl Tag {
             Encoding::Protobuf => 0,
             Encoding::Json => JSON,
         };
-        encoding | self.rejected.min(MOST_REJECTED) << REJECTED_AT
+        encoding | if self.own { OWN } else { 0 } | self.rejected.min(MOST_REJECTED) << REJECTED_AT
     }
 
     /// What [`Self::rejected`] is for these.
@@ -33,6 +36,6 @@ impl Tag {
 
     pub(super) fn from_bits(bits: u16) -> Self {
         let encoding = if bits & JSON == 0 { Encoding::Protobuf } else { Encoding::Json };
-        Self { encoding, rejected: bits >> REJECTED_AT }
+        Self { encoding, rejected: bits >> REJECTED_AT, own: bits & OWN != 0 }
     }
 }

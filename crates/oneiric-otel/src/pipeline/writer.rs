@@ -11,6 +11,7 @@ use futures::FutureExt as _;
 use oneiric_otel_spool::{Entry as SpoolEntry, EntryId, Position, ReadError, Spool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, field};
 
 use super::breaker::{Pass, Verdict};
 use super::prepare::{self, prepare};
@@ -18,6 +19,7 @@ use super::queue::{Entry, Outcome, Place, Read, Reading, Reply, Source, Taken, W
 use super::tag::Tag;
 use super::{Core, Limits, Refused, Request};
 use crate::otlp::Signal;
+use crate::self_trace;
 use crate::store::{DeadLetter, ErrorClass, Store, StoreError, Written};
 
 /// A pause before a retry doubles up to this.
@@ -74,11 +76,14 @@ impl Writer {
         let (all_before, before) =
             (self.core.counters.written_batches(), self.core.counters.written_batches_of(signal));
         // Whatever happens to one batch, the writer goes on with the next.
-        let attempt = AssertUnwindSafe(self.write_with_retries(&work)).catch_unwind();
+        let span = span(&work);
+        let attempt = AssertUnwindSafe(self.write_with_retries(&work, &span)).catch_unwind().instrument(span.clone());
         let Some(outcome) = stop.run_until_cancelled(attempt).await else {
             self.core.breaker.conclude(pass, Verdict::Nothing);
             return self.core.queue.give_back(work);
         };
+        // It covers the attempt, and not what follows from it.
+        drop(span);
         let panicked = outcome.is_err();
         match outcome.unwrap_or_else(|_| Err(StoreError::transient("an internal error while writing"))) {
             Ok(written) => {
@@ -104,7 +109,7 @@ impl Writer {
         self.core.turn_away();
     }
 
-    async fn write_with_retries(&self, work: &Work) -> Result<Vec<Written>, StoreError> {
+    async fn write_with_retries(&self, work: &Work, span: &Span) -> Result<Vec<Written>, StoreError> {
         let batches: Vec<_> = work.entries.iter().map(|entry| &entry.prepared.batch).collect();
         let render = |batch: usize, records: &[u32]| self.render(&work.entries[batch].source, records);
         let mut pause = self.core.options.retry_backoff;
@@ -125,10 +130,14 @@ impl Writer {
                 Err(error) => {
                     tracing::error!(%error, class = error.class().as_str(), "could not write");
                     self.core.counters.batch_failed();
+                    span.record("oneiric_otel.retries", i64::from(retries))
+                        .record("error.type", error.class().as_str());
+                    span.record("otel.status_description", field::display(&error));
                     return Err(error);
                 }
                 Ok(written) => {
                     self.core.counters.batch_written(work.signal, began.elapsed());
+                    span.record("oneiric_otel.retries", i64::from(retries));
                     return Ok(written);
                 }
             }
@@ -299,7 +308,7 @@ impl Reader<'_> {
             });
         match prepared {
             Ok(prepared) => {
-                let source = Source { signal, encoding: tag.encoding, place: Place::Spool(entry.id) };
+                let source = Source { signal, encoding: tag.encoding, own: tag.own, place: Place::Spool(entry.id) };
                 Ok(Some(Entry { source, prepared, since: Instant::now(), reply: None }))
             }
             Err(reason) => self.set_aside(entry.id, &reason).map(|()| None),
@@ -326,6 +335,32 @@ impl Reader<'_> {
             NotNow
         })
     }
+}
+
+/// For the transaction that writes a batch; none for a batch that carries nothing but telemetry of ours.
+fn span(work: &Work) -> Span {
+    if work.entries.iter().all(|entry| entry.source.own) {
+        return Span::none();
+    }
+    let table = match work.signal {
+        Signal::Traces => "otel_spans",
+        Signal::Metrics => "otel_metrics",
+        Signal::Logs => "otel_logs",
+    };
+    tracing::info_span!(
+        target: self_trace::TARGET,
+        "write",
+        otel.name = format_args!("COPY {table}"),
+        otel.kind = "client",
+        otel.status_description = field::Empty,
+        db.system.name = "postgresql",
+        db.operation.name = "COPY",
+        db.collection.name = table,
+        "error.type" = field::Empty,
+        oneiric_otel.requests = work.entries.len() as i64,
+        oneiric_otel.rows = work.entries.iter().map(|entry| entry.prepared.batch.rows.len()).sum::<usize>() as i64,
+        oneiric_otel.retries = field::Empty,
+    )
 }
 
 /// Something that may work later.

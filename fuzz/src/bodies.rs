@@ -26,8 +26,10 @@ pub fn coding(name: &str, input: &[u8]) {
             // Each comparison costs a decompression, most of what an input costs.
             if how % 4 == 0 {
                 let whole = inflate(name, data, max_bytes, BUDGET, usize::MAX);
-                // How zstd puts it that a frame is corrupt depends on the room it was given.
-                assert!(whole.ok() == stepwise.ok(), "stopped half-way it is something else");
+                // Whether zstd minds that a frame is shorter than it says depends on the room it was given, and so does
+                // what it says of other damage.
+                let is_zstd_and_damaged = name == "zstd" && (whole.is_err() || stepwise.is_err());
+                assert!(is_zstd_and_damaged || whole.ok() == stepwise.ok(), "stopped half-way it is something else");
             }
         } else {
             let back = inflate(name, compress(name, &data).into(), max_bytes, BUDGET, step);

@@ -1,0 +1,6 @@
+//! Benchmarks that anyone can run: `oneiric-otel bench`.
+//!
+//! Promises: what is measured is the product as users run it, on a real database; ratios are measured side by side in one
+//! run; what is printed can also be had as JSON. It knows nothing of the command line.
+
+pub mod generate;

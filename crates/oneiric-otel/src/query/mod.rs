@@ -4,6 +4,8 @@
 //! no empty success; a part that is missing (pgvector, a model, a vector) is said, never papered over. Scores are shown
 //! as what they are: a cosine is a cosine.
 
+#[cfg_attr(not(test), allow(dead_code, reason = "its first callers come with attribute filters and error search"))]
+mod pattern;
 mod search;
 mod similar;
 mod trace;

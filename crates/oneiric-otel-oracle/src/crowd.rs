@@ -12,9 +12,10 @@ use tokio::task::JoinSet;
 use crate::bench::Bench;
 use crate::client::{Protocol, Reply, Sender};
 use crate::content::Signal;
-use crate::latency::{Latencies, Quantiles};
 use crate::serving::Addresses;
-use crate::{postgres, process, report, standard};
+use crate::{postgres, process, report};
+use oneiric_otel_bench::latency::{Latencies, Quantiles};
+use oneiric_otel_bench::standard;
 
 /// The server's resident memory may be this at most.
 pub const MAX_RESIDENT: u64 = 300_000_000;

@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use crate::bench::Bench;
 use crate::client::{Protocol, Reply, Sender};
 use crate::content::Signal;
-use crate::latency::{Latencies, Quantiles};
 use crate::serving::{Addresses, Serving};
-use crate::{postgres, process, report, standard};
+use crate::{postgres, process, report};
+use oneiric_otel_bench::latency::{Latencies, Quantiles};
+use oneiric_otel_bench::standard;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long the number of rows may stay as it is.

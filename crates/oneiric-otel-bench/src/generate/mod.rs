@@ -92,11 +92,20 @@ impl Generator {
         }
     }
 
-    /// What all services measured in a minute of the scenario, as an `ExportMetricsServiceRequest`.
-    pub fn metrics(&self, minute: u64) -> Bytes {
-        ExportMetricsServiceRequest { resource_metrics: metrics::of_minute(&self.company, minute) }
-            .encode_to_vec()
-            .into()
+    /// What all services measured in these minutes of the scenario, as an `ExportMetricsServiceRequest`.
+    pub fn metrics(&self, minutes: Range<u64>) -> Bytes {
+        let resource_metrics = minutes.flat_map(|minute| metrics::of_minute(&self.company, minute)).collect();
+        ExportMetricsServiceRequest { resource_metrics }.encode_to_vec().into()
+    }
+
+    /// Traces of the scenario.
+    pub fn traces(&self) -> u64 {
+        self.scenario.traces
+    }
+
+    /// When a trace begins, in nanoseconds since 1970.
+    pub fn start_of(&self, trace: u64) -> u64 {
+        self.company.start_of(trace)
     }
 
     /// Minutes of the scenario.
@@ -186,7 +195,7 @@ mod tests {
     fn metrics_are_of_every_service_and_counters_rise() {
         let generator = Generator::new(scenario());
         assert_eq!(generator.minutes(), 14_400);
-        let read = |minute| ExportMetricsServiceRequest::decode(generator.metrics(minute)).unwrap();
+        let read = |minute| ExportMetricsServiceRequest::decode(generator.metrics(minute..minute + 1)).unwrap();
         let (early, late) = (read(1), read(900));
         assert_eq!(early.resource_metrics.len(), generator.services().count());
         let total = |request: &ExportMetricsServiceRequest| -> u64 {

@@ -1,4 +1,4 @@
-//! Times from the first byte of a request to its acknowledgement.
+//! How long things took: from the first byte of a request to its acknowledgement, or from a question to its answer.
 
 use std::time::Duration;
 

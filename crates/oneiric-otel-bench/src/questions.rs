@@ -1,0 +1,173 @@
+//! How long the questions take that users ask, on a database that [`fill`](crate::fill) filled.
+//!
+//! A class is a kind of question. Its arguments are drawn once; then every question is asked for a first time and, in
+//! further rounds, again. Nothing is answered from the cache of answers: it is the database that is measured. What is
+//! cold for the first round is up to whoever runs it: `docs/benchmarks.md` says how to restart PostgreSQL and empty the
+//! cache of the system before.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use oneiric_otel::query::{QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde::Serialize;
+
+use crate::generate::{FAULTS, Generator};
+use crate::latency::{Latencies, Quantiles};
+
+/// How much is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounds {
+    /// Questions of each class.
+    pub questions: usize,
+    /// How often each is asked again.
+    pub repeats: usize,
+    /// Decides the arguments.
+    pub seed: u64,
+}
+
+/// What a class took.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    /// What was asked.
+    pub class: &'static str,
+    /// What the 99th percentile should be at most, in milliseconds, where there is a goal.
+    pub goal_ms: Option<f64>,
+    /// Things in an answer, on average: a class of empty answers would be no measurement.
+    pub answers: f64,
+    /// Each question asked for the first time.
+    pub first: Quantiles,
+    /// Asked again.
+    pub again: Quantiles,
+}
+
+/// Asks every class of question.
+///
+/// # Errors
+/// The first question that is not answered.
+pub async fn measure(service: &QueryService, generator: &Generator, rounds: Rounds) -> Result<Vec<Measured>> {
+    let mut measured = Vec::new();
+    for class in CLASSES {
+        measured.push(class.measure(service, generator, rounds).await.with_context(|| class.name.to_owned())?);
+    }
+    Ok(measured)
+}
+
+/// Asks once and says how many things were in the answer.
+type Ask = for<'a> fn(&'a QueryService, Arguments) -> BoxFuture<'a, Result<usize>>;
+
+struct Class {
+    name: &'static str,
+    goal_ms: Option<f64>,
+    ask: Ask,
+}
+
+/// Where a question points.
+#[derive(Debug, Clone)]
+struct Arguments {
+    trace_id: TraceId,
+    service: String,
+    /// A time within the data.
+    moment: Timestamp,
+    /// Of [`FAULTS`].
+    fault: usize,
+}
+
+impl Arguments {
+    fn draw(generator: &Generator, random: &mut StdRng) -> Self {
+        let trace = random.random_range(0..generator.traces());
+        let services: Vec<&str> = generator.services().collect();
+        Self {
+            trace_id: TraceId(generator.trace_id(trace)),
+            service: services[random.random_range(0..services.len())].to_owned(),
+            moment: Timestamp::from_nanosecond(i128::from(generator.start_of(trace))).unwrap_or_default(),
+            fault: random.random_range(0..FAULTS.len()),
+        }
+    }
+
+    fn around(&self, length: SignedDuration) -> TraceFilter {
+        let since = self.moment.checked_sub(length).unwrap_or(Timestamp::MIN);
+        TraceFilter { since: Some(since), until: Some(self.moment), ..TraceFilter::default() }
+    }
+}
+
+impl Class {
+    async fn measure(&self, service: &QueryService, generator: &Generator, rounds: Rounds) -> Result<Measured> {
+        let mut random = StdRng::seed_from_u64(rounds.seed);
+        let arguments: Vec<Arguments> =
+            (0..rounds.questions).map(|_| Arguments::draw(generator, &mut random)).collect();
+        let (mut first, mut again) = (Latencies::default(), Latencies::default());
+        let mut answers = 0;
+        for round in 0..=rounds.repeats {
+            for arguments in &arguments {
+                let began = Instant::now();
+                answers += (self.ask)(service, arguments.clone()).await?;
+                if round == 0 { &mut first } else { &mut again }.add(began.elapsed());
+            }
+        }
+        Ok(Measured {
+            class: self.name,
+            goal_ms: self.goal_ms,
+            answers: answers as f64 / (rounds.questions * (rounds.repeats + 1)).max(1) as f64,
+            first: first.quantiles(),
+            again: again.quantiles(),
+        })
+    }
+}
+
+const CLASSES: &[Class] = &[
+    Class {
+        name: "traces of a service, newest first",
+        goal_ms: None,
+        ask: |service, arguments| {
+            Box::pin(async move {
+                let filter = TraceFilter { service: Some(arguments.service), ..TraceFilter::default() };
+                let request = TracesRequest { filter, limit: 50, after: None };
+                Ok(service.find_traces(&request).await?.traces.len())
+            })
+        },
+    },
+    Class {
+        name: "failed traces of a day",
+        goal_ms: None,
+        ask: |service, arguments| {
+            Box::pin(async move {
+                let filter = TraceFilter {
+                    status: Some("error".to_owned()),
+                    ..arguments.around(SignedDuration::from_hours(24))
+                };
+                let request = TracesRequest { filter, limit: 50, after: None };
+                Ok(service.find_traces(&request).await?.traces.len())
+            })
+        },
+    },
+    Class {
+        name: "similar traces",
+        goal_ms: Some(20.0),
+        ask: |service, arguments| {
+            Box::pin(async move {
+                let request = SimilarRequest {
+                    trace_id: arguments.trace_id,
+                    threshold: 0.85,
+                    limit: 10,
+                    filter: TraceFilter::default(),
+                };
+                Ok(service.find_similar_traces(&request).await?.hits.len())
+            })
+        },
+    },
+    Class {
+        name: "search by description",
+        goal_ms: None,
+        ask: |service, arguments| {
+            Box::pin(async move {
+                let text = format!("{} in {}", FAULTS[arguments.fault].kind, arguments.service);
+                let request = SearchRequest { text, limit: 10, filter: TraceFilter::default() };
+                Ok(service.search_traces(&request).await?.hits.len())
+            })
+        },
+    },
+];

@@ -45,6 +45,7 @@ const REQUIRED: &[Migration] = &[
         index: None,
     },
     Migration { version: 4, name: "roles", sql: include_str!("../../migrations/required/0004_roles.sql"), index: None },
+    Migration { version: 5, name: "views", sql: include_str!("../../migrations/required/0005_views.sql"), index: None },
 ];
 
 const DEFERRED: &[Migration] = &[Migration {

@@ -15,7 +15,22 @@ use super::error::StoreError;
 use super::migrate::SCHEMA_VERSION;
 
 /// The friendly views.
-const VIEWS: &[&str] = &["spans", "logs", "metrics", "traces"];
+pub(super) const VIEWS: &[&str] = &[
+    "spans",
+    "logs",
+    "metrics",
+    "traces",
+    "span_events",
+    "span_links",
+    "trace_texts",
+    "resources",
+    "scopes",
+    "metric_series",
+];
+
+/// What the views call, with the rights of whoever reads them.
+const VIEW_FUNCTIONS: &[&str] =
+    &["otel_attr(jsonb, text)", "otel_attr_number(jsonb, text)", "otel_attr_integer(jsonb, text)"];
 
 /// What a writer may do with tables. To lock a row, and a table against other writers, takes the right to update it.
 const WRITER_TABLES: &[(&str, &[&str])] = &[
@@ -162,6 +177,7 @@ async fn statements(transaction: &Transaction<'_>, part: Part, role: &str) -> Re
         }
     };
     grant("SELECT", "TABLE", &present(transaction, "to_regclass", VIEWS).await?);
+    grant("EXECUTE", "FUNCTION", &present(transaction, "to_regprocedure", VIEW_FUNCTIONS).await?);
     if part == Part::Reader {
         return Ok(statements);
     }

@@ -10,4 +10,5 @@ mod search;
 mod spooling;
 mod tls;
 mod traces;
+mod views;
 mod writing;

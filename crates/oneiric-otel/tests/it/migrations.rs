@@ -27,7 +27,7 @@ async fn instances_that_start_together_migrate_once() {
     let databases: Vec<Database> = (0..6).map(|_| open(&test)).collect();
     let applied = futures::future::join_all(databases.iter().map(Database::migrate)).await;
     let mut names: Vec<String> = applied.into_iter().flat_map(|applied| applied.expect("migrates")).collect();
-    assert_eq!(names.last().map(|name| name.starts_with(&format!("{SCHEMA_VERSION:04}_"))), Some(true));
+    assert!(names.iter().any(|name| name.starts_with(&format!("{SCHEMA_VERSION:04}_"))), "{names:?}");
     let total = names.len();
     names.sort();
     names.dedup();

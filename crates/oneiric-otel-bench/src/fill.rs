@@ -25,7 +25,7 @@ const AT_ONCE: usize = 8;
 /// What went in, and how long each part of it took.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Filled {
-    /// Traces in all.
+    /// Traces that were derived.
     pub traces: u64,
     /// Spans in all.
     pub spans: u64,
@@ -45,11 +45,16 @@ pub struct Filled {
     pub embed_seconds: f64,
 }
 
-/// Told what is being done, and how much of it is done, from 0 to 1.
-pub trait Told: Fn(&str, f64) + Send + Sync {}
-impl<F: Fn(&str, f64) + Send + Sync> Told for F {}
+/// Is told how it goes.
+pub trait Watcher: Send + Sync {
+    /// A step begins, of so many parts where they are known.
+    fn step(&self, what: &str, parts: Option<u64>);
+    /// So many more parts of it are done.
+    fn done(&self, parts: u64);
+}
 
-/// Stores everything that `generator` has, derives and embeds it. The schema must be migrated.
+/// Stores everything that `generator` has, derives and embeds it. What is stored already is not stored again. The schema
+/// must be migrated.
 ///
 /// # Errors
 /// When something is refused, rejected or cannot be derived: a benchmark on a part of the data would mislead.
@@ -57,13 +62,14 @@ pub async fn fill(
     database: &Database,
     embedder: Arc<dyn Embedder>,
     generator: Arc<Generator>,
-    told: &impl Told,
+    watcher: &impl Watcher,
 ) -> Result<Filled> {
-    let mut filled = Filled { traces: generator.traces(), ..Filled::default() };
+    let mut filled = Filled::default();
     let ingest = Ingest::start(database.clone(), IngestOptions::default());
 
     let began = Instant::now();
     let parts = generator.traces().div_ceil(TRACES_OF_A_REQUEST);
+    watcher.step("storing spans and logs", Some(parts));
     let mut stored = futures::stream::iter(0..parts)
         .map(|part| {
             let (ingest, generator) = (ingest.clone(), Arc::clone(&generator));
@@ -76,20 +82,19 @@ pub async fn fill(
                 Ok::<_, anyhow::Error>((spans, log_records))
             }
         })
-        .buffer_unordered(AT_ONCE)
-        .enumerate();
-    while let Some((number, part)) = stored.next().await {
+        .buffer_unordered(AT_ONCE);
+    while let Some(part) = stored.next().await {
         let (spans, log_records) = part?;
         filled.spans += spans;
         filled.log_records += log_records;
-        told("storing spans and logs", (number + 1) as f64 / parts as f64);
+        watcher.done(1);
     }
     drop(stored);
     filled.records_seconds = began.elapsed().as_secs_f64();
 
     let began = Instant::now();
     let minutes = generator.minutes();
-    told("storing data points", 0.0);
+    watcher.step("storing data points", None);
     filled.data_points = futures::stream::iter((0..minutes).step_by(MINUTES_OF_A_REQUEST as usize))
         .map(|first| {
             let (ingest, generator) = (ingest.clone(), Arc::clone(&generator));
@@ -106,15 +111,17 @@ pub async fn fill(
     filled.metrics_seconds = began.elapsed().as_secs_f64();
 
     let began = Instant::now();
-    told("deriving traces", 0.0);
+    watcher.step("deriving traces", None);
     let derived = Deriver::new(database.clone(), DeriveOptions::default()).derive_all_now().await?;
     filled.derive_seconds = began.elapsed().as_secs_f64();
-    if derived.traces < filled.traces {
-        bail!("{} traces were stored, and {} derived", filled.traces, derived.traces);
+    filled.traces = derived.traces;
+    let left = database.census().await?.traces_to_derive;
+    if left > 0 {
+        bail!("{left} traces could not be derived");
     }
 
     let began = Instant::now();
-    told("embedding texts", 0.0);
+    watcher.step("embedding texts", None);
     let worker = EmbeddingWorker::new(database.clone(), embedder, EmbedOptions::default(), Arc::default());
     let embedded = worker.embed_all_now().await?;
     if embedded.no_pgvector || embedded.failed > 0 {

@@ -3,6 +3,7 @@
 //! Values are checked here as far as they can be without looking at anything else, so that a wrong one ends with clap's
 //! message and exit code 2.
 
+pub(crate) mod bench;
 pub(crate) mod dlq;
 
 use std::ffi::OsString;
@@ -129,6 +130,11 @@ pub(crate) enum Command {
     Db {
         #[command(subcommand)]
         command: Db,
+    },
+    /// Measure how fast things are
+    Bench {
+        #[command(subcommand)]
+        command: bench::Bench,
     },
     /// Print the completions for a shell
     Completions {

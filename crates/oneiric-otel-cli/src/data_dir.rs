@@ -34,6 +34,11 @@ pub(crate) fn of_demo(global: &Global) -> Result<PathBuf> {
     Ok(of(global)?.join("demo"))
 }
 
+/// A place in it for benchmarks.
+pub(crate) fn of_bench(global: &Global) -> Result<PathBuf> {
+    Ok(of(global)?.join("bench"))
+}
+
 fn absolute(dir: &Path) -> Result<PathBuf> {
     std::path::absolute(dir).with_context(|| format!("--data-dir {}", dir.display()))
 }

@@ -1,5 +1,6 @@
 //! One module per command. Each takes its arguments, does its work and returns how it ended.
 
+pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod db;
 pub(crate) mod demo;
@@ -54,6 +55,7 @@ pub(crate) async fn run(
             Command::Health => health::run(global).await,
             Command::Dlq { command } => dlq::run(global, &command).await,
             Command::Db { command } => db::run(global, &command).await,
+            Command::Bench { command } => bench::run(global, &command).await,
             // These were handled above.
             Command::Serve(_) | Command::Demo(_) | Command::Psql(_) | Command::Completions { .. } => Ok(Ending::Good),
         }

@@ -32,6 +32,7 @@ impl Arguments {
         let mut arguments = Self::try_parse()?;
         arguments.global.database_url.take_if(|url| url.is_empty());
         arguments.global.maintenance.maintenance_url.take_if(|url| url.is_empty());
+        arguments.global.reader_url.take_if(|url| url.is_empty());
         arguments.global.data_dir.take_if(|dir| dir.as_os_str().is_empty());
         match arguments.check() {
             Ok(()) => Ok(arguments),
@@ -61,6 +62,18 @@ impl Arguments {
                 );
             }
         }
+        if let Some(url) = &self.global.reader_url {
+            if !is_url(url) {
+                return Err("--reader-url (or OTEL_STORAGE_READER_URL): a URL looks like \
+                            postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
+            }
+            if self.global.database_url.is_none() {
+                return Err(
+                    "--reader-url (or OTEL_STORAGE_READER_URL): there is no --database-url of which it could be \
+                            a replica",
+                );
+            }
+        }
         let narrow = match &self.command {
             Command::Search(search) => &search.narrow,
             Command::Similar(similar) => &similar.narrow,
@@ -85,6 +98,9 @@ pub(crate) struct Global {
     pub(crate) database_url: Option<String>,
     #[command(flatten)]
     pub(crate) maintenance: Maintenance,
+    /// Where questions are asked: a replica, or the same database as a role with fewer rights [default: the database]
+    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_READER_URL", hide_env_values = true)]
+    pub(crate) reader_url: Option<String>,
     /// Print JSON for programs on stdout, and nothing else there
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -112,6 +112,11 @@ impl Backend {
     fn of_url(global: &Global) -> Result<Self> {
         let url = global.database_url.as_deref().unwrap_or_default();
         let database = Database::new(url).map_err(|error| failure::of_database(&error, "given by --database-url"))?;
+        let database = match global.reader_url.as_deref() {
+            Some(reader) => database.reading_from(reader),
+            None => Ok(database),
+        };
+        let database = database.map_err(|error| failure::of_database(&error, "given by --reader-url"))?;
         let maintenance = global.maintenance.maintenance_url.as_deref().map(Database::new).transpose();
         let maintenance = maintenance.map_err(|error| failure::of_database(&error, "given by --maintenance-url"))?;
         Ok(Self { database, maintenance, embedded: None })

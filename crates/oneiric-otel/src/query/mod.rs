@@ -26,7 +26,7 @@ pub use trace::{TraceFilter, TraceId, TraceOverview, TracePage, TracesRequest};
 const MAX_LIMIT: usize = 1000;
 
 /// Why a question was not answered.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum QueryError {
     /// An argument is not of the accepted form.
     #[error("{name}: expected {accepted}")]
@@ -48,9 +48,20 @@ pub enum QueryError {
         /// What is missing and what to do.
         reason: String,
     },
+    /// A statement took too long and was given up; the database goes on with other things.
+    #[error(
+        "the question took too long and was given up: narrow it, with a shorter time range, a service, or a smaller limit"
+    )]
+    TooLong,
     /// The database did not answer.
     #[error("database: {0}")]
-    Store(#[from] StoreError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for QueryError {
+    fn from(error: StoreError) -> Self {
+        if error.is_too_long() { Self::TooLong } else { Self::Store(error) }
+    }
 }
 
 impl From<EmbedError> for QueryError {

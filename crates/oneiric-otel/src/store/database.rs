@@ -1,4 +1,5 @@
-//! A pool of connections to one database.
+//! Two pools of connections to one database: one for what is written and maintained, one for questions, so that neither
+//! waits for the other.
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -10,6 +11,7 @@ use tokio_postgres::{Config, Row};
 
 use super::embeddings::PGVECTOR_INSTALLABLE;
 use super::error::StoreError;
+use super::reader::{READ_LIMIT, Reader};
 use super::tls::{self, Connector};
 
 /// A pooled connection. Nothing may be set on its session: behind PgBouncer in transaction mode the next transaction
@@ -20,8 +22,9 @@ pub(crate) type Client = deadpool_postgres::Object;
 /// A value for a statement and its type, which spares asking the server for it.
 pub(crate) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 
-/// Connections held open to the server at most.
+/// Connections held open to the server at most, for writing and for questions.
 const MAX_CONNECTIONS: usize = 16;
+const MAX_READERS: usize = 16;
 
 /// How long to wait for a connection before calling the database busy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,11 +34,20 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// What the driver has where the URL says nothing.
 const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_hours(2);
 
-/// A database, reached through a pool. Cheap to clone.
+/// A database, reached through pools. Cheap to clone.
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,
     target: String,
+    readers: Readers,
+}
+
+/// The connections for questions, which may lead to a replica.
+#[derive(Clone)]
+struct Readers {
+    pool: Pool,
+    connector: Connector,
+    limit: Duration,
 }
 
 impl fmt::Debug for Database {
@@ -65,47 +77,44 @@ pub struct DatabaseStatus {
 }
 
 impl Database {
-    /// Prepares a pool for `url` (`postgresql://` or `postgres://`). Connects to nothing yet.
+    /// Prepares pools for `url` (`postgresql://` or `postgres://`). Connects to nothing yet.
     ///
     /// # Errors
     /// When the URL cannot be understood, or a file that it names for TLS cannot be used. The message never repeats the
     /// URL.
     pub fn new(url: &str) -> Result<Self, StoreError> {
-        if !(url.starts_with("postgresql://") || url.starts_with("postgres://")) {
-            return Err(StoreError::misconfigured(
-                "database URL: expected it to begin with postgresql:// or postgres://",
-            ));
-        }
-        let (url, connector) = Connector::of_url(url)?;
-        let mut config =
-            Config::from_str(&url).map_err(|error| StoreError::misconfigured(format!("database URL: {error}")))?;
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(StoreError::misconfigured("database URL: the host is missing"));
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("oneiric-otel");
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        // A peer that went away without a word is noticed, unless the URL says how.
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(SILENCE);
-        }
-        if config.get_keepalives_idle() >= DEFAULT_KEEPALIVES_IDLE {
-            config.keepalives_idle(SILENCE);
-        }
+        let (config, connector) = parse(url)?;
         let target = describe(&config);
-        let manager =
-            Manager::from_connect(config, connector, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        let pool = Pool::builder(manager)
-            .max_size(MAX_CONNECTIONS)
-            .runtime(deadpool_postgres::Runtime::Tokio1)
-            .wait_timeout(Some(CONNECT_TIMEOUT))
-            .create_timeout(Some(CONNECT_TIMEOUT))
-            .build()
-            .map_err(|error| StoreError::misconfigured(format!("connection pool: {error}")))?;
-        Ok(Self { pool, target })
+        let pool = pool(config.clone(), connector.clone(), MAX_CONNECTIONS)?;
+        let readers = Readers { pool: pool_of_readers(config, &connector)?, connector, limit: READ_LIMIT };
+        Ok(Self { pool, target, readers })
+    }
+
+    /// The same, with questions asked of `url`: a replica, or the same database as a role with fewer rights.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn reading_from(mut self, url: &str) -> Result<Self, StoreError> {
+        let (config, connector) = parse(url)?;
+        self.readers = Readers { pool: pool_of_readers(config, &connector)?, connector, ..self.readers };
+        Ok(self)
+    }
+
+    /// The same, with another limit to the time of each statement of a question; 30 s is usual.
+    #[must_use]
+    pub fn with_read_limit(mut self, limit: Duration) -> Self {
+        self.readers.limit = limit;
+        self
+    }
+
+    /// A connection for a question. A statement that takes too long, or for which nobody waits any more, is cancelled.
+    ///
+    /// # Errors
+    /// When the database is away, busy or refuses us.
+    pub(crate) async fn reader(&self) -> Result<Reader, StoreError> {
+        let Readers { pool, connector, limit } = &self.readers;
+        let client = pool.get().await.map_err(|error| tls::explain(&error).unwrap_or_else(|| error.into()))?;
+        Ok(Reader::new(client, connector.clone(), *limit))
     }
 
     /// A connection from the pool.
@@ -147,6 +156,7 @@ impl Database {
     /// Closes all connections. Calls in flight finish with an error.
     pub fn close(&self) {
         self.pool.close();
+        self.readers.pool.close();
     }
 
     /// Asks the database about itself.
@@ -191,6 +201,48 @@ impl Drop for Leased {
             drop(Client::take(client));
         }
     }
+}
+
+/// What a URL says, with our defaults where it says nothing.
+fn parse(url: &str) -> Result<(Config, Connector), StoreError> {
+    if !(url.starts_with("postgresql://") || url.starts_with("postgres://")) {
+        return Err(StoreError::misconfigured("database URL: expected it to begin with postgresql:// or postgres://"));
+    }
+    let (url, connector) = Connector::of_url(url)?;
+    let mut config =
+        Config::from_str(&url).map_err(|error| StoreError::misconfigured(format!("database URL: {error}")))?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(StoreError::misconfigured("database URL: the host is missing"));
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("oneiric-otel");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_TIMEOUT);
+    }
+    // A peer that went away without a word is noticed, unless the URL says how.
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(SILENCE);
+    }
+    if config.get_keepalives_idle() >= DEFAULT_KEEPALIVES_IDLE {
+        config.keepalives_idle(SILENCE);
+    }
+    Ok((config, connector))
+}
+
+fn pool(config: Config, connector: Connector, connections: usize) -> Result<Pool, StoreError> {
+    let manager = Manager::from_connect(config, connector, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+    Pool::builder(manager)
+        .max_size(connections)
+        .runtime(deadpool_postgres::Runtime::Tokio1)
+        .wait_timeout(Some(CONNECT_TIMEOUT))
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .build()
+        .map_err(|error| StoreError::misconfigured(format!("connection pool: {error}")))
+}
+
+fn pool_of_readers(config: Config, connector: &Connector) -> Result<Pool, StoreError> {
+    pool(config, connector.clone(), MAX_READERS)
 }
 
 fn describe(config: &Config) -> String {

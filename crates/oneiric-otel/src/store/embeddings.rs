@@ -124,7 +124,7 @@ impl Database {
 
     /// Texts that wait for a vector of the model, also those that wait for another try.
     pub(crate) async fn embedding_backlog(&self, model: &RegisteredModel) -> Result<i64, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let row = client
             .query_typed_one(
                 "SELECT count(*) FROM otel.otel_embedding_work WHERE model_id = $1",
@@ -192,16 +192,12 @@ impl Database {
         limit: i64,
         texts: Option<&[i64]>,
     ) -> Result<Vec<Near>, StoreError> {
-        let mut client = self.client().await?;
-        let transaction = client.build_transaction().read_only(true).start().await?;
         // Both settings exist only once pgvector's library is loaded; the cast loads it.
-        transaction.query_typed_one(&format!("SELECT NULL::{} IS NULL", model.vector_type()), &[]).await?;
-        let ef_search = limit.clamp(100, 1000);
-        transaction
-            .batch_execute(&format!(
-                "SET LOCAL hnsw.ef_search = {ef_search}; SET LOCAL hnsw.iterative_scan = relaxed_order"
-            ))
-            .await?;
+        let settings = format!(
+            "SELECT NULL::{} IS NULL; SET LOCAL hnsw.ef_search = {}; SET LOCAL hnsw.iterative_scan = relaxed_order",
+            model.vector_type(),
+            limit.clamp(100, 1000)
+        );
         let only = if texts.is_some() { "WHERE text_id = ANY($3)" } else { "" };
         let distance = model.distance();
         let statement = format!(
@@ -217,8 +213,7 @@ impl Database {
         if let Some(texts) = &texts {
             values.push((texts, Type::INT8_ARRAY));
         }
-        let rows = transaction.query_typed(&statement, &values).await?;
-        transaction.commit().await?;
+        let rows = self.reader().await?.query_after(&settings, &statement, &values).await?;
         Ok(rows.iter().map(|row| Near { text_id: row.get(0), cosine: 1.0 - row.get::<_, f64>(1) }).collect())
     }
 
@@ -242,7 +237,7 @@ impl Database {
         model: &RegisteredModel,
         texts: &[i64],
     ) -> Result<Vec<(i64, Vec<f32>)>, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let rows = client
             .query_typed(
                 &format!(

@@ -5,7 +5,7 @@ use std::error::Error as _;
 use tokio_postgres::error::SqlState;
 
 /// A failed attempt to talk to PostgreSQL.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct StoreError {
     class: ErrorClass,
@@ -61,6 +61,17 @@ impl StoreError {
     /// Whether trying the same again is useless although the trouble is transient.
     pub(crate) fn is_stale(&self) -> bool {
         self.stale
+    }
+
+    /// A statement was given up after this time.
+    pub(crate) fn too_long(limit: std::time::Duration) -> Self {
+        let message = format!("the statement took longer than {} s and was cancelled", limit.as_secs_f64());
+        Self { code: Some(SqlState::QUERY_CANCELED), ..Self::transient(message) }
+    }
+
+    /// Whether a statement was given up because of its time.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.code == Some(SqlState::QUERY_CANCELED)
     }
 
     /// What kind of trouble it is.

@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod migrate;
 mod partitions;
 mod read;
+mod reader;
 mod residue;
 mod roles;
 pub(crate) mod rows;

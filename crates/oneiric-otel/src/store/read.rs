@@ -54,7 +54,9 @@ impl Database {
     async fn trace_range(&self, trace_id: [u8; 16]) -> Result<Option<(Micros, Micros)>, StoreError> {
         let trace_id = Uuid::from_bytes(trace_id);
         let rows = self
-            .query(
+            .reader()
+            .await?
+            .query_typed(
                 "SELECT t.seen_from, t.seen_to
                  FROM otel.otel_trace_keys k JOIN otel.otel_traces t USING (trace_id, bucket)
                  WHERE k.trace_id = $1
@@ -110,7 +112,7 @@ impl Database {
         arguments: &[Argument<'_>],
         decode: impl Fn(&Row) -> Result<R, DecodeError>,
     ) -> Result<Vec<Stored<R>>, StoreError> {
-        let rows = self.query(sql, arguments).await?;
+        let rows = self.reader().await?.query_typed(sql, arguments).await?;
         let owners = self.owners(&rows).await?;
         let mut stored = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -134,13 +136,14 @@ impl Database {
         let resource_ids: Vec<i64> = resource_ids.into_iter().collect();
         let scope_ids: Vec<i64> = scope_ids.into_iter().collect();
         let mut owners = Owners::default();
+        let reader = self.reader().await?;
         let resources = "SELECT resource_id, envelope FROM otel.otel_resources WHERE resource_id = ANY($1)";
-        for row in self.query(resources, &[(&resource_ids, Type::INT8_ARRAY)]).await? {
+        for row in reader.query_typed(resources, &[(&resource_ids, Type::INT8_ARRAY)]).await? {
             let envelope = ResourceEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
             owners.resources.insert(row.get(0), Arc::new(envelope));
         }
         let scopes = "SELECT scope_id, envelope FROM otel.otel_scopes WHERE scope_id = ANY($1)";
-        for row in self.query(scopes, &[(&scope_ids, Type::INT8_ARRAY)]).await? {
+        for row in reader.query_typed(scopes, &[(&scope_ids, Type::INT8_ARRAY)]).await? {
             let envelope = ScopeEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
             owners.scopes.insert(row.get(0), Arc::new(envelope));
         }

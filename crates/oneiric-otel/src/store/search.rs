@@ -5,7 +5,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::copy::Micros;
-use super::database::{Client, Database};
+use super::database::Database;
 use super::error::StoreError;
 
 /// Values of a statement with their types: such a statement needs no name, and so no connection of its own.
@@ -155,7 +155,7 @@ pub(crate) struct TextStatistics {
 impl Database {
     /// The row of a trace.
     pub(crate) async fn trace_row(&self, trace_id: Uuid) -> Result<Option<TraceRow>, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let Some(bucket) = client
             .query_typed_opt("SELECT bucket FROM otel.otel_trace_keys WHERE trace_id = $1", &[(&trace_id, Type::UUID)])
             .await?
@@ -183,7 +183,7 @@ impl Database {
         before: Option<(u64, Uuid)>,
         limit: i64,
     ) -> Result<Vec<TraceRow>, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let (since, until) = (filter.since(), filter.until());
         let mut values: Values<'_> =
             vec![(&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
@@ -228,7 +228,7 @@ impl Database {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let (since, until) = (filter.since(), filter.until());
         let mut values: Values<'_> =
             vec![(&texts, Type::INT8_ARRAY), (&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)];
@@ -278,7 +278,7 @@ impl Database {
     /// The words of a question as texts are compared by: stems, without the most common words of the language. `question`
     /// holds words with spaces between them.
     pub(crate) async fn words_of(&self, question: &str) -> Result<Vec<String>, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let rows = client
             .query_typed(
                 "SELECT lexeme FROM unnest(otel.otel_text_words($1)) ORDER BY lexeme",
@@ -290,7 +290,7 @@ impl Database {
 
     /// Counts all texts. Reads the whole table: callers remember the answer for a while.
     pub(crate) async fn text_statistics(&self) -> Result<TextStatistics, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let row = client
             .query_typed_one(
                 "SELECT count(*), coalesce(avg(length(words)), 1)::double precision FROM otel.otel_texts",
@@ -302,7 +302,7 @@ impl Database {
 
     /// In how many texts each word stands.
     pub(crate) async fn text_frequencies(&self, words: &[String]) -> Result<Vec<i64>, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let queries: Vec<String> = words.iter().map(|word| quote(word)).collect();
         let rows = client
             .query_typed(
@@ -319,7 +319,7 @@ impl Database {
         if words.is_empty() {
             return Ok(Vec::new());
         }
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let any = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" | ");
         let rows = client
             .query_typed(
@@ -332,7 +332,7 @@ impl Database {
 
     /// How often the words stand in the texts; pairs without any are left out.
     pub(crate) async fn word_counts(&self, texts: &[i64], words: &[String]) -> Result<Vec<WordCount>, StoreError> {
-        let client: Client = self.client().await?;
+        let client = self.reader().await?;
         let rows = client
             .query_typed(
                 "SELECT x.text_id, array_position($2::text[], w.lexeme), cardinality(w.positions), length(x.words)

@@ -33,7 +33,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Config, Error};
+use tokio_postgres::{CancelToken, Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, TeletexStringRef, Utf8StringRef};
@@ -125,7 +125,8 @@ pub(super) fn take_parameters(url: &str) -> Result<(String, Parameters), StoreEr
     Ok((format!("{login}{location}{query}"), parameters))
 }
 
-/// Connects as a URL says.
+/// Connects as a URL says. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Connector {
     mode: Mode,
     tls: MakeRustlsConnect,
@@ -140,6 +141,11 @@ impl Connector {
         let (url, parameters) = take_parameters(url)?;
         let (mode, config) = client_config(&parameters)?;
         Ok((url, Self { mode, tls: MakeRustlsConnect::new(config) }))
+    }
+
+    /// Asks the server to give up the statement that runs on a connection, over a connection of its own.
+    pub(super) async fn cancel(&self, token: &CancelToken) -> Result<(), Error> {
+        token.cancel_query(self.tls.clone()).await
     }
 
     fn attempts(&self, config: &Config) -> (SslMode, Option<SslMode>) {

@@ -4,6 +4,7 @@
 mod fidelity;
 mod letters;
 mod migrations;
+mod reading;
 mod roles;
 mod scene;
 mod search;

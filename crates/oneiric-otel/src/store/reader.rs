@@ -1,0 +1,121 @@
+//! A connection that answers a question somebody waits for.
+//!
+//! Promises: a statement is given up when its time is over, and when nobody waits for it any more because the future was
+//! dropped; given up means cancelled in the server. A connection on which that happened does not go back to the pool:
+//! nobody knows whether the cancellation still meets the next statement.
+//!
+//! Every statement is a read-only transaction of its own, sent in one go with its beginning and end: so its time limit
+//! stands in the server too, for the case that this process ends, and no session keeps a setting.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio_postgres::Row;
+
+use super::database::{Argument, Client};
+use super::error::StoreError;
+use super::tls::Connector;
+
+/// How long a statement may take.
+pub(super) const READ_LIMIT: Duration = Duration::from_secs(30);
+
+/// The server gives up later than we do, so that ours is the word that the caller gets.
+const SERVER_GRACE: Duration = Duration::from_secs(5);
+
+/// How long a cancellation may take.
+const CANCEL_WITHIN: Duration = Duration::from_secs(5);
+
+/// A connection for questions. See the module.
+pub(crate) struct Reader {
+    client: Option<Client>,
+    connector: Connector,
+    limit: Duration,
+    /// Statements that were sent and have not been answered to the end.
+    running: AtomicUsize,
+}
+
+impl Reader {
+    pub(super) fn new(client: Client, connector: Connector, limit: Duration) -> Self {
+        Self { client: Some(client), connector, limit, running: AtomicUsize::new(0) }
+    }
+
+    /// The rows of a statement.
+    pub(crate) async fn query_typed(&self, sql: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
+        self.query_after("", sql, arguments).await
+    }
+
+    /// The row of a statement that returns one or none.
+    pub(crate) async fn query_typed_opt(
+        &self,
+        sql: &str,
+        arguments: &[Argument<'_>],
+    ) -> Result<Option<Row>, StoreError> {
+        let mut rows = self.query_typed(sql, arguments).await?.into_iter();
+        match (rows.next(), rows.next()) {
+            (row, None) => Ok(row),
+            _ => Err(StoreError::misconfigured(format!("expected at most one row from {sql}"))),
+        }
+    }
+
+    /// The row of a statement that returns one.
+    pub(crate) async fn query_typed_one(&self, sql: &str, arguments: &[Argument<'_>]) -> Result<Row, StoreError> {
+        let row = self.query_typed_opt(sql, arguments).await?;
+        row.ok_or_else(|| StoreError::misconfigured(format!("expected a row from {sql}")))
+    }
+
+    /// The rows of a statement, in the transaction of which `preparation` comes first: statements such as `SET LOCAL`,
+    /// with semicolons between them.
+    pub(crate) async fn query_after(
+        &self,
+        preparation: &str,
+        sql: &str,
+        arguments: &[Argument<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let client = self.client.as_ref().ok_or_else(|| StoreError::transient("the connection was given back"))?;
+        let server_limit = (self.limit + SERVER_GRACE).as_millis();
+        let begin = format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {server_limit}; {preparation}");
+        self.running.fetch_add(1, Ordering::Relaxed);
+        // Each sends at its first poll, so they arrive in this order without waiting for each other.
+        let exchange = async {
+            tokio::join!(
+                client.batch_execute(&begin),
+                client.query_typed(sql, arguments),
+                client.batch_execute("COMMIT")
+            )
+        };
+        let Ok((begun, rows, ended)) = tokio::time::timeout(self.limit, exchange).await else {
+            return Err(StoreError::too_long(self.limit));
+        };
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        begun?;
+        let rows = rows?;
+        ended?;
+        Ok(rows)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let Some(client) = self.client.take() else { return };
+        if self.running.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(abandon(client, self.connector.clone()))),
+            Err(_) => drop(Client::take(client)),
+        }
+    }
+}
+
+/// Cancels what runs on a connection and closes it. Its place in the pool is free afterwards, not before: else those who
+/// come and go could keep more statements running than there are places.
+async fn abandon(client: Client, connector: Connector) {
+    let token = client.cancel_token();
+    match tokio::time::timeout(CANCEL_WITHIN, connector.cancel(&token)).await {
+        Ok(Ok(())) => tracing::debug!("cancelled a statement that nobody waits for"),
+        Ok(Err(error)) => tracing::warn!(%error, "a statement that nobody waits for could not be cancelled"),
+        Err(_) => tracing::warn!("a statement that nobody waits for could not be cancelled in time"),
+    }
+    drop(Client::take(client));
+}

@@ -44,7 +44,16 @@ pub(crate) fn show(unix_nanos: u64) -> String {
     let Ok(time) = Timestamp::from_nanosecond(i128::from(unix_nanos)) else {
         return format!("{unix_nanos} ns after 1970");
     };
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S%.3f%:z").to_string()
+    show_in(time, TimeZone::system())
+}
+
+/// The same of a timestamp.
+pub(crate) fn show_time(time: Timestamp) -> String {
+    show_in(time, TimeZone::system())
+}
+
+fn show_in(time: Timestamp, zone: TimeZone) -> String {
+    time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S%.3f%:z").to_string()
 }
 
 /// The same to the second and without the offset, for lists.
@@ -94,6 +103,13 @@ mod tests {
         for wrong in ["", "yesterday", "17", "-2h", "2026-13-01"] {
             assert!(at(wrong).expect_err(wrong).contains("accepted are"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn times_are_shown_where_the_user_is() {
+        let time = "2026-03-01T22:30:00.5Z".parse().expect("RFC 3339");
+        let zone = TimeZone::get("Europe/Berlin").expect("a well-known zone");
+        assert_eq!(show_in(time, zone), "2026-03-01 23:30:00.500+01:00");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use oneiric_otel::pipeline::{BreakerState, IngestStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::app::Addresses;
+use crate::moment;
 
 /// A report is written every second: a server of which there is an older one is gone or hangs.
 const SILENCE: SignedDuration = SignedDuration::from_secs(10);
@@ -141,12 +142,17 @@ impl Report {
             return vec![format!(
                 "the server (process {}) has not been heard of since {}: it was killed or hangs; {waiting} requests \
                  waited in its spool, and are written when `oneiric-otel serve` is started again",
-                self.pid, self.written_at
+                self.pid,
+                moment::show_time(self.written_at)
             )];
         }
         let mut problems = Vec::new();
         if let Some(refusing) = &self.refusing {
-            problems.push(format!("requests are refused since {}: {}", refusing.since, refusing.reason));
+            problems.push(format!(
+                "requests are refused since {}: {}",
+                moment::show_time(refusing.since),
+                refusing.reason
+            ));
         }
         let waiting = self.spool.as_ref().map_or(0, |spool| spool.entries.values().sum());
         // The two have one cause, and the earlier knows it better.
@@ -154,6 +160,7 @@ impl Report {
         if let Some(Trouble { reason, since }) = away {
             let kept =
                 if self.spool.is_some() { format!("; {waiting} requests wait in the spool") } else { String::new() };
+            let since = moment::show_time(*since);
             problems.push(format!("the database cannot be written to since {since}: {reason}{kept}"));
         }
         if let Some(spool) = &self.spool

@@ -13,7 +13,7 @@ use crate::args::Global;
 use crate::backend::Backend;
 use crate::progress::Progress;
 use crate::report::Report;
-use crate::{data_dir, failure, intake, screen};
+use crate::{data_dir, failure, intake, moment, screen};
 
 /// A database that needs longer for a few small questions is not healthy.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -154,7 +154,7 @@ fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bo
 }
 
 fn tell_server(server: &Report, row: &mut impl FnMut(&str, String)) {
-    row("server", format!("process {}, since {}", server.pid, server.started_at));
+    row("server", format!("process {}, since {}", server.pid, moment::show_time(server.started_at)));
     let per_signal = |counts: &BTreeMap<String, u64>| {
         counts.iter().map(|(signal, count)| format!("{count} {signal}")).collect::<Vec<_>>().join(", ")
     };
@@ -162,12 +162,17 @@ fn tell_server(server: &Report, row: &mut impl FnMut(&str, String)) {
     row("written since", per_signal(&server.counts.written_records));
     if let Some(spool) = &server.spool {
         let waiting: u64 = spool.entries.values().sum();
-        let oldest = spool.oldest.map(|oldest| format!(", the oldest of {oldest}")).unwrap_or_default();
+        let oldest =
+            spool.oldest.map(|oldest| format!(", the oldest of {}", moment::show_time(oldest))).unwrap_or_default();
         let bytes = |bytes| indicatif::BinaryBytes(bytes).to_string();
         row("spool", format!("{waiting} requests{oldest}; {} of {}", bytes(spool.bytes), bytes(spool.max_bytes)));
     }
-    let until = server.breaker.until.map(|until| format!(", next try at {until}")).unwrap_or_default();
-    row("circuit breaker", format!("{} since {}{until}", server.breaker.state, server.breaker.since));
+    let until =
+        server.breaker.until.map(|until| format!(", next try at {}", moment::show_time(until))).unwrap_or_default();
+    row(
+        "circuit breaker",
+        format!("{} since {}{until}", server.breaker.state, moment::show_time(server.breaker.since)),
+    );
 }
 
 fn tell(health: &Health) -> String {

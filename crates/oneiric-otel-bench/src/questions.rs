@@ -125,7 +125,7 @@ const CLASSES: &[Class] = &[
         ask: |service, arguments| {
             Box::pin(async move {
                 let filter = TraceFilter { service: Some(arguments.service), ..TraceFilter::default() };
-                let request = TracesRequest { filter, limit: 50, after: None };
+                let request = TracesRequest::new(filter, 50);
                 Ok(service.find_traces(&request).await?.traces.len())
             })
         },
@@ -139,7 +139,7 @@ const CLASSES: &[Class] = &[
                     status: Some("error".to_owned()),
                     ..arguments.around(SignedDuration::from_hours(24))
                 };
-                let request = TracesRequest { filter, limit: 50, after: None };
+                let request = TracesRequest::new(filter, 50);
                 Ok(service.find_traces(&request).await?.traces.len())
             })
         },

@@ -12,6 +12,7 @@
 //! Only this crate talks to PostgreSQL. It knows no socket, no command line and no model runtime: receivers hand it
 //! bytes through [`pipeline::Ingest`], and a model reaches it through [`embed::Embedder`].
 
+pub mod conventions;
 pub mod derive;
 pub mod embed;
 pub mod otlp;

@@ -9,8 +9,7 @@ use crate::finder::{self, Finder, Waiting};
 use crate::screen;
 
 pub(crate) async fn run(global: &Global, traces: &Traces) -> Result<Ending> {
-    let request =
-        TracesRequest { filter: finder::filter(&traces.narrow), limit: traces.narrow.limit as usize, after: None };
+    let request = TracesRequest::new(finder::filter(&traces.narrow), traces.narrow.limit as usize);
     let finder = Finder::open(global, false).await?;
     let page = finder.service.find_traces(&request).await.map_err(|error| finder.explain(error));
     let traces_to_derive = finder.traces_to_derive().await;

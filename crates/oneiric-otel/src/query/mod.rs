@@ -4,11 +4,15 @@
 //! no empty success; a part that is missing (pgvector, a model, a vector) is said, never papered over. Scores are shown
 //! as what they are: a cosine is a cosine.
 
-#[cfg_attr(not(test), allow(dead_code, reason = "its first callers come with attribute filters and error search"))]
-mod pattern;
+pub(crate) mod cursor;
+pub(crate) mod filter;
+#[cfg_attr(not(test), allow(dead_code, reason = "what is not called yet comes with error search"))]
+pub(crate) mod pattern;
 mod search;
 mod similar;
+mod spans;
 mod trace;
+mod value;
 pub(crate) mod words;
 
 use std::sync::{Arc, Mutex};
@@ -18,12 +22,23 @@ use crate::embed::{EmbedError, Embedder};
 use crate::store::search::{RowFilter, TextStatistics};
 use crate::store::{Database, StoreError};
 
+pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchRequest, TextHit};
 pub use similar::{SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
-pub use trace::{TraceFilter, TraceId, TraceOverview, TracePage, TracesRequest};
+pub use spans::{
+    EventRecord, LinkRecord, MAX_TRACE_SPANS, Moment, ResourceRecord, ScopeRecord, SpanId, SpanRecord, SpanStream,
+    StatusRecord, TraceRecord,
+};
+pub use trace::{TraceId, TraceOrder, TraceOverview, TracePage, TracesRequest};
+pub use value::{AttributeValue, Attributes, Detail, LIST_VALUE_BYTES};
 
 /// Hits of one answer at most.
 const MAX_LIMIT: usize = 1000;
+
+/// Known names that are shown for an unknown one.
+const NEAR_NAMES: usize = 5;
+/// Services that an unknown name is compared to at most.
+const MAX_SERVICES_COMPARED: i64 = 5000;
 
 /// Why a question was not answered.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -41,6 +56,16 @@ pub enum QueryError {
     NotFound {
         /// What was looked for.
         what: String,
+    },
+    /// A name that nothing stored has, such as that of a service.
+    #[error("{name}: {value:?} is not known{}", near_names(near))]
+    Unknown {
+        /// The argument.
+        name: &'static str,
+        /// What it was.
+        value: String,
+        /// Known names that are like it, nearest first.
+        near: Vec<String>,
     },
     /// The answer needs something that this installation lacks, or lacks for now.
     #[error("{reason}")]
@@ -62,6 +87,10 @@ impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> Self {
         if error.is_too_long() { Self::TooLong } else { Self::Store(error) }
     }
+}
+
+fn near_names(near: &[String]) -> String {
+    if near.is_empty() { String::new() } else { format!("; there is {}", near.join(", ")) }
 }
 
 impl From<EmbedError> for QueryError {
@@ -92,6 +121,46 @@ impl QueryService {
     pub fn new(database: Database, embedder: Option<Arc<dyn Embedder>>) -> Self {
         Self { database, embedder, statistics: Arc::new(Mutex::new(None)) }
     }
+
+    /// The filter as the store wants it.
+    ///
+    /// # Errors
+    /// [`QueryError::InvalidArgument`] for one that nothing can pass, [`QueryError::Unknown`] for a service of which
+    /// nothing is stored.
+    pub(crate) async fn row_filter(&self, filter: &TraceFilter) -> Result<RowFilter, QueryError> {
+        let mut row_filter = filter::row_filter(filter)?;
+        if let Some(service) = &filter.service {
+            self.check_service(service).await?;
+        }
+        self.database.resolve_resources(&mut row_filter.attributes).await?;
+        Ok(row_filter)
+    }
+
+    /// Refuses a service of which nothing is stored.
+    ///
+    /// # Errors
+    /// [`QueryError::Unknown`], with the names that are nearest.
+    pub(crate) async fn check_service(&self, service: &str) -> Result<(), QueryError> {
+        if self.database.knows_service(service).await? {
+            return Ok(());
+        }
+        let known = self.database.service_names(MAX_SERVICES_COMPARED).await?;
+        Err(QueryError::Unknown { name: "service", value: service.to_owned(), near: nearest(service, known) })
+    }
+}
+
+/// The names that are most like the given one, nearest first.
+fn nearest(name: &str, mut known: Vec<String>) -> Vec<String> {
+    let wanted = name.to_lowercase();
+    // A part of a name is near whatever the rest of it is.
+    let likeness = |known: &String| {
+        let known = known.to_lowercase();
+        let contains = known.contains(&wanted) || wanted.contains(&known);
+        strsim::jaro_winkler(&known, &wanted) + f64::from(u8::from(contains))
+    };
+    known.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)).then_with(|| a.cmp(b)));
+    known.truncate(NEAR_NAMES);
+    known
 }
 
 fn check_limit(limit: usize) -> Result<usize, QueryError> {
@@ -101,36 +170,16 @@ fn check_limit(limit: usize) -> Result<usize, QueryError> {
     Ok(limit)
 }
 
-/// The filter as the store wants it.
-fn row_filter(filter: &TraceFilter) -> Result<RowFilter, QueryError> {
-    let nanos = |time: jiff::Timestamp| u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
-    if let (Some(since), Some(until)) = (filter.since, filter.until)
-        && until <= since
-    {
-        return Err(QueryError::InvalidArgument { name: "until", accepted: "a time after since".to_owned() });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_those_that_contain_it_then_those_that_look_like_it() {
+        let known = ["cart", "checkout", "payment", "payments-eu", "frontend", "search"].map(str::to_owned).to_vec();
+        assert_eq!(nearest("Payment", known.clone())[..2], ["payment", "payments-eu"]);
+        assert_eq!(nearest("chekout", known.clone())[0], "checkout");
+        assert_eq!(nearest("x", known).len(), NEAR_NAMES);
+        assert!(nearest("x", Vec::new()).is_empty());
     }
-    if let Some(status) = &filter.status
-        && !["error", "ok", "unset"].contains(&status.as_str())
-    {
-        return Err(QueryError::InvalidArgument { name: "status", accepted: "error, ok or unset".to_owned() });
-    }
-    let duration = |duration: std::time::Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
-    if let (Some(min), Some(max)) = (filter.min_duration, filter.max_duration)
-        && max < min
-    {
-        return Err(QueryError::InvalidArgument {
-            name: "max_duration",
-            accepted: "a duration not below min_duration".to_owned(),
-        });
-    }
-    Ok(RowFilter {
-        since_unix_nanos: filter.since.map(nanos),
-        until_unix_nanos: filter.until.map(nanos),
-        service: filter.service.clone(),
-        operation: filter.operation.clone(),
-        status: filter.status.clone(),
-        min_duration_ns: filter.min_duration.map(duration),
-        max_duration_ns: filter.max_duration.map(duration),
-        except: None,
-    })
 }

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::trace::{TraceFilter, TraceOverview};
-use super::{QueryError, QueryService, check_limit, row_filter};
+use super::filter::TraceFilter;
+use super::trace::TraceOverview;
+use super::{QueryError, QueryService, check_limit};
 use crate::embed::{EmbedError, Embedder, check};
 use crate::store::embeddings::RegisteredModel;
 use crate::store::search::TextStatistics;
@@ -115,7 +116,7 @@ impl QueryService {
             });
         }
         let limit = check_limit(request.limit)?;
-        let filter = row_filter(&request.filter)?;
+        let filter = self.row_filter(&request.filter).await?;
         let (meaning, note) = self.meaning(question).await?;
 
         let mut hits = Vec::new();

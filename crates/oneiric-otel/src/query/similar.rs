@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::filter::TraceFilter;
 use super::search::TextHit;
-use super::trace::{TraceFilter, TraceId, TraceOverview};
-use super::{QueryError, QueryService, check_limit, row_filter};
+use super::trace::{TraceId, TraceOverview};
+use super::{QueryError, QueryService, check_limit};
 
 /// Cosine from which two traces count as similar, unless the request says otherwise.
 pub const SIMILARITY_THRESHOLD: f64 = 0.85;
@@ -48,7 +49,7 @@ impl QueryService {
             return Err(QueryError::InvalidArgument { name: "threshold", accepted: "a number from 0 to 1".to_owned() });
         }
         let limit = check_limit(request.limit)?;
-        let mut filter = row_filter(&request.filter)?;
+        let mut filter = self.row_filter(&request.filter).await?;
         let row = self.row_of(request.trace_id).await?;
         let unavailable = |reason: &str| QueryError::Unavailable { reason: reason.to_owned() };
         let embedder = self

@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-use super::{QueryError, QueryService, check_limit, row_filter};
-use crate::store::search::TraceRow;
+use super::filter::TraceFilter;
+use super::{QueryError, QueryService, check_limit, cursor};
+use crate::store::search::{RowOrder, RowPosition, TraceRow};
 
 /// The id of a trace: 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -45,6 +45,12 @@ impl fmt::Display for TraceId {
 impl Serialize for TraceId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TraceId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -108,23 +114,31 @@ impl From<TraceRow> for TraceOverview {
     }
 }
 
-/// Which traces are meant. An empty filter means all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TraceFilter {
-    /// Began at or after this time.
-    pub since: Option<Timestamp>,
-    /// Began before this time.
-    pub until: Option<Timestamp>,
-    /// A service that took part.
-    pub service: Option<String>,
-    /// Name of the root span.
-    pub operation: Option<String>,
-    /// `error`, `ok` or `unset`.
-    pub status: Option<String>,
-    /// Took at least this long.
-    pub min_duration: Option<Duration>,
-    /// Took at most this long.
-    pub max_duration: Option<Duration>,
+/// In which order traces are listed. Of equal ones the id decides, so every order is total.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceOrder {
+    /// Those that began last first.
+    #[default]
+    Newest,
+    /// Those that began first first.
+    Oldest,
+    /// Those that took longest first. All traces since [`TraceFilter::since`], which it needs, are compared.
+    Longest,
+}
+
+impl FromStr for TraceOrder {
+    type Err = QueryError;
+
+    /// Accepts `newest`, `oldest` and `longest`.
+    fn from_str(text: &str) -> Result<Self, QueryError> {
+        match text {
+            "newest" => Ok(Self::Newest),
+            "oldest" => Ok(Self::Oldest),
+            "longest" => Ok(Self::Longest),
+            _ => Err(QueryError::InvalidArgument { name: "order", accepted: "newest, oldest or longest".to_owned() }),
+        }
+    }
 }
 
 /// A page of traces is asked for.
@@ -132,21 +146,32 @@ pub struct TraceFilter {
 pub struct TracesRequest {
     /// Which.
     pub filter: TraceFilter,
+    /// In which order.
+    pub order: TraceOrder,
     /// How many, 1 to 1000.
     pub limit: usize,
-    /// [`TracePage::next`] of the page before.
-    pub after: Option<(Timestamp, TraceId)>,
+    /// [`TracePage::next`] of the page before, from a request with the same filter and order.
+    pub cursor: Option<String>,
 }
 
-/// Traces, those that began last first.
+impl TracesRequest {
+    /// The first page of these traces, newest first.
+    pub fn new(filter: TraceFilter, limit: usize) -> Self {
+        Self { filter, order: TraceOrder::Newest, limit, cursor: None }
+    }
+}
+
+/// Traces in the order that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TracePage {
     /// The traces.
     pub traces: Vec<TraceOverview>,
     /// Where the next page begins; none after the last.
-    #[serde(skip)]
-    pub next: Option<(Timestamp, TraceId)>,
+    pub next: Option<String>,
 }
+
+/// What a cursor remembers of the last row: start, duration and id.
+type Position = (u64, i64, TraceId);
 
 impl QueryService {
     /// What is known of a trace as a whole.
@@ -162,21 +187,44 @@ impl QueryService {
         row.ok_or_else(|| QueryError::NotFound { what: format!("trace {trace_id}") })
     }
 
-    /// Traces that pass the filter, in a fixed order: by start, then by id, both descending.
+    /// Traces that pass the filter, in pages. What is stored meanwhile moves no trace from one page to another; a trace
+    /// that gets a late span may, if that changes its place in the order.
     ///
     /// # Errors
-    /// [`QueryError::InvalidArgument`] for a limit or filter that cannot be.
+    /// [`QueryError::InvalidArgument`] for a limit, cursor or filter that cannot be, and for [`TraceOrder::Longest`]
+    /// without a `since`; [`QueryError::Unknown`] for a service of which nothing is stored.
     pub async fn find_traces(&self, request: &TracesRequest) -> Result<TracePage, QueryError> {
         let limit = check_limit(request.limit)?;
-        let filter = row_filter(&request.filter)?;
-        let before = request
-            .after
-            .map(|(start, id)| (u64::try_from(start.as_nanosecond()).unwrap_or_default(), Uuid::from_bytes(id.0)));
-        let rows = self.database.trace_rows(&filter, before, limit as i64).await?;
-        let traces: Vec<TraceOverview> = rows.into_iter().map(TraceOverview::from).collect();
-        let next =
-            if traces.len() == limit { traces.last().map(|last| (last.start_time, last.trace_id)) } else { None };
-        Ok(TracePage { traces, next })
+        let order = match request.order {
+            TraceOrder::Newest => RowOrder::Newest,
+            TraceOrder::Oldest => RowOrder::Oldest,
+            TraceOrder::Longest if request.filter.since.is_some() => RowOrder::Longest,
+            TraceOrder::Longest => {
+                let accepted = "a time from which on traces are compared, for the longest first".to_owned();
+                return Err(QueryError::InvalidArgument { name: "since", accepted });
+            }
+        };
+        let query = (&request.filter, request.order);
+        let after = match &request.cursor {
+            None => None,
+            Some(cursor) => {
+                let (start_unix_nanos, duration_ns, id): Position = cursor::open("traces", &query, cursor)?;
+                Some(RowPosition { start_unix_nanos, duration_ns, trace_id: Uuid::from_bytes(id.0) })
+            }
+        };
+        let filter = self.row_filter(&request.filter).await?;
+        // One more than is shown tells whether there is a next page.
+        let mut rows = self.database.trace_rows(&filter, order, after.as_ref(), limit as i64 + 1).await?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = match rows.last().filter(|_| more) {
+            Some(last) => {
+                let id = TraceId(last.trace_id.into_bytes());
+                Some(cursor::seal("traces", &query, &(last.start_unix_nanos, last.duration_ns, id))?)
+            }
+            None => None,
+        };
+        Ok(TracePage { traces: rows.into_iter().map(TraceOverview::from).collect(), next })
     }
 }
 

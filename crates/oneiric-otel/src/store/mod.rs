@@ -3,6 +3,7 @@
 //! The only module that knows tables and SQLSTATEs. It knows nothing of receivers, retries or rendering: every call is
 //! one attempt, and its [`StoreError`] says which [class](ErrorClass) of trouble it met.
 
+pub(crate) mod attributes;
 mod batch;
 mod census;
 mod copy;
@@ -23,6 +24,7 @@ mod residue;
 mod roles;
 pub(crate) mod rows;
 pub(crate) mod search;
+mod spans;
 pub(crate) mod texts;
 mod tls;
 pub(crate) mod traces;

@@ -51,7 +51,7 @@ impl Database {
 
     /// The time in which a trace's spans begin, so that few partitions are read. None while something of the trace waits
     /// to be derived.
-    async fn trace_range(&self, trace_id: [u8; 16]) -> Result<Option<(Micros, Micros)>, StoreError> {
+    pub(super) async fn trace_range(&self, trace_id: [u8; 16]) -> Result<Option<(Micros, Micros)>, StoreError> {
         let trace_id = Uuid::from_bytes(trace_id);
         let rows = self
             .reader()
@@ -92,7 +92,11 @@ impl Database {
         self.read(&sql, &[], rows::metric::decode).await
     }
 
-    async fn spans(&self, condition: &str, arguments: &[Argument<'_>]) -> Result<Vec<Stored<Span>>, StoreError> {
+    pub(super) async fn spans(
+        &self,
+        condition: &str,
+        arguments: &[Argument<'_>],
+    ) -> Result<Vec<Stored<Span>>, StoreError> {
         let columns = rows::span::COLUMNS.join(", ");
         let sql = format!(
             "SELECT {columns} FROM otel.otel_spans WHERE {condition} ORDER BY start_time, start_ns, span_id, span_hash"
@@ -113,49 +117,67 @@ impl Database {
         decode: impl Fn(&Row) -> Result<R, DecodeError>,
     ) -> Result<Vec<Stored<R>>, StoreError> {
         let rows = self.reader().await?.query_typed(sql, arguments).await?;
-        let owners = self.owners(&rows).await?;
-        let mut stored = Vec::with_capacity(rows.len());
-        for row in &rows {
-            let (resource_id, scope_id): (i64, i32) = (row.get("resource_id"), row.get("scope_id"));
-            let (Some(resource), Some(scope)) =
-                (owners.resources.get(&resource_id), owners.scopes.get(&i64::from(scope_id)))
-            else {
-                let missing = format!("resource {resource_id} or scope {scope_id} of a stored record is not there");
-                return Err(StoreError::misconfigured(missing));
-            };
-            let record = decode(row).map_err(damaged)?;
-            stored.push(Stored { resource: Arc::clone(resource), scope: Arc::clone(scope), record });
-        }
-        Ok(stored)
-    }
-
-    /// The resources and scopes of rows.
-    async fn owners(&self, rows: &[Row]) -> Result<Owners, StoreError> {
-        let resource_ids: BTreeSet<i64> = rows.iter().map(|row| row.get("resource_id")).collect();
-        let scope_ids: BTreeSet<i64> = rows.iter().map(|row| i64::from(row.get::<_, i32>("scope_id"))).collect();
-        let resource_ids: Vec<i64> = resource_ids.into_iter().collect();
-        let scope_ids: Vec<i64> = scope_ids.into_iter().collect();
         let mut owners = Owners::default();
-        let reader = self.reader().await?;
-        let resources = "SELECT resource_id, envelope FROM otel.otel_resources WHERE resource_id = ANY($1)";
-        for row in reader.query_typed(resources, &[(&resource_ids, Type::INT8_ARRAY)]).await? {
-            let envelope = ResourceEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
-            owners.resources.insert(row.get(0), Arc::new(envelope));
-        }
-        let scopes = "SELECT scope_id, envelope FROM otel.otel_scopes WHERE scope_id = ANY($1)";
-        for row in reader.query_typed(scopes, &[(&scope_ids, Type::INT8_ARRAY)]).await? {
-            let envelope = ScopeEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
-            owners.scopes.insert(row.get(0), Arc::new(envelope));
-        }
-        Ok(owners)
+        owners.learn(self, &rows).await?;
+        rows.iter().map(|row| owners.stored(row, &decode)).collect()
     }
 }
 
 /// Resources and scopes by their ids.
 #[derive(Default)]
-struct Owners {
+pub(super) struct Owners {
     resources: HashMap<i64, Arc<ResourceEnvelope>>,
     scopes: HashMap<i64, Arc<ScopeEnvelope>>,
+}
+
+impl Owners {
+    /// Reads the resources and scopes of rows that are not known yet.
+    pub(super) async fn learn(&mut self, database: &Database, rows: &[Row]) -> Result<(), StoreError> {
+        let resource_ids: BTreeSet<i64> = rows.iter().map(|row| row.get("resource_id")).collect();
+        let scope_ids: BTreeSet<i64> = rows.iter().map(|row| i64::from(row.get::<_, i32>("scope_id"))).collect();
+        let resource_ids: Vec<i64> = resource_ids.into_iter().filter(|id| !self.resources.contains_key(id)).collect();
+        let scope_ids: Vec<i64> = scope_ids.into_iter().filter(|id| !self.scopes.contains_key(id)).collect();
+        if resource_ids.is_empty() && scope_ids.is_empty() {
+            return Ok(());
+        }
+        let reader = database.reader().await?;
+        if !resource_ids.is_empty() {
+            let resources = "SELECT resource_id, envelope FROM otel.otel_resources WHERE resource_id = ANY($1)";
+            for row in reader.query_typed(resources, &[(&resource_ids, Type::INT8_ARRAY)]).await? {
+                let envelope = ResourceEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
+                self.resources.insert(row.get(0), Arc::new(envelope));
+            }
+        }
+        if !scope_ids.is_empty() {
+            let scopes = "SELECT scope_id, envelope FROM otel.otel_scopes WHERE scope_id = ANY($1)";
+            for row in reader.query_typed(scopes, &[(&scope_ids, Type::INT8_ARRAY)]).await? {
+                let envelope = ScopeEnvelope::from_protobuf(row.get(1)).map_err(|error| damaged(error.into()))?;
+                self.scopes.insert(row.get(0), Arc::new(envelope));
+            }
+        }
+        Ok(())
+    }
+
+    /// The record of a row with its owners, which are known.
+    pub(super) fn stored<R>(
+        &self,
+        row: &Row,
+        decode: impl Fn(&Row) -> Result<R, DecodeError>,
+    ) -> Result<Stored<R>, StoreError> {
+        let (resource_id, scope_id): (i64, i32) = (row.get("resource_id"), row.get("scope_id"));
+        let (Some(resource), Some(scope)) = (self.resources.get(&resource_id), self.scopes.get(&i64::from(scope_id)))
+        else {
+            let missing = format!("resource {resource_id} or scope {scope_id} of a stored record is not there");
+            return Err(StoreError::misconfigured(missing));
+        };
+        let record = decode(row).map_err(damaged)?;
+        Ok(Stored { resource: Arc::clone(resource), scope: Arc::clone(scope), record })
+    }
+
+    /// How many are known.
+    pub(super) fn len(&self) -> usize {
+        self.resources.len() + self.scopes.len()
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]

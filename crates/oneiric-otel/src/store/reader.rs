@@ -7,11 +7,13 @@
 //! Every statement is a read-only transaction of its own, sent in one go with its beginning and end: so its time limit
 //! stands in the server too, for the case that this process ends, and no session keeps a setting.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::TryStreamExt as _;
 use tokio::runtime::Handle;
-use tokio_postgres::Row;
+use tokio_postgres::{Row, RowStream};
 
 use super::database::{Argument, Client};
 use super::error::StoreError;
@@ -92,6 +94,36 @@ impl Reader {
         let rows = rows?;
         ended?;
         Ok(rows)
+    }
+}
+
+/// Rows that are taken one by one. The server sends on only as they are taken, so a large answer takes little memory, and
+/// its statement has no limit as a whole, but each row has. Dropped before the last row, it is cancelled.
+pub(crate) struct ReaderRows {
+    rows: Pin<Box<RowStream>>,
+    reader: Reader,
+}
+
+impl Reader {
+    /// The rows of a statement, one by one.
+    pub(crate) async fn stream(self, sql: &str, arguments: Vec<Argument<'_>>) -> Result<ReaderRows, StoreError> {
+        let client = self.client.as_ref().ok_or_else(|| StoreError::transient("the connection was given back"))?;
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let begun = tokio::time::timeout(self.limit, client.query_typed_raw(sql, arguments)).await;
+        let rows = Box::pin(begun.map_err(|_| StoreError::too_long(self.limit))??);
+        Ok(ReaderRows { rows, reader: self })
+    }
+}
+
+impl ReaderRows {
+    /// The next row; none after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Row>, StoreError> {
+        let next = tokio::time::timeout(self.reader.limit, self.rows.try_next()).await;
+        let row = next.map_err(|_| StoreError::too_long(self.reader.limit))??;
+        if row.is_none() {
+            self.reader.running.store(0, Ordering::Relaxed);
+        }
+        Ok(row)
     }
 }
 

@@ -4,12 +4,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
+use super::attributes::{AttributeCondition, Values, push};
 use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
-
-/// Values of a statement with their types: such a statement needs no name, and so no connection of its own.
-type Values<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 
 /// The columns that [`TraceRow::from_row`] reads, of `otel_traces t` and `otel_texts x`.
 const TRACE_COLUMNS: &str = "t.trace_id, t.start_time, t.start_ns, t.duration_ns, t.status, t.service_name, t.root_name,
@@ -69,8 +67,43 @@ pub(crate) struct RowFilter {
     pub(crate) status: Option<String>,
     pub(crate) min_duration_ns: Option<i64>,
     pub(crate) max_duration_ns: Option<i64>,
+    /// Each is met by a span of the trace.
+    pub(crate) attributes: Vec<AttributeCondition>,
     /// Not this one.
     pub(crate) except: Option<Uuid>,
+}
+
+/// The order of a list of traces. Of equal ones the id decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowOrder {
+    Newest,
+    Oldest,
+    Longest,
+}
+
+impl RowOrder {
+    fn columns(self) -> &'static str {
+        match self {
+            Self::Newest | Self::Oldest => "t.start_time, t.start_ns, t.trace_id",
+            Self::Longest => "t.duration_ns, t.trace_id",
+        }
+    }
+
+    fn sort(self) -> &'static str {
+        match self {
+            Self::Newest => "t.start_time DESC, t.start_ns DESC, t.trace_id DESC",
+            Self::Oldest => "t.start_time, t.start_ns, t.trace_id",
+            Self::Longest => "t.duration_ns DESC, t.trace_id DESC",
+        }
+    }
+}
+
+/// Where a row stands in any order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowPosition {
+    pub(crate) start_unix_nanos: u64,
+    pub(crate) duration_ns: i64,
+    pub(crate) trace_id: Uuid,
 }
 
 impl RowFilter {
@@ -91,10 +124,11 @@ impl RowFilter {
             || self.status.is_some()
             || self.min_duration_ns.is_some()
             || self.max_duration_ns.is_some()
+            || !self.attributes.is_empty()
     }
 
-    /// Conditions on `t`, with their values appended to `values`.
-    fn conditions<'a>(&'a self, values: &mut Values<'a>) -> String {
+    /// Conditions on `t`, with their values appended to `values`; `since` is the parameter of that name.
+    fn conditions<'a>(&'a self, values: &mut Values<'a>, since: usize) -> String {
         let mut sql = String::new();
         let mut add = |condition: &str, value: &'a (dyn ToSql + Sync), kind: Type| {
             values.push((value, kind));
@@ -118,6 +152,16 @@ impl RowFilter {
         }
         if let Some(except) = &self.except {
             add("t.trace_id <> ?", except, Type::UUID);
+        }
+        for attribute in &self.attributes {
+            // No span of a trace begins before the trace, unless it has no start at all.
+            let (begins, matches) = (begins_not_before("s.start_time", since), attribute.on_span(values));
+            let condition = format!(
+                " AND EXISTS (SELECT FROM otel.otel_spans s
+                              WHERE s.trace_id = t.trace_id AND s.start_time BETWEEN t.seen_from AND t.seen_to
+                                AND {begins} AND {matches})"
+            );
+            sql.push_str(&condition);
         }
         sql
     }
@@ -175,47 +219,44 @@ impl Database {
         row.as_ref().map(TraceRow::from_row).transpose()
     }
 
-    /// Rows that pass the filter, those that began last first; of equal starts the greater id first. `before` is the
-    /// last row of the page before.
+    /// Rows that pass the filter, in this order. `after` is the last row of the page before.
     pub(crate) async fn trace_rows(
         &self,
         filter: &RowFilter,
-        before: Option<(u64, Uuid)>,
+        order: RowOrder,
+        after: Option<&RowPosition>,
         limit: i64,
     ) -> Result<Vec<TraceRow>, StoreError> {
-        let client = self.reader().await?;
         let (since, until) = (filter.since(), filter.until());
         let mut values: Values<'_> =
             vec![(&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
-        let mut conditions = filter.conditions(&mut values);
-        let before = before.map(|(start, id)| {
-            let (start, remainder) = Micros::from_unix_nanos(start);
-            (start, remainder, id)
-        });
-        if let Some((start, remainder, id)) = &before {
-            let first = values.len() + 1;
-            values.push((start, Type::TIMESTAMPTZ));
-            values.push((remainder, Type::INT2));
-            values.push((id, Type::UUID));
-            conditions = format!(
-                "{conditions} AND (t.start_time, t.start_ns, t.trace_id) < (${first}, ${}, ${})",
-                first + 1,
-                first + 2
-            );
+        let mut conditions = filter.conditions(&mut values, 1);
+        let after = after.map(|after| (Micros::from_unix_nanos(after.start_unix_nanos), after));
+        if let Some(((start, remainder), after)) = &after {
+            let beyond = if order == RowOrder::Oldest { ">" } else { "<" };
+            let position = match order {
+                RowOrder::Newest | RowOrder::Oldest => [
+                    push(&mut values, start, Type::TIMESTAMPTZ),
+                    push(&mut values, remainder, Type::INT2),
+                    push(&mut values, &after.trace_id, Type::UUID),
+                ]
+                .join(", "),
+                RowOrder::Longest => {
+                    [push(&mut values, &after.duration_ns, Type::INT8), push(&mut values, &after.trace_id, Type::UUID)]
+                        .join(", ")
+                }
+            };
+            conditions = format!("{conditions} AND ({}) {beyond} ({position})", order.columns());
         }
-        let rows = client
-            .query_typed(
-                &format!(
-                    "SELECT {TRACE_COLUMNS} FROM otel.otel_traces t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
-                     WHERE t.start_time >= $1 AND t.start_time < $2
-                       AND {} {conditions}
-                     ORDER BY t.start_time DESC, t.start_ns DESC, t.trace_id DESC LIMIT $3",
-                    begins_not_before("t.bucket", 1)
-                ),
-                &values,
-            )
-            .await?;
-        rows.iter().map(TraceRow::from_row).collect()
+        let sql = format!(
+            "SELECT {TRACE_COLUMNS} FROM otel.otel_traces t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
+             WHERE t.start_time >= $1 AND t.start_time < $2
+               AND {} {conditions}
+             ORDER BY {} LIMIT $3",
+            begins_not_before("t.bucket", 1),
+            order.sort()
+        );
+        self.reader().await?.query_typed(&sql, &values).await?.iter().map(TraceRow::from_row).collect()
     }
 
     /// For each text the traces that it describes and that pass the filter, in the order of `texts`. Texts without any
@@ -232,7 +273,7 @@ impl Database {
         let (since, until) = (filter.since(), filter.until());
         let mut values: Values<'_> =
             vec![(&texts, Type::INT8_ARRAY), (&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)];
-        let mut conditions = filter.conditions(&mut values);
+        let mut conditions = filter.conditions(&mut values, 2);
         if filter.looks_at_rows() {
             conditions = format!(
                 "AND EXISTS (SELECT FROM otel.otel_traces t WHERE t.trace_id = l.trace_id AND t.bucket = l.bucket

@@ -3,8 +3,10 @@
 
 mod fidelity;
 mod letters;
+mod listing;
 mod migrations;
 mod reading;
+mod records;
 mod roles;
 mod scene;
 mod search;

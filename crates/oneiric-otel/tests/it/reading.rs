@@ -12,7 +12,7 @@ const RUNNING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND state = 'active' AND pid <> pg_backend_pid() AND query LIKE '%otel_traces%'";
 
 fn everything() -> TracesRequest {
-    TracesRequest { filter: TraceFilter::default(), limit: 10, after: None }
+    TracesRequest::new(TraceFilter::default(), 10)
 }
 
 /// Makes every question about traces wait until the connection is dropped, without a lock that writers ask for.

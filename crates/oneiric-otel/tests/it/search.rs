@@ -134,9 +134,9 @@ async fn filters_narrow_a_search() {
         scene.queries().search_traces(&SearchRequest { filter: healthy, ..ask("shipping quote slow") }).await.unwrap();
     assert!(answer.hits.iter().all(|hit| hit.newest.status == "unset"));
     let nobody = TraceFilter { service: Some("nobody".to_owned()), ..TraceFilter::default() };
-    assert!(
-        scene.queries().search_traces(&SearchRequest { filter: nobody, ..ask("payment") }).await.unwrap().nothing_near
-    );
+    let error =
+        scene.queries().search_traces(&SearchRequest { filter: nobody, ..ask("payment") }).await.expect_err("unknown");
+    assert_eq!(error.to_string(), "service: \"nobody\" is not known; there is frontend");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,17 +166,17 @@ async fn similar_traces_are_grouped_and_leave_out_the_trace_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn traces_are_listed_in_pages_without_gap_or_repetition() {
     let scene = shop().await;
-    let mut request = TracesRequest { filter: TraceFilter::default(), limit: 7, after: None };
+    let mut request = TracesRequest::new(TraceFilter::default(), 7);
     let mut seen = Vec::new();
     loop {
         let page = scene.queries().find_traces(&request).await.unwrap();
         seen.extend(page.traces.iter().map(|trace| (trace.start_time, trace.trace_id)));
         let Some(next) = page.next else { break };
-        request.after = Some(next);
+        request.cursor = Some(next);
     }
     assert_eq!(seen.len(), 50);
     assert!(seen.windows(2).all(|pair| pair[0] > pair[1]), "newest first, each once");
-    request.after = None;
+    request.cursor = None;
     request.filter = TraceFilter { min_duration: Some(Duration::from_secs(6)), ..TraceFilter::default() };
     assert_eq!(scene.queries().find_traces(&request).await.unwrap().traces.len(), 5);
 }
@@ -379,7 +379,7 @@ async fn a_trace_is_found_by_when_it_began_wherever_its_row_lies() {
     let noon = Timestamp::from_nanosecond(i128::from(NOON)).unwrap();
     let hour = jiff::SignedDuration::from_hours(1);
     let filter = TraceFilter { since: Some(noon - hour), until: Some(noon + hour), ..TraceFilter::default() };
-    let request = TracesRequest { filter: filter.clone(), limit: 10, after: None };
+    let request = TracesRequest::new(filter.clone(), 10);
     assert_eq!(scene.queries().find_traces(&request).await.unwrap().traces.len(), 3);
     for question in ["long run", "late clock"] {
         let request = SearchRequest { filter: filter.clone(), ..ask(question) };

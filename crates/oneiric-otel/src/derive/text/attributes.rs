@@ -2,44 +2,7 @@
 
 use serde_json::{Map, Value};
 
-/// Current name and the names it had before, newest first. The stored keys stay as they came.
-const ALIASES: &[(&str, &[&str])] = &[
-    ("http.request.method", &["http.method"]),
-    ("http.response.status_code", &["http.status_code"]),
-    ("http.route", &["http.target", "url.path"]),
-    ("url.path", &["http.target"]),
-    ("url.full", &["http.url"]),
-    ("server.address", &["net.peer.name", "http.server_name", "net.sock.peer.name", "net.host.name", "peer.hostname"]),
-    ("network.peer.address", &["net.sock.peer.addr", "net.peer.ip"]),
-    ("db.system.name", &["db.system", "db.type"]),
-    ("db.query.text", &["db.statement"]),
-    ("db.query.summary", &[]),
-    ("db.operation.name", &["db.operation"]),
-    ("db.namespace", &["db.name", "db.instance", "db.redis.database_index"]),
-    ("db.collection.name", &["db.sql.table", "db.mongodb.collection", "db.cassandra.table", "db.cosmosdb.container"]),
-    ("db.response.status_code", &["db.cosmosdb.status_code"]),
-    ("rpc.system.name", &["rpc.system"]),
-    (
-        "rpc.status_code",
-        &[
-            "rpc.response.status_code",
-            "rpc.grpc.status_code",
-            "rpc.connect_rpc.error_code",
-            "rpc.jsonrpc.error_code",
-            "grpc.status_code",
-        ],
-    ),
-    ("messaging.operation.type", &["messaging.operation"]),
-    ("messaging.destination.name", &["messaging.destination"]),
-    ("service.peer.name", &["peer.service"]),
-    ("gen_ai.provider.name", &["gen_ai.system", "llm.provider", "llm.system"]),
-    ("gen_ai.request.model", &["gen_ai.response.model", "llm.model_name", "llm.request.model"]),
-    ("gen_ai.agent.name", &["agent.name", "graph.node.id"]),
-    ("gen_ai.tool.name", &["tool.name"]),
-    ("gen_ai.operation.name", &["openinference.span.kind", "traceloop.span.kind", "llm.request.type"]),
-    ("code.function.name", &["code.function"]),
-    ("faas.name", &[]),
-];
+use crate::conventions::convention;
 
 /// Attributes and events of one span.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,13 +34,13 @@ impl Attributes {
         Self { values, events: read }
     }
 
-    /// The value under a current name or, failing that, under one of its former names.
+    /// The value under a current name or, failing that, under one of its former names or of what stands in for it.
     pub fn get(&self, name: &str) -> Option<&Value> {
         if let Some(value) = self.values.get(name) {
             return Some(value);
         }
-        let (_, former) = ALIASES.iter().find(|(current, _)| *current == name)?;
-        former.iter().find_map(|former| self.values.get(*former))
+        let known = convention(name)?;
+        known.former.iter().chain(known.stand_ins).find_map(|other| self.values.get(*other))
     }
 
     /// Text that is not blank, or a number or boolean written as text.

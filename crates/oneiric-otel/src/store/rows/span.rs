@@ -152,6 +152,16 @@ pub(crate) fn decode(row: &Row) -> Result<Span, DecodeError> {
     })
 }
 
+/// The kind's name, as the column has it.
+pub(crate) fn kind_name(kind: i32) -> String {
+    enum_name(KINDS, kind).into_owned()
+}
+
+/// The name of a status code, as the column has it.
+pub(crate) fn status_name(code: i32) -> String {
+    enum_name(STATUSES, code).into_owned()
+}
+
 /// Writes `[{"name", "time_unix_nano", "attributes", "dropped_attributes_count"}]`. Returns whether it is exact.
 fn write_events(json: &mut Writer, events: &[Event]) -> bool {
     let mut exact = true;
@@ -243,7 +253,7 @@ fn http_status_code(span: &Span) -> Option<i16> {
 }
 
 /// Type and message of the span's error: its own attribute or status, else its last exception.
-fn error_of(span: &Span) -> (Option<&str>, Option<&str>) {
+pub(crate) fn error_of(span: &Span) -> (Option<&str>, Option<&str>) {
     let exception = span.events.iter().rev().find(|event| event.name == "exception");
     let of_exception = |key| exception.and_then(|event| find_text(&event.attributes, &[key]));
     let status_message = span

@@ -4,10 +4,13 @@
 //! no empty success; a part that is missing (pgvector, a model, a vector) is said, never papered over. Scores are shown
 //! as what they are: a cosine is a cosine.
 
+mod catalogue;
 pub(crate) mod cursor;
+mod errors;
 pub(crate) mod filter;
 #[cfg_attr(not(test), allow(dead_code, reason = "what is not called yet comes with error search"))]
 pub(crate) mod pattern;
+mod range;
 mod search;
 mod similar;
 mod spans;
@@ -22,7 +25,13 @@ use crate::embed::{EmbedError, Embedder};
 use crate::store::search::{RowFilter, TextStatistics};
 use crate::store::{Database, StoreError};
 
+pub use catalogue::{
+    Catalogue, Dependencies, Dependency, Latency, Node, NodeKind, Operation, Operations, OperationsRequest, Sample,
+    Service,
+};
+pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ShapeId};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
+pub use range::TimeRange;
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchRequest, TextHit};
 pub use similar::{SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
 pub use spans::{

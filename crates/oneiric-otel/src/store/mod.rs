@@ -5,6 +5,7 @@
 
 pub(crate) mod attributes;
 mod batch;
+pub(crate) mod catalogue;
 mod census;
 mod copy;
 mod database;
@@ -12,6 +13,7 @@ mod dead_letters;
 mod dimensions;
 pub(crate) mod embeddings;
 mod error;
+pub(crate) mod errors;
 mod fidelity;
 #[cfg(fuzzing)]
 #[doc(hidden)]

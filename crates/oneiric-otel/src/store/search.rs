@@ -10,7 +10,7 @@ use super::database::Database;
 use super::error::StoreError;
 
 /// The columns that [`TraceRow::from_row`] reads, of `otel_traces t` and `otel_texts x`.
-const TRACE_COLUMNS: &str = "t.trace_id, t.start_time, t.start_ns, t.duration_ns, t.status, t.service_name, t.root_name,
+pub(super) const TRACE_COLUMNS: &str = "t.trace_id, t.start_time, t.start_ns, t.duration_ns, t.status, t.service_name, t.root_name,
     t.services, t.span_count, t.error_count, t.log_count, t.root_seen, t.error_type, t.error_message, x.text, t.text_ids";
 
 /// The derived row of a trace.
@@ -34,7 +34,7 @@ pub(crate) struct TraceRow {
 }
 
 impl TraceRow {
-    fn from_row(row: &Row) -> Result<Self, StoreError> {
+    pub(super) fn from_row(row: &Row) -> Result<Self, StoreError> {
         Ok(Self {
             trace_id: row.try_get(0)?,
             start_unix_nanos: row.try_get::<_, Micros>(1)?.to_unix_nanos(row.try_get(2)?),
@@ -397,7 +397,7 @@ impl Database {
 /// Leaves out partitions in which no trace can begin at or after parameter `since`. A trace never begins after its
 /// bucket, unless it was first derived from spans without a start. It can begin long before it: the first span of a long
 /// run may arrive last, so a bucket says nothing about `until`.
-fn begins_not_before(bucket: &str, since: usize) -> String {
+pub(super) fn begins_not_before(bucket: &str, since: usize) -> String {
     format!("({bucket} >= ${since} OR {bucket} < timestamptz '2000-01-01 00:00:00+00')")
 }
 

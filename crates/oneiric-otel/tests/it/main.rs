@@ -1,6 +1,8 @@
 //! Integration tests of the library against a real PostgreSQL, one file per behaviour.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod catalogue;
+mod errors;
 mod fidelity;
 mod letters;
 mod listing;

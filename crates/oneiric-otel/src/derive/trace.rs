@@ -285,7 +285,7 @@ fn earliest_where(spans: &[SpanFact], wanted: impl Fn(usize) -> bool) -> Option<
 }
 
 /// Parents and children by position.
-struct Tree {
+pub(crate) struct Tree {
     parent: Vec<Option<usize>>,
     /// All children, grouped by parent.
     children: Vec<usize>,
@@ -294,7 +294,7 @@ struct Tree {
 }
 
 impl Tree {
-    fn of(spans: &[SpanFact]) -> Self {
+    pub(crate) fn of(spans: &[SpanFact]) -> Self {
         let mut by_id = HashMap::with_capacity(spans.len());
         for (index, span) in spans.iter().enumerate() {
             // Of spans that share an id the first is the parent.
@@ -326,7 +326,11 @@ impl Tree {
         Self { parent, children, first_child }
     }
 
-    fn children(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn parent(&self, index: usize) -> Option<usize> {
+        self.parent[index]
+    }
+
+    pub(crate) fn children(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         self.children[self.first_child[index]..self.first_child[index + 1]].iter().copied()
     }
 
@@ -336,7 +340,7 @@ impl Tree {
     }
 
     /// Distance from the top. Spans in a loop of parents, and those below one, have depth 0.
-    fn depths(&self) -> Vec<u32> {
+    pub(crate) fn depths(&self) -> Vec<u32> {
         let mut depth = vec![0; self.parent.len()];
         let mut open: Vec<usize> = (0..self.parent.len()).filter(|&index| self.parent[index].is_none()).collect();
         while let Some(index) = open.pop() {

@@ -5,8 +5,12 @@
 //! as what they are: a cosine is a cosine.
 
 mod catalogue;
+mod context;
+mod critical_path;
 pub(crate) mod cursor;
+mod diff;
 mod errors;
+mod failure;
 pub(crate) mod filter;
 #[cfg_attr(not(test), allow(dead_code, reason = "what is not called yet comes with error search"))]
 pub(crate) mod pattern;
@@ -29,7 +33,13 @@ pub use catalogue::{
     Catalogue, Dependencies, Dependency, Latency, Node, NodeKind, Operation, Operations, OperationsRequest, Sample,
     Service,
 };
+pub use context::{ContextLog, ContextPoint, ContextRequest, ContextSeries, TraceContext};
+pub use critical_path::{CriticalPath, PathOperation, PathStep, critical_path};
+pub use diff::{
+    AttributeDiff, DiffNames, DiffSide, DiffSpan, ErrorDiff, OperationDiff, OperationSide, PathDiff, TraceDiff, diff,
+};
 pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ShapeId};
+pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use range::TimeRange;
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchRequest, TextHit};

@@ -235,7 +235,7 @@ impl QueryService {
     /// # Errors
     /// [`QueryError::NotFound`] when no span of the trace is stored.
     pub async fn get_trace_otlp(&self, trace_id: TraceId) -> Result<(Vec<Group<Span>>, bool), QueryError> {
-        let (stored, cut) = bounded(self.stream_trace_otlp(trace_id).await?, MAX_TRACE_SPANS).await?;
+        let (stored, cut) = self.some_spans(trace_id, MAX_TRACE_SPANS).await?;
         Ok((grouped(stored), cut))
     }
 
@@ -249,7 +249,7 @@ impl QueryService {
             let accepted = format!("a number from 1 to {MAX_TRACE_SPANS}");
             return Err(QueryError::InvalidArgument { name: "limit", accepted });
         }
-        let (stored, spans_cut) = bounded(self.stream_trace_otlp(trace_id).await?, limit).await?;
+        let (stored, spans_cut) = self.some_spans(trace_id, limit).await?;
         let mut render = Renderer::new(Detail::List);
         let spans = stored.into_iter().map(|stored| render.span(trace_id, stored)).collect();
         let overview = self.overview_of(trace_id).await?;
@@ -267,6 +267,15 @@ impl QueryService {
         }
         let mut render = Renderer::new(Detail::Whole);
         Ok(stored.into_iter().map(|stored| render.span(trace_id, stored)).collect())
+    }
+
+    /// The first spans of a trace, and whether there are more.
+    pub(super) async fn some_spans(
+        &self,
+        trace_id: TraceId,
+        limit: usize,
+    ) -> Result<(Vec<Stored<Span>>, bool), QueryError> {
+        bounded(self.stream_trace_otlp(trace_id).await?, limit).await
     }
 
     /// What is known of a trace as a whole, if it was derived.

@@ -7,6 +7,7 @@ pub(crate) mod attributes;
 mod batch;
 pub(crate) mod catalogue;
 mod census;
+pub(crate) mod context;
 mod copy;
 mod database;
 mod dead_letters;

@@ -110,6 +110,31 @@ impl Database {
         self.read(&sql, arguments, rows::log::decode).await
     }
 
+    /// At most so many records and bytes of rows, and whether there are more.
+    pub(super) async fn read_some<R>(
+        &self,
+        sql: &str,
+        arguments: Vec<Argument<'_>>,
+        decode: impl Fn(&Row) -> Result<R, DecodeError>,
+        (limit, bytes): (usize, usize),
+    ) -> Result<(Vec<Stored<R>>, bool), StoreError> {
+        let mut stream = self.reader().await?.stream(sql, arguments).await?;
+        let (mut rows, mut read, mut more) = (Vec::new(), 0, false);
+        while let Some(row) = stream.next().await? {
+            read += row.raw_size_bytes();
+            more = rows.len() == limit || (read > bytes && !rows.is_empty());
+            if more {
+                break;
+            }
+            rows.push(row);
+        }
+        drop(stream);
+        let mut owners = Owners::default();
+        owners.learn(self, &rows).await?;
+        let stored = rows.iter().map(|row| owners.stored(row, &decode)).collect::<Result<_, _>>()?;
+        Ok((stored, more))
+    }
+
     async fn read<R>(
         &self,
         sql: &str,

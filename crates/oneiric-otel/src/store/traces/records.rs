@@ -12,7 +12,9 @@ use uuid::Uuid;
 use super::{Seen, Transaction};
 use crate::derive::trace::{LogFact, SpanFact, Totals, cut};
 use crate::store::copy::Micros;
+use crate::store::database::Argument;
 use crate::store::error::StoreError;
+use crate::store::reader::Reader;
 
 /// Characters of a message or a log body that derivation reads.
 const READ_CHARACTERS: i32 = 2000;
@@ -25,6 +27,9 @@ const SHORT_BYTES: usize = 100;
 
 /// Failing spans that are kept besides the first and last spans of a trace that has too many.
 const KEPT_FAILURES: usize = 1000;
+
+/// Bytes of messages that are kept at their length when the facts of one trace are read.
+const FACT_BYTES: usize = 16 << 20;
 
 /// Distinct names that are remembered at a time.
 const REMEMBERED_NAMES: usize = 10_000;
@@ -166,44 +171,75 @@ pub(crate) async fn read_spans(
         (&READ_CHARACTERS, Type::INT4),
         (&READ_NAME_CHARACTERS, Type::INT4),
     ];
-    let rows = transaction
-        .query_typed_raw(
-            "SELECT trace_id, start_time, start_ns, duration_ns, span_hash, span_id, parent_span_id, service_name,
-                    left(name, $6),
-                    kind, status, http_status_code, attributes ?| $4, left(error_type, $5), left(error_message, $5),
-                    left(status_message, $5)
-             FROM otel.otel_spans
-             WHERE trace_id = ANY($1) AND start_time >= $2 AND start_time <= $3
-             ORDER BY trace_id, start_time, start_ns, span_hash",
-            values,
-        )
-        .await?;
+    let rows = transaction.query_typed_raw(&format!("{SPAN_FACTS} ORDER BY trace_id, {FACT_ORDER}"), values).await?;
     let mut names = Names::default();
     let mut traces: HashMap<Uuid, Keeper> = HashMap::new();
     let mut rows = pin!(rows);
     // One row at a time: a single trace may have millions of spans.
     while let Some(row) = rows.try_next().await? {
-        let failed = row.get::<_, &str>(10) == "error";
-        let span = SpanFact {
-            start_ns: row.get::<_, Micros>(1).to_unix_nanos(row.get(2)),
-            duration_ns: row.get::<_, i64>(3) as u64,
-            hash: row.get(4),
-            id: id_of(row.get(5)).unwrap_or_default(),
-            parent: row.get::<_, Option<&[u8]>>(6).and_then(id_of),
-            service: names.get(row.get(7)),
-            name: names.get(row.get(8)),
-            kind: names.get(row.get(9)),
-            status: names.get(row.get(10)),
-            http_status: row.get(11),
-            agent: row.get(12),
-            error_type: row.get::<_, Option<&str>>(13).map(|text| allowance.grant(text)),
-            error_message: row.get::<_, Option<&str>>(14).map(|text| allowance.grant(text)),
-            // The description of a success is no error.
-            status_message: row.get::<_, Option<&str>>(15).filter(|_| failed).map(|text| allowance.grant(text)),
-        };
+        let span = span_fact(&row, &mut names, allowance);
         traces.entry(row.get(0)).or_default().take(span, limit, allowance);
     }
     Ok(traces.into_iter().map(|(trace_id, keeper)| (trace_id, keeper.finish())).collect())
+}
+
+/// What is read of spans for [`span_fact`].
+const SPAN_FACTS: &str = "SELECT trace_id, start_time, start_ns, duration_ns, span_hash, span_id, parent_span_id,
+                                 service_name, left(name, $6), kind, status, http_status_code, attributes ?| $4,
+                                 left(error_type, $5), left(error_message, $5), left(status_message, $5)
+                          FROM otel.otel_spans
+                          WHERE trace_id = ANY($1) AND start_time >= $2 AND start_time <= $3";
+/// The order of one trace's spans.
+const FACT_ORDER: &str = "start_time, start_ns, span_hash";
+
+fn span_fact(row: &Row, names: &mut Names, allowance: &mut Allowance) -> SpanFact {
+    let failed = row.get::<_, &str>(10) == "error";
+    SpanFact {
+        start_ns: row.get::<_, Micros>(1).to_unix_nanos(row.get(2)),
+        duration_ns: row.get::<_, i64>(3) as u64,
+        hash: row.get(4),
+        id: id_of(row.get(5)).unwrap_or_default(),
+        parent: row.get::<_, Option<&[u8]>>(6).and_then(id_of),
+        service: names.get(row.get(7)),
+        name: names.get(row.get(8)),
+        kind: names.get(row.get(9)),
+        status: names.get(row.get(10)),
+        http_status: row.get(11),
+        agent: row.get(12),
+        error_type: row.get::<_, Option<&str>>(13).map(|text| allowance.grant(text)),
+        error_message: row.get::<_, Option<&str>>(14).map(|text| allowance.grant(text)),
+        // The description of a success is no error.
+        status_message: row.get::<_, Option<&str>>(15).filter(|_| failed).map(|text| allowance.grant(text)),
+    }
+}
+
+/// The first `limit` spans of a trace that start in the range, in order of start and hash, and whether there are more.
+pub(crate) async fn read_facts(
+    reader: Reader,
+    trace_id: Uuid,
+    range: Seen,
+    limit: usize,
+) -> Result<(Vec<SpanFact>, bool), StoreError> {
+    let ids = [trace_id];
+    let ids = ids.as_slice();
+    let values: Vec<Argument<'_>> = vec![
+        (&ids, Type::UUID_ARRAY),
+        (&range.from, Type::TIMESTAMPTZ),
+        (&range.to, Type::TIMESTAMPTZ),
+        (&AGENT_KEYS, Type::TEXT_ARRAY),
+        (&READ_CHARACTERS, Type::INT4),
+        (&READ_NAME_CHARACTERS, Type::INT4),
+    ];
+    let sql = format!("{SPAN_FACTS} ORDER BY {FACT_ORDER} LIMIT {}", limit.saturating_add(1));
+    let mut rows = reader.stream(&sql, values).await?;
+    let (mut names, mut allowance) = (Names::default(), Allowance(FACT_BYTES));
+    let mut facts = Vec::new();
+    while let Some(row) = rows.next().await? {
+        facts.push(span_fact(&row, &mut names, &mut allowance));
+    }
+    let more = facts.len() > limit;
+    facts.truncate(limit);
+    Ok((facts, more))
 }
 
 /// An id of eight bytes. One of another length is kept apart from "none": it names a parent that nobody has.

@@ -328,6 +328,11 @@ async fn maintain_once(database: &Database, ingest: &Ingest) {
         Ok(forgotten) => tracing::debug!(forgotten, "forgot dead letters that were stored after all"),
         Err(error) => tracing::warn!(%error, "dead letters of long ago could not be forgotten"),
     }
+    // Last, because it may take long.
+    match database.close_partitions().await {
+        Ok(built) => tracing::debug!(?built, "built the indexes of partitions whose time has passed"),
+        Err(error) => tracing::warn!(%error, "indexes of partitions whose time has passed could not be built"),
+    }
 }
 
 /// Starts the embedded server again when it has died.

@@ -12,6 +12,7 @@ mod diff;
 mod errors;
 mod failure;
 pub(crate) mod filter;
+mod logs;
 #[cfg_attr(not(test), allow(dead_code, reason = "what is not called yet comes with error search"))]
 pub(crate) mod pattern;
 mod range;
@@ -41,6 +42,7 @@ pub use diff::{
 pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ShapeId};
 pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
+pub use logs::{LEVELS, Level, LogEntry, LogPage, LogsRequest};
 pub use range::TimeRange;
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchRequest, TextHit};
 pub use similar::{SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};

@@ -19,6 +19,7 @@ mod fidelity;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+pub(crate) mod logs;
 mod migrate;
 mod partitions;
 mod read;

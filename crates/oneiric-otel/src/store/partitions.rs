@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use deadpool_postgres::Transaction;
+use tokio_postgres::IsolationLevel;
 use tokio_postgres::types::Type;
 
 use super::copy::Micros;
@@ -60,6 +62,111 @@ impl Partitions {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Vec<(Micros, Micros)>>> {
         self.covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// An index that a partition gets when its time has passed: on a partition that is being written to it would cost more
+/// than the rows themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PartitionIndex {
+    /// The words of log records.
+    LogWords,
+    /// The log records of a template.
+    LogTemplates,
+    /// The attributes of spans.
+    SpanAttributes,
+}
+
+impl PartitionIndex {
+    const ALL: [Self; 3] = [Self::LogWords, Self::LogTemplates, Self::SpanAttributes];
+
+    /// What follows the partition's name in the index's.
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::LogWords => "_words",
+            Self::LogTemplates => "_template",
+            Self::SpanAttributes => "_attributes",
+        }
+    }
+
+    fn parent(self) -> &'static str {
+        match self {
+            Self::LogWords | Self::LogTemplates => "otel_logs",
+            Self::SpanAttributes => "otel_spans",
+        }
+    }
+
+    fn definition(self) -> &'static str {
+        match self {
+            Self::LogWords => "USING gin (otel.otel_log_words(body, body_json, event_name, attributes))",
+            Self::LogTemplates => "(template_id, time)",
+            Self::SpanAttributes => "USING gin (attributes jsonb_path_ops)",
+        }
+    }
+}
+
+impl Database {
+    /// Builds the indexes of partitions whose time has passed by an hour, one after the other and without holding up
+    /// anybody; those that are there already are left alone. A role that does not own the schema leaves them to its
+    /// owner, and of several servers one does it. Returns the names of the indexes built now.
+    ///
+    /// # Errors
+    /// The first failure. The next call goes on, and replaces what a build that was cut off left behind.
+    pub async fn close_partitions(&self) -> Result<Vec<String>, StoreError> {
+        let mut built = Vec::new();
+        if !self.owns_schema().await? {
+            return Ok(built);
+        }
+        let mut client = self.client().await?;
+        // Held while other connections build.
+        let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
+        if !claim_job(&transaction, "close_partitions").await? {
+            return Ok(built);
+        }
+        // A simple query ends the one before: its portal has a snapshot, for which the builds would wait.
+        transaction.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+        for index in PartitionIndex::ALL {
+            for (partition, left_behind) in self.partitions_without(index).await? {
+                let name = format!("{partition}{}", index.suffix());
+                let builder = self.client().await?;
+                if left_behind {
+                    builder.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.\"{name}\"")).await?;
+                }
+                let definition = index.definition();
+                let create = format!("CREATE INDEX CONCURRENTLY \"{name}\" ON otel.\"{partition}\" {definition}");
+                builder.batch_execute(&create).await?;
+                // Of an expression the planner knows nothing before.
+                builder.batch_execute(&format!("ANALYZE otel.\"{partition}\"")).await?;
+                tracing::info!(index = name, "built an index of a partition whose time has passed");
+                built.push(name);
+            }
+        }
+        transaction.commit().await?;
+        Ok(built)
+    }
+
+    /// The partitions whose time has passed and that lack a valid index, the newest first, and whether an invalid one is
+    /// there.
+    async fn partitions_without(&self, index: PartitionIndex) -> Result<Vec<(String, bool)>, StoreError> {
+        let rows = self
+            .query(
+                "SELECT p.partition, i.indexrelid IS NOT NULL
+                 FROM otel.otel_partitions($1) p
+                 LEFT JOIN pg_index i ON i.indexrelid = to_regclass(format('otel.%I', p.partition || $2))
+                 WHERE p.upper_bound < now() - interval '1 hour' AND (i.indexrelid IS NULL OR NOT i.indisvalid)
+                 ORDER BY p.upper_bound DESC",
+                &[(&index.parent(), Type::TEXT), (&index.suffix(), Type::TEXT)],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}
+
+/// Takes the right to do a job until the transaction ends; `false` when somebody else has it.
+pub(crate) async fn claim_job(transaction: &Transaction<'_>, job: &str) -> Result<bool, StoreError> {
+    let row = transaction
+        .query_typed_opt("SELECT FROM otel.otel_jobs WHERE job = $1 FOR UPDATE SKIP LOCKED", &[(&job, Type::TEXT)])
+        .await?;
+    Ok(row.is_some())
 }
 
 impl Database {

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::copy::Micros;
 use super::database::{Argument, Database};
 use super::error::StoreError;
+use super::logs::LogKey;
 use super::rows::{self, DecodeError};
 use super::write::slot;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
@@ -47,6 +48,15 @@ impl Database {
     /// partition is asked, through its index on the trace id.
     pub async fn trace_logs(&self, trace_id: [u8; 16]) -> Result<Vec<Stored<LogRecord>>, StoreError> {
         self.logs("trace_id = $1", &[(&Uuid::from_bytes(trace_id), Type::UUID)]).await
+    }
+
+    /// The log record that stands at a place.
+    pub(crate) async fn log_record(&self, key: LogKey) -> Result<Option<Stored<LogRecord>>, StoreError> {
+        let place = key.place();
+        let arguments: [Argument<'_>; 3] =
+            [(&key.time, Type::TIMESTAMPTZ), (&key.time_ns, Type::INT2), (&place, Type::TEXT)];
+        let found = self.logs("time = $1 AND time_ns = $2 AND ctid = $3::text::tid", &arguments).await?;
+        Ok(found.into_iter().next())
     }
 
     /// The time in which a trace's spans begin, so that few partitions are read. None while something of the trace waits

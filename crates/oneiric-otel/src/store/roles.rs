@@ -36,14 +36,18 @@ const VIEW_FUNCTIONS: &[&str] =
 const WRITER_TABLES: &[(&str, &[&str])] = &[
     ("SELECT", &["otel_migrations"]),
     ("SELECT, INSERT", &["otel_spans", "otel_logs", "otel_metrics"]),
-    ("SELECT, INSERT, UPDATE (last_seen)", &["otel_resources", "otel_scopes", "otel_metric_series"]),
+    (
+        "SELECT, INSERT, UPDATE (last_seen)",
+        &["otel_resources", "otel_scopes", "otel_metric_series", "otel_log_templates"],
+    ),
     ("SELECT, INSERT, UPDATE", &["otel_traces", "otel_trace_keys", "otel_texts"]),
     ("SELECT, INSERT, DELETE", &["otel_ingest_ledger", "otel_trace_texts"]),
     (
         "SELECT, INSERT, UPDATE, DELETE",
         &["otel_telemetry_dlq", "otel_trace_touches", "otel_trace_orphans", "otel_embedding_work"],
     ),
-    ("SELECT, UPDATE", &["otel_trace_slots"]),
+    ("SELECT, INSERT, UPDATE", &["otel_log_template_vectors"]),
+    ("SELECT, UPDATE", &["otel_trace_slots", "otel_jobs"]),
     ("SELECT, UPDATE (last_used)", &["otel_embedding_models"]),
 ];
 
@@ -58,6 +62,8 @@ const WRITER_FUNCTIONS: &[&str] = &[
     "otel_vector_schema()",
     "otel_register_model(text, text, integer)",
     "otel_build_vector_index(smallint)",
+    "otel_split_words(text)",
+    "otel_log_words(text, jsonb, text, jsonb)",
 ];
 
 /// Roles to be granted their part.

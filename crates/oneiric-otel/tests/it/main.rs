@@ -7,6 +7,7 @@ mod errors;
 mod fidelity;
 mod letters;
 mod listing;
+mod logs;
 mod migrations;
 mod reading;
 mod records;

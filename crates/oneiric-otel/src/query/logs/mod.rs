@@ -1,0 +1,291 @@
+//! Log records by words, severity, service, trace and time.
+//!
+//! Where the words of a partition are indexed, the index answers. Partitions that are being written to have no such
+//! index: they are looked through from the newest record back, and only so far in one answer. An answer says when it
+//! stopped there, and its cursor goes on.
+
+mod level;
+mod place;
+mod terms;
+
+use jiff::Timestamp;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::trace::TraceId;
+use super::{QueryError, QueryService, SpanId, check_limit, cursor};
+use crate::store::logs::{LogFilter, LogKey, LogRow, LogWords};
+use crate::store::{Micros, StoreError, Stored};
+
+pub use level::{LEVELS, Level};
+use terms::Terms;
+
+/// Records of a slice that is looked through at once.
+const SLICE_RECORDS: i64 = 20_000;
+/// Slices of one answer at most.
+const SLICES: usize = 20;
+
+/// Characters of a question at most.
+const MAX_QUESTION_CHARACTERS: usize = 1000;
+
+/// Which logs are asked for. An empty request, but for its limit, means the newest of all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogsRequest {
+    /// Words, `"phrases"`, `-exclusions` and `prefixes*` that a record must have, in its body, its event name or its
+    /// exception. Class names, hosts and paths are found by their parts.
+    pub query: Option<String>,
+    /// The trace the record belongs to.
+    pub trace_id: Option<TraceId>,
+    /// The span the record belongs to.
+    pub span_id: Option<SpanId>,
+    /// The lowest severity: `trace`, `debug`, `info`, `warn`, `error` or `fatal`.
+    pub level: Option<String>,
+    /// The service, by its whole name.
+    pub service: Option<String>,
+    /// At or after this time, to the microsecond.
+    pub start: Option<Timestamp>,
+    /// Before this time, to the microsecond.
+    pub end: Option<Timestamp>,
+    /// Of these templates: see [`LogEntry::template_id`].
+    pub templates: Option<Vec<i64>>,
+    /// How many, 1 to 1000.
+    pub limit: usize,
+    /// [`LogPage::next`] of the page before.
+    pub cursor: Option<String>,
+}
+
+impl LogsRequest {
+    fn seal(&self, key: LogKey) -> Result<String, QueryError> {
+        cursor::seal("search_logs", &self.decisive(), &place::write(key))
+    }
+
+    fn open(&self, cursor: &str) -> Result<LogKey, QueryError> {
+        place::read(&cursor::open::<_, String>("search_logs", &self.decisive(), cursor)?)
+    }
+
+    /// What decides about records and their order.
+    fn decisive(&self) -> impl Serialize + '_ {
+        let who = (&self.trace_id, &self.span_id, &self.service, &self.templates);
+        (&self.query, &self.level, who, &self.start, &self.end)
+    }
+}
+
+/// Log records, the newest first.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LogPage {
+    /// The records.
+    pub logs: Vec<LogEntry>,
+    /// Where the next page begins; none after the last.
+    pub next: Option<String>,
+    /// Set where the search stopped at a bound before it had found enough: what is older was not looked at, and `next`
+    /// goes on there.
+    pub searched_back_to: Option<Timestamp>,
+}
+
+/// A log record in a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LogEntry {
+    /// Names the record for [`QueryService::get_log`].
+    pub id: String,
+    /// When it happened, or when it was observed where nobody said.
+    pub time: Timestamp,
+    /// Service that wrote it.
+    pub service_name: String,
+    /// Class of its severity; none when it came without one.
+    pub level: Option<Level>,
+    /// Severity number of OpenTelemetry, 0 when unknown.
+    pub severity_number: i16,
+    /// Severity as its source calls it.
+    pub severity_text: Option<String>,
+    /// Trace it belongs to.
+    pub trace_id: Option<TraceId>,
+    /// Span it belongs to.
+    pub span_id: Option<SpanId>,
+    /// Name of the event.
+    pub event_name: Option<String>,
+    /// The first 4 KiB of the body; JSON where it is no string.
+    pub body: Option<String>,
+    /// Whether the body is JSON and not a string.
+    pub body_is_json: bool,
+    /// Bytes of the whole body.
+    pub body_bytes: i32,
+    /// Attributes. Where they are large, each value is cut to its first 4 KiB, as text.
+    pub attributes: Map<String, Value>,
+    /// Whether values of `attributes` may be cut.
+    pub attributes_cut: bool,
+    /// The template of the body; none where an older version stored the record.
+    pub template_id: Option<i64>,
+}
+
+impl From<LogRow> for LogEntry {
+    fn from(row: LogRow) -> Self {
+        Self {
+            id: place::write(row.key),
+            time: timestamp(row.key.time, row.key.time_ns),
+            level: Level::of(row.severity_number, row.severity_text.as_deref()),
+            service_name: row.service_name,
+            severity_number: row.severity_number,
+            severity_text: row.severity_text,
+            trace_id: row.trace_id.map(|id| TraceId(id.into_bytes())),
+            span_id: row.span_id.map(SpanId),
+            event_name: row.event_name,
+            body: row.body,
+            body_is_json: row.body_is_json,
+            body_bytes: row.body_bytes,
+            // The database gives an object.
+            attributes: serde_json::from_str(&row.attributes).unwrap_or_default(),
+            attributes_cut: row.attributes_cut,
+            template_id: row.template_id,
+        }
+    }
+}
+
+/// What a search found.
+struct Found {
+    rows: Vec<LogRow>,
+    /// Where it stopped, if it did before the end.
+    stopped: Option<Micros>,
+}
+
+impl QueryService {
+    /// Log records by words and by what else is known of them, the newest first.
+    ///
+    /// # Errors
+    /// [`QueryError::InvalidArgument`] for a question without words, an unknown level, an end that is not after the
+    /// start, a cursor that is not one, or a limit that cannot be. [`QueryError::Unknown`] for a service of which
+    /// nothing was ever stored.
+    pub async fn search_logs(&self, request: &LogsRequest) -> Result<LogPage, QueryError> {
+        let limit = check_limit(request.limit)?;
+        let range = time_range(request.start, request.end)?;
+        let after = request.cursor.as_deref().map(|cursor| request.open(cursor)).transpose()?;
+        let filter = self.log_filter(request).await?;
+        let found = self.find_logs(&filter, range, after, limit).await?;
+        if let (Some(service), true) = (&request.service, found.rows.is_empty()) {
+            self.check_service(service).await?;
+        }
+        let full = found.rows.len() >= limit;
+        let next = match (found.rows.last(), found.stopped) {
+            (Some(last), _) if full => Some(last.key),
+            (_, stopped) => stopped.map(LogKey::before),
+        };
+        let next = next.map(|key| request.seal(key)).transpose()?;
+        let searched_back_to = found.stopped.filter(|_| !full).map(|time| timestamp(time, 0));
+        Ok(LogPage { logs: found.rows.into_iter().map(LogEntry::from).collect(), next, searched_back_to })
+    }
+
+    /// A log record, whole, by [`LogEntry::id`].
+    ///
+    /// # Errors
+    /// [`QueryError::InvalidArgument`] for what is no id, [`QueryError::NotFound`] when the record is gone.
+    pub async fn get_log(&self, id: &str) -> Result<Stored<LogRecord>, QueryError> {
+        let record = self.database.log_record(place::read(id)?).await?;
+        record.ok_or_else(|| QueryError::NotFound { what: format!("log record {id}") })
+    }
+
+    /// How the database finds the logs of a request between its start and its end, for tests of indexes and partitions.
+    #[doc(hidden)]
+    pub async fn explain_logs(&self, request: &LogsRequest) -> Result<String, QueryError> {
+        let range = time_range(request.start, request.end)?;
+        let filter = self.log_filter(request).await?;
+        Ok(self.database.explain_log_rows(&filter, range, request.limit as i64).await?)
+    }
+
+    pub(super) async fn log_filter(&self, request: &LogsRequest) -> Result<LogFilter, QueryError> {
+        let words = match &request.query {
+            Some(question) => Some(self.log_words(question).await?),
+            None => None,
+        };
+        Ok(LogFilter {
+            service: request.service.clone(),
+            level: request.level.as_deref().map(Level::read).transpose()?.map(Level::floor),
+            trace_id: request.trace_id.map(|id| uuid::Uuid::from_bytes(id.0)),
+            span_id: request.span_id.clone().map(|id| id.0),
+            templates: request.templates.clone(),
+            words,
+        })
+    }
+
+    async fn log_words(&self, question: &str) -> Result<LogWords, QueryError> {
+        let wrong = || QueryError::InvalidArgument {
+            name: "query",
+            accepted: format!(
+                "words, \"phrases\", -exclusions or prefixes*, with a letter or digit and {MAX_QUESTION_CHARACTERS} \
+                 characters at most"
+            ),
+        };
+        if question.chars().count() > MAX_QUESTION_CHARACTERS {
+            return Err(wrong());
+        }
+        let terms = Terms::read(question);
+        if terms.is_empty() {
+            return Err(wrong());
+        }
+        let query = self.database.log_words_query(&terms.words).await?;
+        if query.is_none() && terms.substrings.is_empty() {
+            return Err(wrong());
+        }
+        Ok(LogWords { query, like: terms.like(), unlike: terms.unlike() })
+    }
+
+    /// The first `limit` records of the range that pass the filter and come after `after`.
+    async fn find_logs(
+        &self,
+        filter: &LogFilter,
+        (from, until): (Micros, Micros),
+        after: Option<LogKey>,
+        limit: usize,
+    ) -> Result<Found, StoreError> {
+        // What is at the time of `after` may come after it.
+        let until = after.map_or(until, |key| until.min(Micros(key.time.0.saturating_add(1))));
+        if filter.trace_id.is_some() || !filter.looks_at_rows() {
+            let rows = self.database.log_rows(filter, (from, until), after, limit as i64).await?;
+            return Ok(Found { rows, stopped: None });
+        }
+        let mut found = Found { rows: Vec::new(), stopped: None };
+        let mut slices = SLICES;
+        for partition in self.database.log_partitions(from, until).await? {
+            let (from, mut until) = (partition.from, partition.until);
+            loop {
+                let left = limit - found.rows.len();
+                let indexed = partition.words_indexed && filter.words.is_some();
+                let boundary = if indexed {
+                    None
+                } else if slices == 0 {
+                    found.stopped = Some(until);
+                    return Ok(found);
+                } else {
+                    self.database.nth_log_time(filter, (from, until), SLICE_RECORDS).await?
+                };
+                slices -= usize::from(boundary.is_some());
+                let slice = (boundary.unwrap_or(from), until);
+                found.rows.extend(self.database.log_rows(filter, slice, after, left as i64).await?);
+                match boundary {
+                    _ if found.rows.len() >= limit => return Ok(found),
+                    Some(boundary) => until = boundary,
+                    None => break,
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The range as the database has it.
+pub(super) fn time_range(start: Option<Timestamp>, end: Option<Timestamp>) -> Result<(Micros, Micros), QueryError> {
+    if let (Some(start), Some(end)) = (start, end)
+        && end <= start
+    {
+        return Err(QueryError::InvalidArgument { name: "end", accepted: "a time after start".to_owned() });
+    }
+    let micros = |time: Timestamp| {
+        let nanos = u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
+        Micros::from_unix_nanos(nanos).0
+    };
+    Ok((start.map_or(Micros::from_unix_nanos(0).0, micros), end.map_or(Micros(i64::MAX), micros)))
+}
+
+fn timestamp(time: Micros, nanos: i16) -> Timestamp {
+    // Every u64 of nanoseconds since 1970 lies within jiff's range of years.
+    Timestamp::from_nanosecond(i128::from(time.to_unix_nanos(nanos))).unwrap_or_default()
+}

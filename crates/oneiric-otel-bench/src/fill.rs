@@ -133,7 +133,7 @@ pub async fn fill(
 }
 
 /// Returns how many records were accepted.
-async fn submit(ingest: &Ingest, signal: Signal, body: Bytes) -> Result<u64> {
+pub(crate) async fn submit(ingest: &Ingest, signal: Signal, body: Bytes) -> Result<u64> {
     loop {
         let request = Request { signal, encoding: Encoding::Protobuf, body: body.clone() };
         match ingest.submit(request).await {

@@ -7,4 +7,5 @@ pub mod fill;
 pub mod generate;
 pub mod latency;
 pub mod questions;
+pub mod search;
 pub mod standard;

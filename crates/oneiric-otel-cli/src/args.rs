@@ -147,7 +147,7 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Db,
     },
-    /// Measure how fast things are
+    /// Measure how fast and how good things are
     Bench {
         #[command(subcommand)]
         command: bench::Bench,

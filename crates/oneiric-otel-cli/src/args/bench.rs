@@ -1,5 +1,7 @@
 //! What `bench` measures, and with how much.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use crate::moment::Moment;
@@ -11,6 +13,11 @@ pub(crate) enum Bench {
     /// The database lies in the directory `bench` of the data directory. One that --database-url names must have no other
     /// telemetry. What is there already is not stored again, so a second run only asks.
     Query(Query),
+    /// How good the answers of search are, on labelled telemetry
+    ///
+    /// The database lies in the directory `bench/search` of the data directory. One that --database-url names must have
+    /// no other telemetry. What is there already is not stored again.
+    Search(Search),
 }
 
 #[derive(Debug, Args)]
@@ -36,4 +43,17 @@ pub(crate) struct Query {
     /// End when the data are there
     #[arg(long)]
     pub(crate) fill_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// The folder of the recordings, with a folder `labelled` in it. Without it only telemetry of our own is searched
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Only the sets whose names contain this
+    #[arg(long, value_name = "PART")]
+    pub(crate) set: Option<String>,
+    /// Show every question with what its answer is worth
+    #[arg(long)]
+    pub(crate) each: bool,
 }

@@ -52,10 +52,10 @@ pub(crate) async fn run(
             Command::Similar(similar) => similar::run(global, &similar).await,
             Command::Trace(trace) => trace::run(global, &trace).await,
             Command::Traces(traces) => traces::run(global, &traces).await,
+            Command::Bench { command } => bench::run(global, &command).await,
             Command::Health => health::run(global).await,
             Command::Dlq { command } => dlq::run(global, &command).await,
             Command::Db { command } => db::run(global, &command).await,
-            Command::Bench { command } => bench::run(global, &command).await,
             // These were handled above.
             Command::Serve(_) | Command::Demo(_) | Command::Psql(_) | Command::Completions { .. } => Ok(Ending::Good),
         }

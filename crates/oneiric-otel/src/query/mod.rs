@@ -44,7 +44,7 @@ pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use logs::{LEVELS, Level, LogEntry, LogPage, LogsRequest};
 pub use range::TimeRange;
-pub use search::{SEARCH_FLOOR, SearchAnswer, SearchRequest, TextHit};
+pub use search::{SEARCH_FLOOR, SearchAnswer, SearchMode, SearchRequest, TextHit};
 pub use similar::{SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
 pub use spans::{
     EventRecord, LinkRecord, MAX_TRACE_SPANS, Moment, ResourceRecord, ScopeRecord, SpanId, SpanRecord, SpanStream,

@@ -58,6 +58,17 @@ pub struct SearchRequest {
     pub filter: TraceFilter,
 }
 
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchMode {
+    /// Meaning and words.
+    Hybrid,
+    /// Words alone.
+    Words,
+    /// Vectors alone.
+    Meaning,
+}
+
 /// The answer to a description.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SearchAnswer {
@@ -108,6 +119,18 @@ impl QueryService {
     /// # Errors
     /// [`QueryError::InvalidArgument`] for an empty description or a limit or filter that cannot be.
     pub async fn search_traces(&self, request: &SearchRequest) -> Result<SearchAnswer, QueryError> {
+        self.search_traces_by(request, SearchMode::Hybrid).await
+    }
+
+    /// As [`Self::search_traces`], for measurements: with only words or only vectors compared nothing is held back for being far.
+    ///
+    /// # Errors
+    /// As [`Self::search_traces`].
+    pub async fn search_traces_by(
+        &self,
+        request: &SearchRequest,
+        mode: SearchMode,
+    ) -> Result<SearchAnswer, QueryError> {
         let question = request.text.trim();
         if question.is_empty() || question.chars().count() > MAX_QUESTION_CHARACTERS {
             return Err(QueryError::InvalidArgument {
@@ -117,12 +140,16 @@ impl QueryService {
         }
         let limit = check_limit(request.limit)?;
         let filter = self.row_filter(&request.filter).await?;
-        let (meaning, note) = self.meaning(question).await?;
+        let (meaning, note) = match mode {
+            SearchMode::Words => (None, None),
+            SearchMode::Hybrid | SearchMode::Meaning => self.meaning(question).await?,
+        };
+        let words = if mode == SearchMode::Meaning { "" } else { question };
 
         let mut hits = Vec::new();
         for wanted in [FIRST_CANDIDATES, MORE_CANDIDATES] {
-            let candidates = self.candidates(question, meaning.as_ref(), wanted).await?;
-            hits = self.hits(&candidates, &filter, limit).await?;
+            let candidates = self.candidates(words, meaning.as_ref(), wanted).await?;
+            hits = self.hits(&candidates, &filter, limit, mode).await?;
             let all_seen = (candidates.len() as i64) < wanted;
             if hits.len() >= limit || all_seen {
                 break;
@@ -242,11 +269,13 @@ impl QueryService {
         ranked: &[(i64, Candidate)],
         filter: &crate::store::search::RowFilter,
         limit: usize,
+        mode: SearchMode,
     ) -> Result<Vec<TextHit>, QueryError> {
         let meaning = ranked.iter().any(|(_, candidate)| candidate.cosine.is_some());
         let best_cosine = ranked.iter().filter_map(|(_, candidate)| candidate.cosine).fold(0.0, f64::max);
         let best_bm25 = ranked.iter().map(|(_, candidate)| candidate.bm25).fold(0.0, f64::max);
-        let near: Vec<&(i64, Candidate)> = ranked.iter().filter(|(_, candidate)| candidate.is_near()).collect();
+        let near: Vec<&(i64, Candidate)> =
+            ranked.iter().filter(|(_, candidate)| mode != SearchMode::Hybrid || candidate.is_near()).collect();
         let mut hits = Vec::new();
         let mut shown = HashSet::new();
         for part in near.chunks(limit.max(10)) {

@@ -11,7 +11,7 @@ use oneiric_otel_bench::generate::{Generator, Scenario};
 use oneiric_otel_bench::questions::{self, Measured, Rounds};
 use serde::Serialize;
 
-use super::super::Ending;
+use super::{Ending, Steps};
 use crate::args::Global;
 use crate::args::bench::Query;
 use crate::backend::Backend;
@@ -98,20 +98,6 @@ async fn measure(
         progress.end();
     }
     Ok(Output { traces: generator.traces(), filled, classes })
-}
-
-/// The steps of filling as progress.
-struct Steps<'a>(&'a Progress);
-
-impl fill::Watcher for Steps<'_> {
-    fn step(&self, what: &str, parts: Option<u64>) {
-        self.0.end();
-        self.0.start(what, parts);
-    }
-
-    fn done(&self, parts: u64) {
-        self.0.add(parts);
-    }
 }
 
 fn tell(output: &Output) -> String {

@@ -1,0 +1,359 @@
+//! How good search is: `oneiric-otel bench search`.
+//!
+//! Labelled sets are stored, derived and embedded in a real database, and the product's own calls are asked questions in
+//! plain words. The corpus of a set is all of its traces. Distinct texts are ranked; a text is relevant if at least half
+//! of its traces are. Of runs of agents, which have many texts each, runs are ranked. What a search does not return has
+//! no rank. Ties of the original text are broken by the text; the product's answers have an order of their own.
+//!
+//! The sets of one database are told apart by time, so what is asked of one is asked beside the texts of the others.
+
+mod faults;
+mod measure;
+mod original;
+mod sets;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use futures::{StreamExt as _, TryStreamExt as _};
+use oneiric_otel::derive::{DeriveOptions, Deriver};
+use oneiric_otel::embed::{EmbedOptions, Embedder, EmbeddingWorker};
+use oneiric_otel::otlp::Signal;
+use oneiric_otel::pipeline::{Ingest, IngestOptions};
+use oneiric_otel::query::{
+    QueryService, SearchMode, SearchRequest, SimilarRequest, TextHit, TraceFilter, TraceId, TracesRequest,
+};
+use oneiric_otel::store::Database;
+use serde::Serialize;
+
+pub use measure::{NothingNear, Quality};
+use original::{Originals, Texts};
+use sets::{LabelledSet, Question, Unit};
+
+use crate::fill::{Watcher, submit};
+
+/// Requests under way at the same time.
+const AT_ONCE: usize = 4;
+/// Hits that are asked for.
+const HITS: usize = 100;
+/// Traces of a page.
+const PAGE: usize = 1000;
+/// Traces of one set that are asked what is like them.
+const SIMILAR_QUESTIONS: usize = 200;
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The model of the vectors.
+    pub model: String,
+    /// Each labelled set.
+    pub sets: Vec<SetReport>,
+}
+
+/// What was measured on one set.
+#[derive(Debug, Clone, Serialize)]
+pub struct SetReport {
+    /// The set.
+    pub set: String,
+    /// Its traces.
+    pub traces: usize,
+    /// Distinct sentences about them: how many texts are ranked, where texts are.
+    pub texts: usize,
+    /// Each way to answer questions in words.
+    pub questions: Vec<Measured>,
+    /// Each way to find traces with the same fault as a given one.
+    pub similar: Vec<Measured>,
+    /// How often nothing was near, and whether rightly, in the product's own way.
+    pub nothing_near: NothingNear,
+    /// Every question with what the product's own way is worth for it.
+    pub each: Vec<Asked>,
+}
+
+/// One way to answer, over all questions.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    /// How it was answered.
+    pub way: &'static str,
+    /// Questions.
+    pub asked: usize,
+    /// The mean over them.
+    pub quality: Quality,
+}
+
+/// One question.
+#[derive(Debug, Clone, Serialize)]
+pub struct Asked {
+    /// The question.
+    pub question: String,
+    /// What its answer is worth.
+    pub quality: Quality,
+    /// The best hit's cosine.
+    pub best_cosine: Option<f64>,
+    /// The best hit's share of the question's words.
+    pub best_word_share: Option<f64>,
+    /// The best hit's text.
+    pub best: Option<String>,
+}
+
+/// The ways in which the product can answer.
+const WAYS: [(&str, SearchMode); 3] =
+    [("words only", SearchMode::Words), ("vectors only", SearchMode::Meaning), ("hybrid", SearchMode::Hybrid)];
+
+/// Stores the sets and measures. The schema must be migrated. `data` is the folder with the folder `labelled`; without it
+/// there are only the sets of our own. `wanted` limits the sets to those whose name contains it.
+///
+/// # Errors
+/// When a set cannot be read, stored or asked: a measurement of a part would mislead.
+pub async fn run(
+    database: &Database,
+    embedder: Arc<dyn Embedder>,
+    data: Option<&Path>,
+    wanted: Option<&str>,
+    watcher: &impl Watcher,
+) -> Result<Report> {
+    let mut sets = sets::load(data)?;
+    sets.retain(|set| wanted.is_none_or(|wanted| set.name.contains(wanted)));
+    if sets.is_empty() {
+        bail!("no set has a name with {:?}", wanted.unwrap_or_default());
+    }
+    let service = QueryService::new(database.clone(), Some(Arc::clone(&embedder)));
+    refuse_other_telemetry(&service).await?;
+    let mut originals = Vec::new();
+    for set in &mut sets {
+        watcher.step(&format!("storing {}", set.name), None);
+        originals.push(store(database, set).await?);
+    }
+    watcher.step("deriving traces", None);
+    Deriver::new(database.clone(), DeriveOptions::default()).derive_all_now().await?;
+    watcher.step("embedding texts", None);
+    let worker = EmbeddingWorker::new(database.clone(), Arc::clone(&embedder), EmbedOptions::default(), Arc::default());
+    let embedded = worker.embed_all_now().await?;
+    if embedded.no_pgvector || embedded.failed > 0 {
+        bail!("{} texts could not be embedded; pgvector missing: {}", embedded.failed, embedded.no_pgvector);
+    }
+    let mut reports = Vec::new();
+    for (set, originals) in sets.iter().zip(originals) {
+        watcher.step(&format!("asking about {}", set.name), None);
+        let originals = originals.embed(&embedder).await?;
+        reports.push(measure_set(&service, &embedder, set, &originals).await?);
+    }
+    Ok(Report { model: embedder.model().to_string(), sets: reports })
+}
+
+/// A set must not be stored beside what somebody needs.
+async fn refuse_other_telemetry(service: &QueryService) -> Result<()> {
+    let mut begin = None;
+    for (since, until) in sets::times()?.into_iter().map(Some).chain([None]).map(Option::unzip) {
+        let filter = TraceFilter { since: begin, until: since, ..TraceFilter::default() };
+        let others = service.find_traces(&TracesRequest::new(filter, 1)).await?;
+        if let Some(other) = others.traces.first() {
+            bail!("the database has telemetry of its own, such as trace {}: name one that is empty", other.trace_id);
+        }
+        begin = until;
+    }
+    Ok(())
+}
+
+/// Stores all requests of a set, and tells its traces in the original form.
+async fn store(database: &Database, set: &mut LabelledSet) -> Result<Originals> {
+    let ingest = Ingest::start(database.clone(), IngestOptions::default());
+    let requests = std::mem::replace(&mut set.requests, Box::new(std::iter::empty()));
+    let mut originals = Originals::default();
+    let stored = futures::stream::iter(requests)
+        .map(|request| {
+            let (signal, body) = request?;
+            if signal == Signal::Traces {
+                originals.add(&body)?;
+            }
+            Ok((signal, body))
+        })
+        .map_ok(|(signal, body)| submit(&ingest, signal, body))
+        .try_buffer_unordered(AT_ONCE);
+    stored.try_fold(0, |sum, records| async move { Ok::<_, anyhow::Error>(sum + records) }).await?;
+    ingest.drain().await;
+    Ok(originals)
+}
+
+/// The distinct sentences of a set, with their traces.
+type Corpus = BTreeMap<String, Vec<TraceId>>;
+
+async fn measure_set(
+    service: &QueryService,
+    embedder: &Arc<dyn Embedder>,
+    set: &LabelledSet,
+    originals: &Texts,
+) -> Result<SetReport> {
+    let corpus = corpus(service, set).await?;
+    let mut questions = vec![measure_original(embedder, set, originals).await?];
+    let mut each = Vec::new();
+    let mut nothing_near = NothingNear::default();
+    for (way, mode) in WAYS {
+        let mut all = Vec::new();
+        for question in &set.questions {
+            let hits = search(service, set, &question.text, mode).await?;
+            let quality =
+                Quality::of(&ranking(set.unit, &corpus, &hits, question), relevant(set.unit, &corpus, question));
+            all.push(quality);
+            if mode == SearchMode::Hybrid {
+                nothing_near.answerable += 1;
+                nothing_near.answerable_silent += usize::from(hits.is_empty());
+                let best = hits.first();
+                each.push(Asked {
+                    question: question.text.clone(),
+                    quality,
+                    best_cosine: best.and_then(|hit| hit.cosine),
+                    best_word_share: best.and_then(|hit| hit.word_share),
+                    best: best.map(|hit| hit.text.clone()),
+                });
+            }
+        }
+        questions.push(Measured { way, asked: all.len(), quality: Quality::mean(&all) });
+    }
+    for question in &set.unanswerable {
+        nothing_near.unanswerable += 1;
+        let hits = search(service, set, question, SearchMode::Hybrid).await?;
+        nothing_near.unanswerable_silent += usize::from(hits.is_empty());
+    }
+    let traces = corpus.values().map(Vec::len).sum();
+    let similar = if set.faults.is_empty() {
+        Vec::new()
+    } else {
+        vec![similar_original(set, originals), similar(service, set, &corpus).await?]
+    };
+    Ok(SetReport { set: set.name.to_owned(), traces, texts: corpus.len(), questions, similar, nothing_near, each })
+}
+
+fn filter(set: &LabelledSet) -> TraceFilter {
+    TraceFilter { since: Some(set.since), until: Some(set.until), ..TraceFilter::default() }
+}
+
+async fn corpus(service: &QueryService, set: &LabelledSet) -> Result<Corpus> {
+    let mut corpus = Corpus::new();
+    let mut request = TracesRequest::new(filter(set), PAGE);
+    loop {
+        let page = service.find_traces(&request).await?;
+        for trace in page.traces {
+            corpus.entry(trace.text.unwrap_or_default()).or_default().push(trace.trace_id);
+        }
+        if page.next.is_none() {
+            return Ok(corpus);
+        }
+        request.cursor = page.next;
+    }
+}
+
+async fn search(service: &QueryService, set: &LabelledSet, question: &str, mode: SearchMode) -> Result<Vec<TextHit>> {
+    let request = SearchRequest { text: question.to_owned(), limit: HITS, filter: filter(set) };
+    Ok(service.search_traces_by(&request, mode).await?.hits)
+}
+
+/// Whether at least half of the traces are among the relevant.
+fn is_relevant(traces: &[TraceId], relevant: &HashSet<TraceId>) -> bool {
+    let count = traces.iter().filter(|trace| relevant.contains(trace)).count();
+    count > 0 && count * 2 >= traces.len()
+}
+
+/// How many texts or traces answer a question.
+fn relevant(unit: Unit, corpus: &Corpus, question: &Question) -> usize {
+    match unit {
+        Unit::Text => corpus.values().filter(|traces| is_relevant(traces, &question.relevant)).count(),
+        Unit::Trace => question.relevant.len(),
+    }
+}
+
+fn ranking(unit: Unit, corpus: &Corpus, hits: &[TextHit], question: &Question) -> Vec<bool> {
+    match unit {
+        Unit::Text => hits
+            .iter()
+            .map(|hit| corpus.get(&hit.text).is_some_and(|traces| is_relevant(traces, &question.relevant)))
+            .collect(),
+        Unit::Trace => {
+            let mut seen = HashSet::new();
+            let traces = hits.iter().map(|hit| hit.newest.trace_id).filter(|trace| seen.insert(*trace));
+            traces.map(|trace| question.relevant.contains(&trace)).collect()
+        }
+    }
+}
+
+async fn measure_original(embedder: &Arc<dyn Embedder>, set: &LabelledSet, originals: &Texts) -> Result<Measured> {
+    let mut all = Vec::new();
+    for question in &set.questions {
+        let relevant: Vec<bool> = originals.traces().map(|traces| is_relevant(traces, &question.relevant)).collect();
+        let ranked = originals.rank(embedder, &question.text).await?;
+        let ranking: Vec<bool> = ranked.iter().filter_map(|text| relevant.get(*text).copied()).collect();
+        all.push(Quality::of(&ranking, relevant.iter().filter(|is_relevant| **is_relevant).count()));
+    }
+    Ok(Measured { way: "original text", asked: all.len(), quality: Quality::mean(&all) })
+}
+
+/// The fault that at least half of the traces have.
+fn fault_of<'a>(traces: &[TraceId], faults: &'a HashMap<TraceId, String>) -> Option<&'a str> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for fault in traces.iter().filter_map(|trace| faults.get(trace)) {
+        *counts.entry(fault).or_default() += 1;
+    }
+    let (fault, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+    (count * 2 >= traces.len()).then_some(fault)
+}
+
+/// For every text of a fault that has others: whether these are found by a trace of it.
+async fn similar(service: &QueryService, set: &LabelledSet, corpus: &Corpus) -> Result<Measured> {
+    let faults: HashMap<&str, &str> =
+        corpus.iter().filter_map(|(text, traces)| Some((text.as_str(), fault_of(traces, &set.faults)?))).collect();
+    let mut all = Vec::new();
+    for (text, traces) in corpus {
+        let (Some(fault), Some(trace)) = (faults.get(text.as_str()), traces.first()) else { continue };
+        let others = faults.iter().filter(|(other, of)| *of == fault && **other != text).count();
+        if others == 0 || all.len() == SIMILAR_QUESTIONS {
+            continue;
+        }
+        let request = SimilarRequest { trace_id: *trace, threshold: 0.0, limit: HITS, filter: filter(set) };
+        let hits = service.find_similar_traces(&request).await?.hits;
+        let others_first = hits.iter().filter(|hit| hit.text != *text);
+        let ranking: Vec<bool> = others_first.map(|hit| faults.get(hit.text.as_str()) == Some(fault)).collect();
+        all.push(Quality::of(&ranking, others));
+    }
+    Ok(Measured { way: "similar", asked: all.len(), quality: Quality::mean(&all) })
+}
+
+fn similar_original(set: &LabelledSet, originals: &Texts) -> Measured {
+    let faults: Vec<Option<&str>> = originals.traces().map(|traces| fault_of(traces, &set.faults)).collect();
+    let mut all = Vec::new();
+    for (text, fault) in faults.iter().enumerate() {
+        let others = faults.iter().filter(|other| *other == fault).count() - 1;
+        if fault.is_none() || others == 0 || all.len() == SIMILAR_QUESTIONS {
+            continue;
+        }
+        let ranked = originals.rank_like(text);
+        let ranking: Vec<bool> = ranked.into_iter().map(|other| faults.get(other) == Some(fault)).collect();
+        all.push(Quality::of(&ranking, others));
+    }
+    Measured { way: "original text", asked: all.len(), quality: Quality::mean(&all) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u8) -> TraceId {
+        TraceId([number; 16])
+    }
+
+    #[test]
+    fn half_of_the_traces_are_enough() {
+        let relevant = HashSet::from([id(1), id(2)]);
+        assert!(is_relevant(&[id(1), id(3)], &relevant));
+        assert!(!is_relevant(&[id(1), id(3), id(4)], &relevant));
+        assert!(!is_relevant(&[], &relevant));
+    }
+
+    #[test]
+    fn a_text_has_the_fault_of_half_of_its_traces() {
+        let faults = HashMap::from([(id(1), "a".to_owned()), (id(2), "a".to_owned()), (id(3), "b".to_owned())]);
+        assert_eq!(fault_of(&[id(1), id(2), id(3), id(9)], &faults), Some("a"));
+        assert_eq!(fault_of(&[id(3), id(8), id(9)], &faults), None);
+        assert_eq!(fault_of(&[], &faults), None);
+    }
+}

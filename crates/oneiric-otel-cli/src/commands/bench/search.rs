@@ -1,0 +1,94 @@
+//! `bench search`: how good search is, on labelled telemetry.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use anyhow::Result;
+use oneiric_otel_bench::search::{self, Measured, Report, SetReport};
+
+use super::{Ending, Steps};
+use crate::args::Global;
+use crate::args::bench::Search;
+use crate::backend::Backend;
+use crate::progress::Progress;
+use crate::{data_dir, model, screen};
+
+pub(super) async fn run(global: &Global, search: &Search) -> Result<Ending> {
+    let progress = Arc::new(Progress::new());
+    let mut global = global.clone();
+    if global.database_url.is_none() {
+        global.data_dir = Some(data_dir::of_bench(&global)?.join("search"));
+    }
+    let embedder = model::load_in_background(Arc::clone(&progress)).await?;
+    let backend = Backend::open_for_writing(&global, &progress).await?;
+    let report =
+        search::run(backend.database(), embedder, search.data.as_deref(), search.set.as_deref(), &Steps(&progress))
+            .await;
+    progress.end();
+    backend.release().await?;
+    let report = report?;
+    if global.json {
+        screen::print_json(&report)?;
+    } else {
+        screen::print(&tell(&report, search.each))?;
+    }
+    Ok(Ending::Good)
+}
+
+fn tell(report: &Report, each: bool) -> String {
+    let mut text = format!("model {}\n", report.model);
+    for set in &report.sets {
+        write!(text, "\n{}: {} traces, {} texts\n", set.set, set.traces, set.texts).unwrap_or_default();
+        text.push_str(&tell_set(set));
+        if each {
+            text.push_str(&tell_each(set));
+        }
+    }
+    text
+}
+
+fn tell_set(set: &SetReport) -> String {
+    let mut table = screen::table(&["what", "way", "asked", "recall@10", "MRR", "nDCG@10"]);
+    let mut add = |what: &str, measured: &Measured| {
+        let quality = &measured.quality;
+        table.add_row([
+            what.to_owned(),
+            measured.way.to_owned(),
+            measured.asked.to_string(),
+            format!("{:.3}", quality.recall),
+            format!("{:.3}", quality.reciprocal_rank),
+            format!("{:.3}", quality.ndcg),
+        ]);
+    };
+    for measured in &set.questions {
+        add("questions", measured);
+    }
+    for measured in &set.similar {
+        add("similar traces", measured);
+    }
+    let near = &set.nothing_near;
+    format!(
+        "{table}\n\"nothing near\": precision {:.2}; told to {} of {} questions without an answer and {} of {} with one\n",
+        near.precision(),
+        near.unanswerable_silent,
+        near.unanswerable,
+        near.answerable_silent,
+        near.answerable
+    )
+}
+
+fn tell_each(set: &SetReport) -> String {
+    let mut table = screen::table(&["MRR", "nDCG@10", "cosine", "words", "question", "best"]);
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+    for asked in &set.each {
+        table.add_row([
+            format!("{:.2}", asked.quality.reciprocal_rank),
+            format!("{:.2}", asked.quality.ndcg),
+            number(asked.best_cosine),
+            number(asked.best_word_share),
+            screen::clean_short(&asked.question, 200),
+            screen::clean_short(asked.best.as_deref().unwrap_or("nothing near"), 200),
+        ]);
+    }
+    format!("{table}\n")
+}

@@ -5,12 +5,14 @@
 //! cold for the first round is up to whoever runs it: `docs/benchmarks.md` says how to restart PostgreSQL and empty the
 //! cache of the system before.
 
+mod classes;
+
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
-use oneiric_otel::query::{QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest};
+use oneiric_otel::query::{QueryService, TimeRange, TraceFilter, TraceId};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
@@ -50,7 +52,7 @@ pub struct Measured {
 /// The first question that is not answered.
 pub async fn measure(service: &QueryService, generator: &Generator, rounds: Rounds) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
-    for class in CLASSES {
+    for class in classes::CLASSES {
         measured.push(class.measure(service, generator, rounds).await.with_context(|| class.name.to_owned())?);
     }
     Ok(measured)
@@ -88,9 +90,15 @@ impl Arguments {
         }
     }
 
-    fn around(&self, length: SignedDuration) -> TraceFilter {
-        let since = self.moment.checked_sub(length).unwrap_or(Timestamp::MIN);
-        TraceFilter { since: Some(since), until: Some(self.moment), ..TraceFilter::default() }
+    /// A time that ends at the moment.
+    fn last(&self, length: SignedDuration) -> Result<TimeRange> {
+        Ok(TimeRange::new(self.moment.checked_sub(length)?, self.moment)?)
+    }
+
+    /// The traces of that time.
+    fn traces_of_last(&self, length: SignedDuration) -> Result<TraceFilter> {
+        let range = self.last(length)?;
+        Ok(TraceFilter { since: Some(range.start()), until: Some(range.end()), ..TraceFilter::default() })
     }
 }
 
@@ -117,57 +125,3 @@ impl Class {
         })
     }
 }
-
-const CLASSES: &[Class] = &[
-    Class {
-        name: "traces of a service, newest first",
-        goal_ms: None,
-        ask: |service, arguments| {
-            Box::pin(async move {
-                let filter = TraceFilter { service: Some(arguments.service), ..TraceFilter::default() };
-                let request = TracesRequest::new(filter, 50);
-                Ok(service.find_traces(&request).await?.traces.len())
-            })
-        },
-    },
-    Class {
-        name: "failed traces of a day",
-        goal_ms: None,
-        ask: |service, arguments| {
-            Box::pin(async move {
-                let filter = TraceFilter {
-                    status: Some("error".to_owned()),
-                    ..arguments.around(SignedDuration::from_hours(24))
-                };
-                let request = TracesRequest::new(filter, 50);
-                Ok(service.find_traces(&request).await?.traces.len())
-            })
-        },
-    },
-    Class {
-        name: "similar traces",
-        goal_ms: Some(20.0),
-        ask: |service, arguments| {
-            Box::pin(async move {
-                let request = SimilarRequest {
-                    trace_id: arguments.trace_id,
-                    threshold: 0.85,
-                    limit: 10,
-                    filter: TraceFilter::default(),
-                };
-                Ok(service.find_similar_traces(&request).await?.hits.len())
-            })
-        },
-    },
-    Class {
-        name: "search by description",
-        goal_ms: None,
-        ask: |service, arguments| {
-            Box::pin(async move {
-                let text = format!("{} in {}", FAULTS[arguments.fault].kind, arguments.service);
-                let request = SearchRequest { text, limit: 10, filter: TraceFilter::default() };
-                Ok(service.search_traces(&request).await?.hits.len())
-            })
-        },
-    },
-];

@@ -19,6 +19,7 @@ mod range;
 mod search;
 mod similar;
 mod spans;
+mod sql;
 mod trace;
 mod value;
 pub(crate) mod words;
@@ -28,7 +29,7 @@ use std::time::Instant;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::store::search::{RowFilter, TextStatistics};
-use crate::store::{Database, StoreError};
+use crate::store::{Database, SqlError, SqlReader, StoreError};
 
 pub use catalogue::{
     Catalogue, Dependencies, Dependency, Latency, Node, NodeKind, Operation, Operations, OperationsRequest, Sample,
@@ -50,6 +51,7 @@ pub use spans::{
     EventRecord, LinkRecord, MAX_TRACE_SPANS, Moment, ResourceRecord, ScopeRecord, SpanId, SpanRecord, SpanStream,
     StatusRecord, TraceRecord,
 };
+pub use sql::{SQL_BYTES, SQL_ROWS, SQL_TIME, SqlAnswer, SqlRequest};
 pub use trace::{TraceId, TraceOrder, TraceOverview, TracePage, TracesRequest};
 pub use value::{AttributeValue, Attributes, Detail, LIST_VALUE_BYTES};
 
@@ -99,6 +101,9 @@ pub enum QueryError {
         "the question took too long and was given up: narrow it, with a shorter time range, a service, or a smaller limit"
     )]
     TooLong,
+    /// PostgreSQL refused a statement of the user's, or gave it up.
+    #[error("{0}")]
+    Sql(Box<SqlError>),
     /// The database did not answer.
     #[error("database: {0}")]
     Store(StoreError),
@@ -126,6 +131,7 @@ pub struct QueryService {
     database: Database,
     embedder: Option<Arc<dyn Embedder>>,
     statistics: Arc<Mutex<Option<(Instant, TextStatistics)>>>,
+    sql: Option<SqlReader>,
 }
 
 impl std::fmt::Debug for QueryService {
@@ -140,7 +146,7 @@ impl std::fmt::Debug for QueryService {
 impl QueryService {
     /// A service over `database`. Without an embedder questions are compared by words alone.
     pub fn new(database: Database, embedder: Option<Arc<dyn Embedder>>) -> Self {
-        Self { database, embedder, statistics: Arc::new(Mutex::new(None)) }
+        Self { database, embedder, statistics: Arc::new(Mutex::new(None)), sql: None }
     }
 
     /// The filter as the store wants it.

@@ -29,6 +29,7 @@ mod roles;
 pub(crate) mod rows;
 pub(crate) mod search;
 mod spans;
+pub(crate) mod sql;
 pub(crate) mod texts;
 mod tls;
 pub(crate) mod traces;
@@ -42,6 +43,7 @@ pub use error::{ErrorClass, StoreError};
 pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;
 pub use roles::{Granted, Grantees};
+pub use sql::{SqlColumn, SqlError, SqlReader, Truncated, reader_grants};
 
 pub(crate) use batch::{Batch, Owner, References, Series, Touch};
 pub(crate) use copy::{Micros, Rows};

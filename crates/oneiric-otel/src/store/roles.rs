@@ -29,7 +29,7 @@ pub(super) const VIEWS: &[&str] = &[
 ];
 
 /// What the views call, with the rights of whoever reads them.
-const VIEW_FUNCTIONS: &[&str] =
+pub(super) const VIEW_FUNCTIONS: &[&str] =
     &["otel_attr(jsonb, text)", "otel_attr_number(jsonb, text)", "otel_attr_integer(jsonb, text)"];
 
 /// What a writer may do with tables. To lock a row, and a table against other writers, takes the right to update it.
@@ -151,6 +151,14 @@ impl Database {
         transaction.commit().await?;
         Ok(granted)
     }
+}
+
+/// Makes a role a reader.
+pub(super) async fn grant_reader(transaction: &Transaction<'_>, role: &str) -> Result<(), StoreError> {
+    for statement in statements(transaction, Part::Reader, role).await? {
+        transaction.batch_execute(&statement).await?;
+    }
+    Ok(transaction.batch_execute(&remember(Part::Reader, role)).await?)
 }
 
 /// Grants the roles that have a part what they lack of it, after a migration.
@@ -276,12 +284,12 @@ fn remember(part: Part, role: &str) -> String {
 }
 
 /// A name in SQL, whatever its characters.
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A string in SQL, whatever its characters and whether backslashes escape.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!(" E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 

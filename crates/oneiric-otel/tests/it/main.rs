@@ -15,6 +15,8 @@ mod roles;
 mod scene;
 mod search;
 mod spooling;
+mod sql;
+mod sql_attacks;
 mod tls;
 mod traces;
 mod views;

@@ -5,6 +5,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod dlq;
+pub(crate) mod sql;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ impl Arguments {
         arguments.global.database_url.take_if(|url| url.is_empty());
         arguments.global.maintenance.maintenance_url.take_if(|url| url.is_empty());
         arguments.global.reader_url.take_if(|url| url.is_empty());
+        arguments.global.sql_reader_url.take_if(|url| url.is_empty());
         arguments.global.data_dir.take_if(|dir| dir.as_os_str().is_empty());
         match arguments.check() {
             Ok(()) => Ok(arguments),
@@ -74,6 +76,18 @@ impl Arguments {
                 );
             }
         }
+        if let Some(url) = &self.global.sql_reader_url {
+            if !is_url(url) {
+                return Err("--sql-reader-url (or OTEL_STORAGE_SQL_READER_URL): a URL looks like \
+                            postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
+            }
+            if self.global.database_url.is_none() {
+                return Err(
+                    "--sql-reader-url (or OTEL_STORAGE_SQL_READER_URL): there is no --database-url; the embedded \
+                            database has a role of its own for SQL",
+                );
+            }
+        }
         let narrow = match &self.command {
             Command::Search(search) => &search.narrow,
             Command::Similar(similar) => &similar.narrow,
@@ -101,6 +115,9 @@ pub(crate) struct Global {
     /// Where questions are asked: a replica, or the same database as a role with fewer rights [default: the database]
     #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_READER_URL", hide_env_values = true)]
     pub(crate) reader_url: Option<String>,
+    /// Where `sql` asks, as a role that can read the views and nothing else [default: the database, if it is one]
+    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_SQL_READER_URL", hide_env_values = true)]
+    pub(crate) sql_reader_url: Option<String>,
     /// Print JSON for programs on stdout, and nothing else there
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -135,6 +152,8 @@ pub(crate) enum Command {
     Traces(Traces),
     /// Say whether all is well, and how much is stored and waiting
     Health,
+    /// Ask in SQL over the views, as a role that can do nothing else
+    Sql(sql::Sql),
     /// Open an SQL shell on the database
     Psql(Psql),
     /// Look at records that the database refused, try them again, delete them

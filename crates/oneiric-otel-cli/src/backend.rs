@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
-use oneiric_otel::store::{Database, ErrorClass, SCHEMA_VERSION, StoreError};
+use oneiric_otel::store::{Database, ErrorClass, SCHEMA_VERSION, SqlReader, StoreError};
 use oneiric_otel_parts::Parts;
 use oneiric_otel_postgres::{Options, Server, Status};
 
@@ -99,6 +99,33 @@ impl Backend {
             ));
         }
         Self::start(dir, progress).await
+    }
+
+    /// For SQL of the user's. A database by URL is not looked at: the role for SQL may see the views alone.
+    pub(crate) async fn open_for_sql(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
+        if global.database_url.is_some() {
+            return Self::of_url(global);
+        }
+        Self::open_for_reading(global, progress).await
+    }
+
+    /// A connection for SQL of anybody. The embedded database, whose schema must be there, has a role for it that is made
+    /// by the first who asks; otherwise the URL leads to one, or is refused when it is used.
+    pub(crate) async fn sql_reader(&self, global: &Global) -> Result<SqlReader> {
+        let Some(server) = &self.embedded else {
+            let (url, name) = match (&global.sql_reader_url, &global.database_url) {
+                (Some(url), _) => (url.as_str(), "given by --sql-reader-url"),
+                (None, url) => (url.as_deref().unwrap_or_default(), "given by --database-url"),
+            };
+            return SqlReader::new(url).map_err(|error| failure::of_database(&error, name));
+        };
+        let server = Arc::clone(server);
+        let reader = tokio::task::spawn_blocking(move || lock(&server).reader_connection())
+            .await
+            .context("the role for SQL was not made")??;
+        let made = self.database.make_reader(&reader.user, &reader.password).await;
+        made.map_err(|error| failure::of_database(&error, self.target()))?;
+        SqlReader::new(&reader.url()).map_err(|error| failure::of_database(&error, self.target()))
     }
 
     /// Whether opening starts no server.

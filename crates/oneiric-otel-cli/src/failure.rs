@@ -74,6 +74,11 @@ pub(crate) fn report(error: &Error) {
     drop(stderr.write_all(text.as_bytes()));
 }
 
+/// Prints what is to be known beside an answer to stderr.
+pub(crate) fn note(text: &str) {
+    drop(io::stderr().lock().write_all(format!("note: {text}\n").as_bytes()));
+}
+
 /// An error and its causes. Some errors repeat their cause in their own text.
 fn tell(error: &Error) -> String {
     let mut text = String::new();

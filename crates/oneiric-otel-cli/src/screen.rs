@@ -44,7 +44,7 @@ pub(crate) fn pretty_json(value: &impl Serialize) -> Result<String> {
 
 /// JSON that says the same and does nothing to a terminal. JSON itself asks for the escape of control characters below
 /// U+0020 alone. The others stand nowhere but in strings, where an escape means the character.
-fn escape(json: &str) -> String {
+pub(crate) fn escape(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for c in json.chars() {
         // serde_json has escaped the rest of the control characters.

@@ -11,11 +11,13 @@ use rand::TryRngCore as _;
 use crate::account::Account;
 use crate::error::PostgresError;
 use crate::installation::Installation;
-use crate::layout::{Layout, make_server_dir};
+use crate::layout::{Layout, make_server_dir, read_password};
 use crate::settings;
 
 /// The superuser of the private server.
 pub(crate) const USER: &str = "oneiric";
+/// A role that can log in once somebody has made it.
+pub(crate) const READER: &str = "oneiric_reader";
 /// The database.
 pub(crate) const DATABASE: &str = "otel";
 
@@ -32,7 +34,7 @@ pub(crate) fn ensure(layout: &Layout, installation: &Installation, account: &Acc
         return Err(PostgresError::NotADatabase { path: layout.cluster.clone() });
     }
     account.check_reaches(&layout.cluster, "--data-dir")?;
-    let password = make_password(layout)?;
+    let password = make_password(&layout.root, &layout.password)?;
     let work = tempfile::Builder::new()
         .prefix(NEW_PREFIX)
         .tempdir_in(&layout.root)
@@ -63,23 +65,22 @@ fn remove_leftovers(layout: &Layout) {
 }
 
 /// The password is on disk before any cluster uses it; one from an interrupted attempt is used again.
-fn make_password(layout: &Layout) -> Result<String, PostgresError> {
-    match layout.read_password() {
+pub(crate) fn make_password(dir: &Path, path: &Path) -> Result<String, PostgresError> {
+    match read_password(path) {
         Err(PostgresError::PasswordMissing { .. }) => {}
         other => return other,
     }
     let mut bytes = [0; PASSWORD_BYTES];
     rand::rngs::OsRng
         .try_fill_bytes(&mut bytes)
-        .map_err(|error| PostgresError::io("draw a password for", &layout.password)(io::Error::other(error)))?;
+        .map_err(|error| PostgresError::io("draw a password for", path)(io::Error::other(error)))?;
     let password = hex::encode(bytes);
     // Created with mode 0600.
-    let mut file =
-        tempfile::NamedTempFile::new_in(&layout.root).map_err(PostgresError::io("create a file in", &layout.root))?;
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(PostgresError::io("create a file in", dir))?;
     file.write_all(password.as_bytes())
         .and_then(|()| file.as_file().sync_all())
-        .map_err(PostgresError::io("write", &layout.password))?;
-    file.persist(&layout.password).map_err(|error| PostgresError::io("write", &layout.password)(error.error))?;
+        .map_err(PostgresError::io("write", path))?;
+    file.persist(path).map_err(|error| PostgresError::io("write", path)(error.error))?;
     Ok(password)
 }
 

@@ -11,9 +11,9 @@ pub struct ConnectionInfo {
     pub socket_dir: PathBuf,
     /// The port; over a Unix socket it is only part of the socket's name.
     pub port: u16,
-    /// A superuser of this private server.
+    /// A superuser of this private server, or a role with fewer rights.
     pub user: String,
-    /// Random, made when the database was created.
+    /// Random, made when the role was first needed.
     pub password: String,
     /// The database.
     pub database: String,

@@ -9,6 +9,7 @@
 //! | `log/` | the server's log, bounded | server's user | 0700 |
 //! | `run/` | the socket, if the path is short enough for one | server's user | 0700 |
 //! | `password` | the password of the superuser | caller | 0600 |
+//! | `reader-password` | the password of the role that reads, once somebody asked for it | caller | 0600 |
 //! | `start.lock` | held exclusively while deciding about start and stop | caller | 0600 |
 //! | `users.lock` | held shared by every process that uses the server | caller | 0600 |
 //! | `.new-*` | a cluster in the making; dead if `start.lock` is free | server's user | 0700 |
@@ -35,6 +36,7 @@ pub(crate) struct Layout {
     pub(crate) log_dir: PathBuf,
     run_dir: PathBuf,
     pub(crate) password: PathBuf,
+    pub(crate) reader_password: PathBuf,
     start_lock: PathBuf,
     users_lock: PathBuf,
 }
@@ -48,6 +50,7 @@ impl Layout {
             log_dir: root.join("log"),
             run_dir: root.join("run"),
             password: root.join("password"),
+            reader_password: root.join("reader-password"),
             start_lock: root.join("start.lock"),
             users_lock: root.join("users.lock"),
             root,
@@ -86,13 +89,7 @@ impl Layout {
 
     /// The password of the cluster.
     pub(crate) fn read_password(&self) -> Result<String, PostgresError> {
-        let missing = || PostgresError::PasswordMissing { path: self.password.clone() };
-        let text = match fs::read_to_string(&self.password) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
-            other => other.map_err(PostgresError::io("read", &self.password))?,
-        };
-        let password = text.trim();
-        if password.is_empty() { Err(missing()) } else { Ok(password.to_owned()) }
+        read_password(&self.password)
     }
 
     /// The file to lock around decisions.
@@ -149,6 +146,17 @@ impl Layout {
             tracing::debug!(dir = %dir.display(), %error, "socket directory stays");
         }
     }
+}
+
+/// The password in a file.
+pub(crate) fn read_password(path: &Path) -> Result<String, PostgresError> {
+    let missing = || PostgresError::PasswordMissing { path: path.to_owned() };
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing()),
+        other => other.map_err(PostgresError::io("read", path))?,
+    };
+    let password = text.trim();
+    if password.is_empty() { Err(missing()) } else { Ok(password.to_owned()) }
 }
 
 /// A directory that belongs to the server's user.

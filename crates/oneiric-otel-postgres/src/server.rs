@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::account::Account;
-use crate::cluster::{self, DATABASE, USER};
+use crate::cluster::{self, DATABASE, READER, USER};
 use crate::connection::ConnectionInfo;
 use crate::error::PostgresError;
 use crate::installation::Installation;
@@ -132,6 +132,18 @@ impl Server {
     /// How to connect.
     pub fn connection(&self) -> &ConnectionInfo {
         &self.connection
+    }
+
+    /// How to connect as a role with fewer rights. Its name and password are the same for everybody who asks, the password
+    /// is drawn for the first; to make a role of that name with that password is up to the caller.
+    ///
+    /// # Errors
+    /// If the file with the password can be neither read nor written.
+    pub fn reader_connection(&self) -> Result<ConnectionInfo, PostgresError> {
+        let deciding = lock_decisions(&self.layout)?;
+        let password = cluster::make_password(&self.layout.root, &self.layout.reader_password)?;
+        drop(deciding);
+        Ok(ConnectionInfo { user: READER.to_owned(), password, ..self.connection.clone() })
     }
 
     /// The postmaster's process id.

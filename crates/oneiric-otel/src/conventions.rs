@@ -65,6 +65,7 @@ pub const CONVENTIONS: &[Convention] = &[
     renamed("messaging.kafka.offset", &["messaging.kafka.message.offset"]),
     renamed("service.peer.name", &["peer.service"]),
     renamed("deployment.environment.name", &["deployment.environment"]),
+    renamed("user.id", &["enduser.id"]),
     renamed("user.roles", &["enduser.role"]),
     renamed("gen_ai.provider.name", &["gen_ai.system", "llm.provider", "llm.system"]),
     Convention {
@@ -72,8 +73,19 @@ pub const CONVENTIONS: &[Convention] = &[
         former: &["llm.model_name", "llm.request.model"],
         stand_ins: &["gen_ai.response.model"],
     },
-    renamed("gen_ai.usage.input_tokens", &["gen_ai.usage.prompt_tokens", "llm.token_count.prompt"]),
-    renamed("gen_ai.usage.output_tokens", &["gen_ai.usage.completion_tokens", "llm.token_count.completion"]),
+    renamed(
+        "gen_ai.usage.input_tokens",
+        &["gen_ai.usage.prompt_tokens", "llm.token_count.prompt", "llm.usage.prompt_tokens"],
+    ),
+    renamed(
+        "gen_ai.usage.output_tokens",
+        &["gen_ai.usage.completion_tokens", "llm.token_count.completion", "llm.usage.completion_tokens"],
+    ),
+    renamed("gen_ai.usage.cache_read.input_tokens", &["llm.token_count.prompt_details.cache_read"]),
+    renamed(
+        "gen_ai.usage.cache_write.input_tokens",
+        &["gen_ai.usage.cache_creation.input_tokens", "llm.token_count.prompt_details.cache_write"],
+    ),
     Convention { name: "gen_ai.agent.name", former: &["agent.name"], stand_ins: &["graph.node.id"] },
     renamed("gen_ai.tool.name", &["tool.name"]),
     Convention {

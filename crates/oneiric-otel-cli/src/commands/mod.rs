@@ -11,6 +11,7 @@ pub(crate) mod psql;
 pub(crate) mod search;
 pub(crate) mod serve;
 pub(crate) mod similar;
+pub(crate) mod sql;
 pub(crate) mod trace;
 pub(crate) mod traces;
 
@@ -53,6 +54,7 @@ pub(crate) async fn run(
             Command::Trace(trace) => trace::run(global, &trace).await,
             Command::Traces(traces) => traces::run(global, &traces).await,
             Command::Bench { command } => bench::run(global, &command).await,
+            Command::Sql(sql) => sql::run(global, &sql).await,
             Command::Health => health::run(global).await,
             Command::Dlq { command } => dlq::run(global, &command).await,
             Command::Db { command } => db::run(global, &command).await,

@@ -303,7 +303,7 @@ async fn roles_that_could_do_more_or_see_more_are_refused_with_what_to_do() {
             "it may write to public.orders",
         ),
         (
-            format!("GRANT UPDATE (id) ON public.orders TO PUBLIC"),
+            "GRANT UPDATE (id) ON public.orders TO PUBLIC".to_owned(),
             "REVOKE UPDATE (id) ON public.orders FROM PUBLIC".to_owned(),
             "it may write to public.orders",
         ),

@@ -1,6 +1,6 @@
 //! What a statement of the user's must not be able to do, and that the next one never notices that somebody tried.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use oneiric_otel::query::{QueryError, SqlRequest};
 
@@ -161,14 +161,12 @@ async fn what_takes_too_long_is_cancelled_on_the_server_too() {
         "SHOW /* SELECT pg_sleep(600) */ timezone",
         "EXPLAIN ANALYZE SELECT pg_sleep(600)",
     ] {
-        let started = Instant::now();
         let request = SqlRequest { timeout: Duration::from_millis(300), ..SqlRequest::new(sql) };
         match desk.queries.custom_query(&request).await {
             Err(QueryError::Sql(error)) => assert_eq!(error.code, "57014", "{sql}: {error}"),
             Ok(_) => assert!(sql.starts_with("SHOW"), "{sql}"),
             Err(error) => panic!("{sql}: {error:?}"),
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "{sql}");
         while desk.test.count(&running).await > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

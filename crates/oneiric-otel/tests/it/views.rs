@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use oneiric_otel::conventions::{CONVENTIONS, convention, same_names};
 use oneiric_otel::store::Database;
 use oneiric_otel_testkit::TestDatabase;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -131,6 +132,34 @@ async fn attributes_are_found_under_old_and_new_names() {
     let both = "SELECT otel_attr(attributes, 'http.method') || otel_attr(attributes, 'http.request.method')
                 FROM spans ORDER BY span_id";
     assert_eq!(names(&scene.bench.test, both).await, ["GETGET"; 2], "whichever name is asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_knows_the_names_that_the_program_knows() {
+    let test = TestDatabase::create().await;
+    Database::new(test.url()).unwrap().migrate().await.unwrap();
+    let client = test.client().await;
+    let attribute = async |attributes: &[&str], name: &str| {
+        let json = attributes.iter().map(|key| ((*key).to_owned(), (*key).into())).collect::<serde_json::Map<_, _>>();
+        let json = serde_json::Value::Object(json).to_string();
+        let row = client.query_one("SELECT otel_attr($1::text::jsonb, $2)", &[&json, &name]).await.unwrap();
+        row.get::<_, Option<String>>(0)
+    };
+    let names = CONVENTIONS.iter().flat_map(|group| [group.name].into_iter().chain(group.former.iter().copied()));
+    for name in names {
+        let mut order = same_names(name);
+        order.extend(convention(name).into_iter().flat_map(|group| group.stand_ins));
+        // Each is found when those before it are missing.
+        for (index, first) in order.iter().enumerate() {
+            let found = attribute(&order[index..], name).await;
+            assert_eq!(found.as_deref(), Some(*first), "{name} among {:?}", &order[index..]);
+        }
+        let all: Vec<&str> =
+            CONVENTIONS.iter().flat_map(|group| group.former.iter().copied().chain([group.name])).collect();
+        let others: Vec<&str> = all.into_iter().filter(|other| !order.contains(other)).collect();
+        assert_eq!(attribute(&others, name).await, None, "{name}");
+    }
+    assert_eq!(attribute(&["order.id"], "order.id").await.as_deref(), Some("order.id"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

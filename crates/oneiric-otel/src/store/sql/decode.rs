@@ -116,11 +116,10 @@ fn text(json: &mut String, text: &str) -> Result<(), Failure> {
 /// Digits, as a number if every reader keeps them.
 fn integer(json: &mut String, digits: &str) -> Result<(), Failure> {
     let is_exact = digits.parse::<i64>().is_ok_and(|number| number.unsigned_abs() <= EXACT);
-    if is_exact {
-        json.push_str(digits)
-    } else {
-        text(json, digits)?
+    if !is_exact {
+        return text(json, digits);
     }
+    json.push_str(digits);
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use jiff::SignedDuration;
 use oneiric_otel::query::{
-    ErrorGroupsRequest, OperationsRequest, QueryService, SearchRequest, SimilarRequest, TraceFilter, TracesRequest,
+    ContextRequest, ErrorGroupsRequest, LogsRequest, OperationsRequest, QueryService, SearchRequest, SimilarRequest,
+    TraceFilter, TracesRequest,
 };
 
 use super::{Arguments, Class};
@@ -25,11 +26,16 @@ macro_rules! classes {
 
 classes! {
     "a trace, whole", SOON, whole_trace;
+    "a trace with its logs, metrics and critical path", SOON, context;
+    "two traces side by side", None, diff;
     "newest traces of a service", None, newest;
     "failed traces of a day", None, failed;
     "traces of an hour by an attribute", None, by_attribute;
     "similar traces", SOON, similar;
     "search by description", None, search;
+    "logs of a day by a part of a class name", None, logs_by_class;
+    "logs of a day by a phrase and a level", None, logs_by_phrase;
+    "logs of a trace", None, logs_of_trace;
     "error groups of a day", None, error_groups;
     "services of a day", None, services;
     "operations of a service in an hour", None, operations;
@@ -38,6 +44,19 @@ classes! {
 
 async fn whole_trace(service: &QueryService, arguments: Arguments) -> Result<usize> {
     Ok(service.get_trace(arguments.trace_id, 10_000).await?.spans.len())
+}
+
+async fn context(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let context = service.get_trace_context(&ContextRequest::new(arguments.trace_id)).await?;
+    Ok(context.spans.len() + context.logs.len() + context.metrics.len())
+}
+
+async fn diff(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let similar =
+        SimilarRequest { trace_id: arguments.trace_id, threshold: 0.5, limit: 1, filter: TraceFilter::default() };
+    let Some(other) = service.find_similar_traces(&similar).await?.hits.pop() else { return Ok(0) };
+    service.diff_traces(arguments.trace_id, other.newest.trace_id).await?;
+    Ok(1)
 }
 
 async fn newest(service: &QueryService, arguments: Arguments) -> Result<usize> {
@@ -68,6 +87,30 @@ async fn search(service: &QueryService, arguments: Arguments) -> Result<usize> {
     let text = format!("{} in {}", FAULTS[arguments.fault].kind, arguments.service);
     let request = SearchRequest { text, limit: 10, filter: TraceFilter::default() };
     Ok(service.search_traces(&request).await?.hits.len())
+}
+
+/// The last part of its name is how people remember a class.
+async fn logs_by_class(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let class = FAULTS[arguments.fault].kind.rsplit('.').next().unwrap_or_default();
+    logs(service, LogsRequest { query: Some(class.to_owned()), ..of_last_day(&arguments)? }).await
+}
+
+async fn logs_by_phrase(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let query = Some("\"falling back\" defaults".to_owned());
+    logs(service, LogsRequest { query, level: Some("warn".to_owned()), ..of_last_day(&arguments)? }).await
+}
+
+async fn logs_of_trace(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    logs(service, LogsRequest { trace_id: Some(arguments.trace_id), limit: PAGE, ..LogsRequest::default() }).await
+}
+
+fn of_last_day(arguments: &Arguments) -> Result<LogsRequest> {
+    let range = arguments.last(DAY)?;
+    Ok(LogsRequest { start: Some(range.start()), end: Some(range.end()), limit: PAGE, ..LogsRequest::default() })
+}
+
+async fn logs(service: &QueryService, request: LogsRequest) -> Result<usize> {
+    Ok(service.search_logs(&request).await?.logs.len())
 }
 
 async fn error_groups(service: &QueryService, arguments: Arguments) -> Result<usize> {

@@ -111,6 +111,7 @@ fn tell(output: &Output) -> String {
         row("data points stored", filled.data_points, filled.metrics_seconds);
         row("traces derived", filled.traces, filled.derive_seconds);
         row("texts embedded", filled.texts, filled.embed_seconds);
+        row("indexes of closed partitions", filled.indexes, filled.close_seconds);
         text = format!("{table}\n");
     }
     if output.classes.is_empty() {

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 /// The longest service name in a trace row, in bytes: it stands under a btree.
-const MAX_NAME_BYTES: usize = 256;
+pub(crate) const MAX_NAME_BYTES: usize = 256;
 /// The longest error message in a trace row, in bytes. The span keeps the whole.
 const MAX_MESSAGE_BYTES: usize = 4096;
 /// Services listed in a trace row at most.

@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 use super::QueryError;
 use super::pattern::Pattern;
 use crate::conventions::same_names;
+use crate::derive::trace::{MAX_NAME_BYTES, cut};
 use crate::store::attributes::{AttributeCondition, AttributeTest};
 use crate::store::search::RowFilter;
 
@@ -280,8 +281,9 @@ pub(super) fn row_filter(filter: &TraceFilter) -> Result<RowFilter, QueryError> 
     Ok(RowFilter {
         since_unix_nanos: filter.since.map(nanos),
         until_unix_nanos: filter.until.map(nanos),
-        service: filter.service.clone(),
-        operation: filter.operation.clone(),
+        // Rows have the beginning of a very long name.
+        service: filter.service.as_deref().map(|name| cut(name, MAX_NAME_BYTES)),
+        operation: filter.operation.as_deref().map(|name| cut(name, MAX_NAME_BYTES)),
         status: filter.status.clone(),
         min_duration_ns: filter.min_duration.map(duration),
         max_duration_ns: filter.max_duration.map(duration),

@@ -8,10 +8,14 @@ use super::attributes::{AttributeCondition, Values, push};
 use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
+use super::read::bucket_of;
 
 /// The columns that [`TraceRow::from_row`] reads, of `otel_traces t` and `otel_texts x`.
 pub(super) const TRACE_COLUMNS: &str = "t.trace_id, t.start_time, t.start_ns, t.duration_ns, t.status, t.service_name, t.root_name,
     t.services, t.span_count, t.error_count, t.log_count, t.root_seen, t.error_type, t.error_message, x.text, t.text_ids";
+
+/// Traces whose spans are looked at one by one.
+const LOOKED_AT: i64 = 2000;
 
 /// The derived row of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,8 +131,8 @@ impl RowFilter {
             || !self.attributes.is_empty()
     }
 
-    /// Conditions on `t`, with their values appended to `values`; `since` is the parameter of that name.
-    fn conditions<'a>(&'a self, values: &mut Values<'a>, since: usize) -> String {
+    /// Conditions on `t` but for those on its spans, with their values appended to `values`.
+    fn conditions<'a>(&'a self, values: &mut Values<'a>) -> String {
         let mut sql = String::new();
         let mut add = |condition: &str, value: &'a (dyn ToSql + Sync), kind: Type| {
             values.push((value, kind));
@@ -153,13 +157,21 @@ impl RowFilter {
         if let Some(except) = &self.except {
             add("t.trace_id <> ?", except, Type::UUID);
         }
+        sql
+    }
+
+    /// Conditions on the spans of `t`; `since` is the parameter of that name. `one_by_one` has each trace's spans looked up on their
+    /// own, whatever the planner thinks of it.
+    fn span_conditions<'a>(&'a self, values: &mut Values<'a>, since: usize, one_by_one: bool) -> String {
+        let mut sql = String::new();
         for attribute in &self.attributes {
             // No span of a trace begins before the trace, unless it has no start at all.
             let (begins, matches) = (begins_not_before("s.start_time", since), attribute.on_span(values));
+            let fence = if one_by_one { "OFFSET 0" } else { "" };
             let condition = format!(
                 " AND EXISTS (SELECT FROM otel.otel_spans s
                               WHERE s.trace_id = t.trace_id AND s.start_time BETWEEN t.seen_from AND t.seen_to
-                                AND {begins} AND {matches})"
+                                AND {begins} AND {matches} {fence})"
             );
             sql.push_str(&condition);
         }
@@ -200,13 +212,7 @@ impl Database {
     /// The row of a trace.
     pub(crate) async fn trace_row(&self, trace_id: Uuid) -> Result<Option<TraceRow>, StoreError> {
         let client = self.reader().await?;
-        let Some(bucket) = client
-            .query_typed_opt("SELECT bucket FROM otel.otel_trace_keys WHERE trace_id = $1", &[(&trace_id, Type::UUID)])
-            .await?
-            .map(|row| row.get::<_, Micros>(0))
-        else {
-            return Ok(None);
-        };
+        let Some(bucket) = bucket_of(&client, trace_id).await? else { return Ok(None) };
         let row = client
             .query_typed_opt(
                 &format!(
@@ -220,6 +226,9 @@ impl Database {
     }
 
     /// Rows that pass the filter, in this order. `after` is the last row of the page before.
+    ///
+    /// With attributes the first traces in the order are looked at one by one: of a common attribute they fill the page.
+    /// If they do not, it is a rare one, and the planner may begin with the spans.
     pub(crate) async fn trace_rows(
         &self,
         filter: &RowFilter,
@@ -227,10 +236,28 @@ impl Database {
         after: Option<&RowPosition>,
         limit: i64,
     ) -> Result<Vec<TraceRow>, StoreError> {
+        if !filter.attributes.is_empty() {
+            let rows = self.some_trace_rows(filter, order, after, limit, Some(LOOKED_AT)).await?;
+            if rows.len() as i64 == limit {
+                return Ok(rows);
+            }
+        }
+        self.some_trace_rows(filter, order, after, limit, None).await
+    }
+
+    /// The same, of all traces, or of the first `of` in the order that pass but for their attributes.
+    async fn some_trace_rows(
+        &self,
+        filter: &RowFilter,
+        order: RowOrder,
+        after: Option<&RowPosition>,
+        limit: i64,
+        of: Option<i64>,
+    ) -> Result<Vec<TraceRow>, StoreError> {
         let (since, until) = (filter.since(), filter.until());
         let mut values: Values<'_> =
             vec![(&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
-        let mut conditions = filter.conditions(&mut values, 1);
+        let mut conditions = filter.conditions(&mut values);
         let after = after.map(|after| (Micros::from_unix_nanos(after.start_unix_nanos), after));
         if let Some(((start, remainder), after)) = &after {
             let beyond = if order == RowOrder::Oldest { ">" } else { "<" };
@@ -248,13 +275,19 @@ impl Database {
             };
             conditions = format!("{conditions} AND ({}) {beyond} ({position})", order.columns());
         }
+        let on_spans = filter.span_conditions(&mut values, 1, of.is_some());
+        let (begins, sort) = (begins_not_before("t.bucket", 1), order.sort());
+        let rows =
+            format!("otel.otel_traces t WHERE t.start_time >= $1 AND t.start_time < $2 AND {begins} {conditions}");
+        let found = match of {
+            None => format!("SELECT * FROM {rows} {on_spans}"),
+            Some(of) => {
+                format!("SELECT * FROM (SELECT * FROM {rows} ORDER BY {sort} LIMIT {of}) t WHERE true {on_spans}")
+            }
+        };
         let sql = format!(
-            "SELECT {TRACE_COLUMNS} FROM otel.otel_traces t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
-             WHERE t.start_time >= $1 AND t.start_time < $2
-               AND {} {conditions}
-             ORDER BY {} LIMIT $3",
-            begins_not_before("t.bucket", 1),
-            order.sort()
+            "SELECT {TRACE_COLUMNS} FROM ({found} ORDER BY {sort} LIMIT $3) t
+             LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1] ORDER BY {sort}"
         );
         self.reader().await?.query_typed(&sql, &values).await?.iter().map(TraceRow::from_row).collect()
     }
@@ -273,7 +306,8 @@ impl Database {
         let (since, until) = (filter.since(), filter.until());
         let mut values: Values<'_> =
             vec![(&texts, Type::INT8_ARRAY), (&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)];
-        let mut conditions = filter.conditions(&mut values, 2);
+        let mut conditions = filter.conditions(&mut values);
+        conditions.push_str(&filter.span_conditions(&mut values, 2, false));
         if filter.looks_at_rows() {
             conditions = format!(
                 "AND EXISTS (SELECT FROM otel.otel_traces t WHERE t.trace_id = l.trace_id AND t.bucket = l.bucket

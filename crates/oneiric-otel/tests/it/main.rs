@@ -9,6 +9,7 @@ mod letters;
 mod listing;
 mod logs;
 mod migrations;
+mod plans;
 mod reading;
 mod records;
 mod roles;

@@ -13,6 +13,7 @@ mod errors;
 mod failure;
 pub(crate) mod filter;
 mod logs;
+mod metrics;
 #[cfg_attr(not(test), allow(dead_code, reason = "what is not called yet comes with error search"))]
 pub(crate) mod pattern;
 mod range;
@@ -44,6 +45,9 @@ pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ShapeId};
 pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use logs::{LEVELS, Level, LogEntry, LogPage, LogsRequest};
+pub use metrics::{
+    Aggregation, MAX_STEPS, MetricLabel, MetricOverview, MetricPoint, MetricRange, MetricSeries, MetricsRequest,
+};
 pub use range::TimeRange;
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchMode, SearchRequest, TextHit};
 pub use similar::{SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};

@@ -20,6 +20,7 @@ mod fidelity;
 #[doc(hidden)]
 pub mod fuzzing;
 pub(crate) mod logs;
+pub(crate) mod metrics;
 mod migrate;
 mod partitions;
 mod read;

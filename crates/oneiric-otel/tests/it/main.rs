@@ -8,6 +8,7 @@ mod fidelity;
 mod letters;
 mod listing;
 mod logs;
+mod metrics;
 mod migrations;
 mod plans;
 mod reading;

@@ -1,0 +1,295 @@
+//! Metrics over time: points at a step, of each stream or of streams put together by their labels.
+//!
+//! What is counted (sums, histograms) is read by how it is counted: of cumulative streams the increase from point to
+//! point counts, resets noticed; of delta streams the points themselves. An increase that spans two steps counts in the
+//! later one. See [`partial`] and [`buckets`] for the mathematics.
+
+mod aggregation;
+pub(crate) mod buckets;
+pub(crate) mod fold;
+mod groups;
+pub(crate) mod partial;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{QueryError, QueryService, check_limit, nearest};
+use crate::store::Micros;
+use crate::store::metrics::{StreamFilter, StreamRow};
+
+pub use aggregation::Aggregation;
+use fold::{Grid, StreamFold};
+use groups::Groups;
+
+/// Steps of an answer at most, as in Prometheus.
+pub const MAX_STEPS: u64 = 11_000;
+/// Streams of an answer at most.
+const MAX_STREAMS: i64 = 10_000;
+/// How far before the range the last point before it is looked for, at least.
+const LOOK_BACK: Duration = Duration::from_mins(5);
+/// Names that an unknown one is compared to at most.
+const MAX_NAMES_COMPARED: i64 = 5000;
+/// Values of a label that are listed at most.
+const MAX_LABEL_VALUES: i64 = 1000;
+
+/// A metric over a range of time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricsRequest {
+    /// Name of the metric, whole.
+    pub name: String,
+    /// Labels that streams must have, with their values as text: attributes of the stream or of its resource, and
+    /// `service.name`.
+    pub labels: Vec<(String, String)>,
+    /// The service, by its whole name.
+    pub service: Option<String>,
+    /// At or after this time.
+    pub start: Timestamp,
+    /// Before this time.
+    pub end: Timestamp,
+    /// Time between two points, 1 ms or more. Steps begin at the multiples of it since 1970.
+    pub step: Duration,
+    /// How the points of a step become one.
+    pub aggregation: Aggregation,
+    /// Labels by which streams are put together; an empty list puts all into one. None keeps every stream apart.
+    pub group_by: Option<Vec<String>>,
+}
+
+/// A metric over a range of time.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MetricRange {
+    /// Name of the metric.
+    pub name: String,
+    /// How the points of a step became one.
+    pub aggregation: Aggregation,
+    /// Seconds between two points.
+    pub step_seconds: f64,
+    /// The series, in order of their labels.
+    pub series: Vec<MetricSeries>,
+    /// Kinds of the metric that the aggregation says nothing about and that were left out.
+    pub left_out: Vec<String>,
+}
+
+/// Points of one stream, or of several put together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MetricSeries {
+    /// What tells it from the others.
+    pub labels: BTreeMap<String, String>,
+    /// `gauge`, `sum`, `histogram`, `exponential_histogram` or `summary`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `delta`, `cumulative` or `unspecified`.
+    pub temporality: String,
+    /// Whether a sum never falls.
+    pub monotonic: bool,
+    /// Unit of the measurements.
+    pub unit: String,
+    /// What the metric says of itself.
+    pub description: String,
+    /// Streams that were put together.
+    pub streams: usize,
+    /// One point for each step of which something is known, in order.
+    pub points: Vec<MetricPoint>,
+}
+
+/// A point of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct MetricPoint {
+    /// When the step begins.
+    pub time: Timestamp,
+    /// Its value.
+    pub value: f64,
+}
+
+/// A metric in a list. One that is sent in several forms stands there once for each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MetricOverview {
+    /// Its name.
+    pub name: String,
+    /// `gauge`, `sum`, `histogram`, `exponential_histogram` or `summary`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// `delta`, `cumulative` or `unspecified`.
+    pub temporality: String,
+    /// Whether a sum never falls.
+    pub monotonic: bool,
+    /// Unit of the measurements.
+    pub unit: String,
+    /// What it says of itself.
+    pub description: String,
+    /// Streams of it.
+    pub streams: i64,
+    /// Services that send it, sorted.
+    pub services: Vec<String>,
+}
+
+/// A label of a metric.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MetricLabel {
+    /// Its key.
+    pub key: String,
+    /// Its values in order, the first 1000 of them.
+    pub values: Vec<String>,
+}
+
+impl QueryService {
+    /// The metrics that are stored, in order of their names: those whose name contains `name`, in any case, of a service
+    /// if one is given.
+    ///
+    /// # Errors
+    /// [`QueryError::InvalidArgument`] for a limit that is not 1 to 1000, [`QueryError::Unknown`] for a service of which
+    /// nothing is stored.
+    pub async fn metrics(
+        &self,
+        name: Option<&str>,
+        service: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<MetricOverview>, QueryError> {
+        let limit = check_limit(limit)?;
+        if let Some(service) = service {
+            self.check_service(service).await?;
+        }
+        let rows = self.database.metric_rows(name, service, limit as i64).await?;
+        Ok(rows
+            .into_iter()
+            .map(|row| MetricOverview {
+                name: row.name,
+                kind: row.kind,
+                temporality: row.temporality,
+                monotonic: row.monotonic,
+                unit: row.unit,
+                description: row.description,
+                streams: row.streams,
+                services: row.services,
+            })
+            .collect())
+    }
+
+    /// The labels of a metric with their values.
+    ///
+    /// # Errors
+    /// [`QueryError::Unknown`] for a metric that is not stored.
+    pub async fn metric_labels(&self, name: &str) -> Result<Vec<MetricLabel>, QueryError> {
+        self.check_metric(name).await?;
+        let labels = self.database.metric_labels(name, MAX_LABEL_VALUES).await?;
+        Ok(labels.into_iter().map(|(key, values)| MetricLabel { key, values }).collect())
+    }
+
+    /// A metric over a range of time.
+    ///
+    /// # Errors
+    /// [`QueryError::Unknown`] for a metric or service of which nothing is stored. [`QueryError::InvalidArgument`] for an
+    /// end that is not after the start, a step that is too short for the range, a label that the metric does not have,
+    /// an aggregation that says nothing about the metric, or when more would have to be returned than one answer holds.
+    pub async fn get_metrics_by_time_range(&self, request: &MetricsRequest) -> Result<MetricRange, QueryError> {
+        let grid = grid(request)?;
+        request.aggregation.check()?;
+        let streams = self.matching_streams(request).await?;
+        let mut groups = Groups::new(request);
+        for stream in streams {
+            groups.add(stream);
+        }
+        groups.check()?;
+        self.read_points(&mut groups, grid).await?;
+        Ok(groups.finish(request, grid))
+    }
+
+    /// How the database finds the points of a request, for tests of indexes and partitions.
+    #[doc(hidden)]
+    pub async fn explain_metrics(&self, request: &MetricsRequest) -> Result<String, QueryError> {
+        let grid = grid(request)?;
+        let ids = self.matching_streams(request).await?.iter().map(|stream| stream.series_id).collect();
+        let micros = |nanos| Micros::from_unix_nanos(nanos).0;
+        Ok(self.database.explain_points(&ids, (micros(grid.start), micros(grid.end))).await?)
+    }
+
+    async fn check_metric(&self, name: &str) -> Result<(), QueryError> {
+        if self.database.has_metric(name).await? {
+            return Ok(());
+        }
+        let known = self.database.metric_names(MAX_NAMES_COMPARED).await?;
+        Err(QueryError::Unknown { name: "name", value: name.to_owned(), near: nearest(name, known) })
+    }
+
+    async fn matching_streams(&self, request: &MetricsRequest) -> Result<Vec<StreamRow>, QueryError> {
+        let filter = StreamFilter {
+            name: request.name.clone(),
+            service: request.service.clone(),
+            labels: request.labels.clone(),
+        };
+        let streams = self.database.streams(&filter, MAX_STREAMS + 1).await?;
+        if streams.len() as i64 > MAX_STREAMS {
+            return Err(QueryError::InvalidArgument {
+                name: "labels",
+                accepted: format!("labels that at most {MAX_STREAMS} streams have"),
+            });
+        }
+        if streams.is_empty() {
+            self.check_metric(&request.name).await?;
+            if let Some(service) = &request.service {
+                self.check_service(service).await?;
+            }
+        }
+        Ok(streams)
+    }
+
+    /// Reads the points of all streams into their groups.
+    async fn read_points(&self, groups: &mut Groups, grid: Grid) -> Result<(), QueryError> {
+        let back = u64::try_from(LOOK_BACK.as_nanos()).unwrap_or_default().max(grid.step);
+        let micros = |nanos| Micros::from_unix_nanos(nanos).0;
+        // To the microsecond the end is included; what is beyond it is left out below.
+        let range = (micros(grid.start.saturating_sub(back)), Micros(micros(grid.end).0 + 1));
+        for numbers_only in [true, false] {
+            let ids: Vec<i64> = groups.ids(numbers_only);
+            if ids.is_empty() {
+                continue;
+            }
+            let mut points = self.database.points(&ids, (&range.0, &range.1), numbers_only).await?;
+            let mut reading: Option<(i64, StreamFold)> = None;
+            while let Some(point) = points.next().await? {
+                if point.time >= grid.end {
+                    continue;
+                }
+                let id = point.series_id;
+                if reading.as_ref().is_none_or(|(reading, _)| *reading != id) {
+                    groups.close(reading.take());
+                    reading = groups.open(id, grid);
+                }
+                if let Some(reading) = &mut reading {
+                    groups.take(reading, point)?;
+                }
+            }
+            groups.close(reading);
+        }
+        Ok(())
+    }
+}
+
+/// The steps of a request.
+fn grid(request: &MetricsRequest) -> Result<Grid, QueryError> {
+    if request.end <= request.start {
+        return Err(QueryError::InvalidArgument { name: "end", accepted: "a time after start".to_owned() });
+    }
+    let nanos = |time: Timestamp| u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
+    let step = u64::try_from(request.step.as_nanos()).unwrap_or(u64::MAX);
+    let (start, end) = (nanos(request.start), nanos(request.end));
+    if step < 1_000_000 {
+        return Err(QueryError::InvalidArgument { name: "step", accepted: "a duration of 1 ms or more".to_owned() });
+    }
+    if end <= start {
+        return Err(QueryError::InvalidArgument { name: "end", accepted: "a time after 1970".to_owned() });
+    }
+    let grid = Grid { start, end, step };
+    if grid.len() > MAX_STEPS {
+        let least = (end - start).div_ceil(MAX_STEPS - 1).div_ceil(1_000_000);
+        return Err(QueryError::InvalidArgument {
+            name: "step",
+            accepted: format!("at most {MAX_STEPS} steps in the range: a step of {least} ms or more"),
+        });
+    }
+    Ok(grid)
+}

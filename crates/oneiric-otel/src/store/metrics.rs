@@ -1,0 +1,288 @@
+//! Reading metrics for questions: streams by name and labels, and their points.
+
+use serde_json::{Map, Value};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::copy::Micros;
+use super::database::{Argument, Database};
+use super::error::StoreError;
+use super::reader::ReaderRows;
+
+/// Flag of a point that says that there is no value.
+const NO_RECORDED_VALUE: i32 = 1;
+
+/// A metric, as one kind of it is described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MetricRow {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) temporality: String,
+    pub(crate) monotonic: bool,
+    pub(crate) unit: String,
+    pub(crate) description: String,
+    pub(crate) streams: i64,
+    pub(crate) services: Vec<String>,
+}
+
+/// A stream of points.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StreamRow {
+    pub(crate) series_id: i64,
+    pub(crate) service_name: String,
+    pub(crate) kind: String,
+    pub(crate) temporality: String,
+    pub(crate) monotonic: bool,
+    pub(crate) unit: String,
+    pub(crate) description: String,
+    pub(crate) attributes: Map<String, Value>,
+    pub(crate) resource: Map<String, Value>,
+    pub(crate) bounds: Vec<f64>,
+}
+
+/// Which streams are meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct StreamFilter {
+    pub(crate) name: String,
+    pub(crate) service: Option<String>,
+    /// Keys and the texts of their values, of attributes of the stream or of its resource.
+    pub(crate) labels: Vec<(String, String)>,
+}
+
+/// The label that names the service.
+const SERVICE: &str = "service.name";
+
+/// The value of label `$key` of stream `s` with resource `r`.
+const LABEL: &str = "coalesce(s.attributes ->> l.key, r.attributes ->> l.key)";
+
+impl Database {
+    /// Metrics in order of their names.
+    pub(crate) async fn metric_rows(
+        &self,
+        name_part: Option<&str>,
+        service: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<MetricRow>, StoreError> {
+        let rows = self
+            .reader()
+            .await?
+            .query_typed(
+                "SELECT metric_name, metric_type, temporality, monotonic, unit, min(description), count(*),
+                        array_agg(DISTINCT service_name ORDER BY service_name)
+                 FROM otel.otel_metric_series
+                 WHERE ($1::text IS NULL OR strpos(lower(metric_name), lower($1)) > 0)
+                   AND ($2::text IS NULL OR service_name = $2)
+                 GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5 LIMIT $3",
+                &[(&name_part, Type::TEXT), (&service, Type::TEXT), (&limit, Type::INT8)],
+            )
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| MetricRow {
+                name: row.get(0),
+                kind: row.get(1),
+                temporality: row.get(2),
+                monotonic: row.get(3),
+                unit: row.get(4),
+                description: row.get(5),
+                streams: row.get(6),
+                services: row.get(7),
+            })
+            .collect())
+    }
+
+    /// The names of metrics, for comparison with one that is not known.
+    pub(crate) async fn metric_names(&self, limit: i64) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT DISTINCT metric_name FROM otel.otel_metric_series ORDER BY 1 LIMIT $1";
+        let rows = self.reader().await?.query_typed(sql, &[(&limit, Type::INT8)]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Whether there is a metric of this name.
+    pub(crate) async fn has_metric(&self, name: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT FROM otel.otel_metric_series
+                                  WHERE left(metric_name, 256) = left($1, 256) AND metric_name = $1)";
+        Ok(self.reader().await?.query_typed_one(sql, &[(&name, Type::TEXT)]).await?.get(0))
+    }
+
+    /// Streams that pass the filter, in order of their ids.
+    pub(crate) async fn streams(&self, filter: &StreamFilter, limit: i64) -> Result<Vec<StreamRow>, StoreError> {
+        let (keys, values): (Vec<&str>, Vec<&str>) =
+            filter.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();
+        let sql = format!(
+            "SELECT s.series_id, s.service_name, s.metric_type, s.temporality, s.monotonic, s.unit, s.description,
+                    s.attributes::text, coalesce(r.attributes::text, '{{}}'), s.explicit_bounds
+             FROM otel.otel_metric_series s LEFT JOIN otel.otel_resources r USING (resource_id)
+             WHERE left(s.metric_name, 256) = left($1, 256) AND s.metric_name = $1
+               AND ($2::text IS NULL OR s.service_name = $2)
+               AND NOT EXISTS (SELECT FROM unnest($3::text[], $4::text[]) AS l (key, value)
+                               WHERE CASE WHEN l.key = '{SERVICE}' THEN s.service_name ELSE {LABEL} END
+                                     IS DISTINCT FROM l.value)
+             ORDER BY s.series_id LIMIT $5"
+        );
+        let rows = self
+            .reader()
+            .await?
+            .query_typed(
+                &sql,
+                &[
+                    (&filter.name, Type::TEXT),
+                    (&filter.service, Type::TEXT),
+                    (&keys, Type::TEXT_ARRAY),
+                    (&values, Type::TEXT_ARRAY),
+                    (&limit, Type::INT8),
+                ],
+            )
+            .await?;
+        // The database gives objects.
+        let object = |text: &str| serde_json::from_str(text).unwrap_or_default();
+        Ok(rows
+            .iter()
+            .map(|row| StreamRow {
+                series_id: row.get(0),
+                service_name: row.get(1),
+                kind: row.get(2),
+                temporality: row.get(3),
+                monotonic: row.get(4),
+                unit: row.get(5),
+                description: row.get(6),
+                attributes: object(row.get(7)),
+                resource: object(row.get(8)),
+                bounds: row.get::<_, Option<Vec<f64>>>(9).unwrap_or_default(),
+            })
+            .collect())
+    }
+
+    /// The label keys of a metric's streams, each with its values in order, `values` of them at most.
+    pub(crate) async fn metric_labels(
+        &self,
+        name: &str,
+        values: i64,
+    ) -> Result<Vec<(String, Vec<String>)>, StoreError> {
+        let rows = self
+            .reader()
+            .await?
+            .query_typed(
+                "SELECT key, array_agg(value ORDER BY value)
+                 FROM (SELECT key, value, row_number() OVER (PARTITION BY key ORDER BY value) AS n
+                       FROM (SELECT DISTINCT l.key, left(l.value, 1024) AS value
+                             FROM otel.otel_metric_series s
+                             CROSS JOIN LATERAL (SELECT * FROM jsonb_each_text(s.attributes)
+                                                 UNION ALL SELECT 'service.name', s.service_name) AS l (key, value)
+                             WHERE left(s.metric_name, 256) = left($1, 256) AND s.metric_name = $1
+                               AND l.value IS NOT NULL) d) n
+                 WHERE n <= $2 GROUP BY key ORDER BY key",
+                &[(&name, Type::TEXT), (&values, Type::INT8)],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// The points of streams in `[from, until)`, each stream's in order of time; read them with [`Points::next`].
+    pub(crate) async fn points<'a>(
+        &self,
+        series: &'a Vec<i64>,
+        (from, until): (&'a Micros, &'a Micros),
+        numbers_only: bool,
+    ) -> Result<Points, StoreError> {
+        let arguments: Vec<Argument<'a>> =
+            vec![(series, Type::INT8_ARRAY), (from, Type::TIMESTAMPTZ), (until, Type::TIMESTAMPTZ)];
+        let rows = self.reader().await?.stream(&points_sql(numbers_only), arguments).await?;
+        Ok(Points { rows })
+    }
+
+    /// How the database would answer [`Self::points`], for tests of indexes and partitions.
+    pub(crate) async fn explain_points(
+        &self,
+        series: &Vec<i64>,
+        (from, until): (Micros, Micros),
+    ) -> Result<String, StoreError> {
+        let arguments: [Argument<'_>; 3] =
+            [(series, Type::INT8_ARRAY), (&from, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)];
+        let sql = format!("EXPLAIN {}", points_sql(true));
+        let plan = self.reader().await?.query_typed(&sql, &arguments).await?;
+        Ok(plan.iter().map(|row| row.get::<_, &str>(0)).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+fn points_sql(numbers_only: bool) -> String {
+    let more = if numbers_only {
+        ""
+    } else {
+        ", count, sum, min, max, bucket_counts, exponential_scale, zero_threshold, zero_count, positive_offset,
+           positive_counts, negative_offset, negative_counts, quantiles, quantile_values"
+    };
+    format!(
+        "SELECT series_id, time, time_ns, start_delta_ns, coalesce(value_double, value_int::double precision) {more}
+         FROM otel.otel_metrics
+         WHERE series_id = ANY($1) AND time >= $2 AND time < $3 AND flags & {NO_RECORDED_VALUE} = 0
+         ORDER BY series_id, time, time_ns, point_hash"
+    )
+}
+
+/// Points as they come.
+pub(crate) struct Points {
+    rows: ReaderRows,
+}
+
+/// A point as it is stored. Counts beyond 2^63 are not expected to be counts.
+#[derive(Debug)]
+pub(crate) struct PointRow {
+    pub(crate) series_id: i64,
+    pub(crate) time: u64,
+    /// 0 when unknown.
+    pub(crate) start: u64,
+    pub(crate) value: Option<f64>,
+    pub(crate) distribution: Option<DistributionRow>,
+}
+
+/// The parts of a point that numbers do not have.
+#[derive(Debug)]
+pub(crate) struct DistributionRow {
+    pub(crate) count: f64,
+    pub(crate) sum: Option<f64>,
+    pub(crate) min: Option<f64>,
+    pub(crate) max: Option<f64>,
+    pub(crate) bucket_counts: Vec<f64>,
+    pub(crate) scale: Option<i32>,
+    pub(crate) zero_threshold: f64,
+    pub(crate) zero_count: f64,
+    pub(crate) positive: (i32, Vec<f64>),
+    pub(crate) negative: (i32, Vec<f64>),
+    /// Of a summary: shares and their values.
+    pub(crate) quantiles: Vec<(f64, f64)>,
+}
+
+impl Points {
+    /// The next point; none after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<PointRow>, StoreError> {
+        let Some(row) = self.rows.next().await? else { return Ok(None) };
+        let time = row.get::<_, Micros>(1).to_unix_nanos(row.get(2));
+        let start = row.get::<_, Option<i64>>(3).map_or(0, |delta| time.wrapping_sub(delta as u64));
+        let distribution = (row.len() > 5).then(|| read_distribution(&row)).flatten();
+        Ok(Some(PointRow { series_id: row.get(0), time, start, value: row.get(4), distribution }))
+    }
+}
+
+fn read_distribution(row: &Row) -> Option<DistributionRow> {
+    let unsigned = |count: i64| count as u64 as f64;
+    let counts = |column| -> Vec<f64> {
+        let counts: Option<Vec<i64>> = row.get(column);
+        counts.unwrap_or_default().into_iter().map(unsigned).collect()
+    };
+    let quantiles: Option<Vec<f64>> = row.get(17);
+    let values: Option<Vec<f64>> = row.get(18);
+    Some(DistributionRow {
+        count: unsigned(row.get::<_, Option<i64>>(5)?),
+        sum: row.get(6),
+        min: row.get(7),
+        max: row.get(8),
+        bucket_counts: counts(9),
+        scale: row.get(10),
+        zero_threshold: row.get::<_, Option<f64>>(11).unwrap_or_default(),
+        zero_count: row.get::<_, Option<i64>>(12).map_or(0.0, unsigned),
+        positive: (row.get::<_, Option<i32>>(13).unwrap_or_default(), counts(14)),
+        negative: (row.get::<_, Option<i32>>(15).unwrap_or_default(), counts(16)),
+        quantiles: quantiles.unwrap_or_default().into_iter().zip(values.unwrap_or_default()).collect(),
+    })
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
+use oneiric_otel::query::QueryService;
 use oneiric_otel::self_trace;
 use oneiric_otel::store::{Database, ErrorClass};
 use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
@@ -145,6 +146,7 @@ impl App {
         let watch = Watch {
             identity: Identity { started_at: watch::now(), addresses, target: backend.target().to_owned() },
             ingest: ingest.clone(),
+            queries: QueryService::new(database.clone(), None),
             database,
             derived,
             refusals: bound.refusals(),

@@ -112,7 +112,8 @@ pub(crate) struct Global {
     pub(crate) database_url: Option<String>,
     #[command(flatten)]
     pub(crate) maintenance: Maintenance,
-    /// Where questions are asked: a replica, or the same database as a role with fewer rights [default: the database]
+    /// Where questions are asked: a replica, or another way to the same database; its role must be able to read the tables
+    /// [default: the database]
     #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_READER_URL", hide_env_values = true)]
     pub(crate) reader_url: Option<String>,
     /// Where `sql` asks, as a role that can read the views and nothing else [default: the database, if it is one]

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use oneiric_otel::pipeline::{BreakerState, IngestStatus, Latencies};
+use oneiric_otel::query::CacheCounts;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -40,6 +41,7 @@ impl Collector for Snapshot {
         page.counter("dropped_own_spans", "Spans of the server itself that were refused", self.dropped_own_spans)?;
         page.counter("derived_traces", "Rows of traces written or rewritten", self.derived.traces)?;
         page.counter("new_texts", "Traces whose text was not known and needed a vector", self.derived.texts_new)?;
+        page.cache(&self.cache)?;
         if let Some(is_up) = self.is_up {
             page.gauge("database_up", "Whether the database answers", f64::from(u8::from(is_up)))?;
         }
@@ -129,6 +131,18 @@ impl Page<'_> {
             )?;
         }
         self.counter("circuit_breaker_opened", "How often it opened", ingest.breaker.opened)
+    }
+
+    fn cache(&mut self, cache: &CacheCounts) -> fmt::Result {
+        let outcomes = BTreeMap::from([("hit", cache.hits), ("miss", cache.misses), ("bypassed", cache.bypassed)]);
+        self.counters(
+            "query_cache_requests",
+            "Questions that the cache of answers could answer",
+            "outcome",
+            &outcomes,
+        )?;
+        self.gauge("query_cache_entries", "Answers in the cache", cache.entries as f64)?;
+        self.gauge("query_cache_bytes", "Size of the answers in the cache, as JSON", cache.bytes as f64)
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {

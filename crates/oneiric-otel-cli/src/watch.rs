@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use oneiric_otel::derive::Derived;
 use oneiric_otel::pipeline::{Ingest, IngestStatus};
+use oneiric_otel::query::{CacheCounts, QueryService};
 use oneiric_otel::store::{Census, Database};
 use oneiric_otel_server::{Page, Refusals};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ pub(crate) struct Watch {
     pub(crate) ingest: Ingest,
     pub(crate) database: Database,
     pub(crate) derived: Arc<dyn Fn() -> Derived + Send + Sync>,
+    pub(crate) queries: QueryService,
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) seen: Arc<Mutex<Seen>>,
     pub(crate) own_traces: Option<OwnTraces>,
@@ -55,6 +57,8 @@ pub(crate) struct Seen {
 pub(crate) struct Snapshot {
     pub(crate) ingest: IngestStatus,
     pub(crate) derived: Derived,
+    /// Of answers to questions.
+    pub(crate) cache: CacheCounts,
     pub(crate) is_up: Option<bool>,
     pub(crate) census: Option<Census>,
     pub(crate) unauthenticated_requests: u64,
@@ -136,6 +140,7 @@ impl Watch {
         Snapshot {
             ingest: self.ingest.status(),
             derived: (self.derived)(),
+            cache: self.queries.cache_counts(),
             is_up,
             census,
             unauthenticated_requests: self.refusals.unauthenticated_requests(),

@@ -206,6 +206,10 @@ impl QueryService {
     /// # Errors
     /// When the database does not answer, or not in time.
     pub async fn services(&self, range: TimeRange) -> Result<Catalogue, QueryError> {
+        self.cached("services", &range, range.end(), self.ask_services(range)).await
+    }
+
+    async fn ask_services(&self, range: TimeRange) -> Result<Catalogue, QueryError> {
         let rows = self.database.service_rows(range.micros()).await?;
         let (traces, roots) = self.database.sample_traces(range.micros(), None, SAMPLED_ROOTS).await?;
         let (sample, read) = readable(traces, &roots);
@@ -241,6 +245,10 @@ impl QueryService {
     pub async fn operations(&self, request: &OperationsRequest) -> Result<Operations, QueryError> {
         let limit = check_limit(request.limit)?;
         self.check_service(&request.service).await?;
+        self.cached("operations", request, request.range.end(), self.ask_operations(request, limit)).await
+    }
+
+    async fn ask_operations(&self, request: &OperationsRequest, limit: usize) -> Result<Operations, QueryError> {
         let (traces, sampled) =
             self.database.sample_traces(request.range.micros(), Some(&request.service), SAMPLED_TRACES as i64).await?;
         let (sample, read) = readable(traces, &sampled);
@@ -266,6 +274,10 @@ impl QueryService {
     /// # Errors
     /// When the database does not answer, or not in time.
     pub async fn dependencies(&self, range: TimeRange) -> Result<Dependencies, QueryError> {
+        self.cached("dependencies", &range, range.end(), self.ask_dependencies(range)).await
+    }
+
+    async fn ask_dependencies(&self, range: TimeRange) -> Result<Dependencies, QueryError> {
         let (traces, sampled) = self.database.sample_traces(range.micros(), None, SAMPLED_TRACES as i64).await?;
         let (sample, read) = readable(traces, &sampled);
         let mut rows = self.database.edge_rows(read, MAX_EDGES + 1).await?;

@@ -1,14 +1,32 @@
-//! Failures: groups of traces that failed alike.
+//! Failures: traces by the error they ended with, and groups of traces that failed alike.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use uuid::Uuid;
 
+use super::pattern::Pattern;
 use super::range::{TimeRange, micros, timestamp};
-use super::trace::TraceOverview;
+use super::trace::{TraceId, TraceOverview, TracePage};
 use super::{QueryError, QueryService, check_limit, cursor};
-use crate::store::errors::{GroupFilter, GroupRow};
+use crate::store::errors::{ErrorFilter, GroupFilter, GroupRow};
+
+/// Traces with an error are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorTracesRequest {
+    /// What the error's message or its type is like, in either case: `%` is any text, `_` any character, `\\` goes before
+    /// a character that stands for itself. Without `%` and `_` a part of it.
+    pub pattern: String,
+    /// A service that took part.
+    pub service: Option<String>,
+    /// When the traces began.
+    pub range: TimeRange,
+    /// How many traces, 1 to 1000.
+    pub limit: usize,
+    /// [`TracePage::next`] of the page before.
+    pub after: Option<String>,
+}
 
 /// Groups of failing traces are asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -88,6 +106,42 @@ impl Serialize for ShapeId {
 }
 
 impl QueryService {
+    /// Traces by the error that their failure came from, or that their logs tell of: those that began last first.
+    ///
+    /// # Errors
+    /// [`QueryError::InvalidArgument`] for a pattern, limit or cursor that cannot be, [`QueryError::Unknown`] for a
+    /// service of which nothing is stored.
+    pub async fn get_traces_by_error(&self, request: &ErrorTracesRequest) -> Result<TracePage, QueryError> {
+        let pattern = Pattern::parse("pattern", &request.pattern)?;
+        let limit = check_limit(request.limit)?;
+        let query = ErrorTracesRequest { limit: 0, after: None, ..request.clone() };
+        let after = request.after.as_deref().map(|after| cursor::open("traces_by_error", &query, after)).transpose()?;
+        if let Some(service) = &request.service {
+            self.check_service(service).await?;
+        }
+        let (start, end) = request.range.micros();
+        let filter = ErrorFilter {
+            start,
+            end,
+            service: request.service.as_deref(),
+            pattern: (pattern.operator(), pattern.operand()),
+            literals: pattern.literals(),
+            before: after.map(|(start, id): (u64, TraceId)| (start, Uuid::from_bytes(id.0))),
+        };
+        // One more tells whether there is another page.
+        let mut rows = self.database.traces_with_error(&filter, limit as i64 + 1).await?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next = match rows.last() {
+            Some(last) if more => {
+                let position = (last.start_unix_nanos, TraceId(last.trace_id.into_bytes()));
+                Some(cursor::seal("traces_by_error", &query, &position)?)
+            }
+            _ => None,
+        };
+        Ok(TracePage { traces: rows.into_iter().map(TraceOverview::from).collect(), next })
+    }
+
     /// Failing traces grouped by their shape.
     ///
     /// # Errors
@@ -115,17 +169,30 @@ impl QueryService {
             service: request.service.as_deref(),
             new_since: new_since.filter(|_| request.only_new),
         };
-        // One more tells whether there is another page.
-        let mut rows = self.database.error_groups(&filter, step.as_secs_f64(), after, limit as i64 + 1).await?;
-        let more = rows.len() > limit;
-        rows.truncate(limit);
-        let next = match rows.last() {
-            Some(last) if more => Some(cursor::seal("error_groups", &query, &(last.count, last.shape))?),
-            _ => None,
+        let ask = async {
+            // One more tells whether there is another page.
+            let rows = self.database.error_groups(&filter, step.as_secs_f64(), after, limit as i64 + 1).await?;
+            answer_groups(request, &query, rows, (step, steps), limit)
         };
-        let groups = rows.into_iter().map(|row| group(row, steps, request.new_since)).collect();
-        Ok(ErrorGroups { groups, start_time: request.range.start(), step_seconds: step.as_secs(), next })
+        self.cached("error_groups", request, request.range.end(), ask).await
     }
+}
+
+fn answer_groups(
+    request: &ErrorGroupsRequest,
+    query: &ErrorGroupsRequest,
+    mut rows: Vec<GroupRow>,
+    (step, steps): (Duration, usize),
+    limit: usize,
+) -> Result<ErrorGroups, QueryError> {
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = match rows.last() {
+        Some(last) if more => Some(cursor::seal("error_groups", query, &(last.count, last.shape))?),
+        _ => None,
+    };
+    let groups = rows.into_iter().map(|row| group(row, steps, request.new_since)).collect();
+    Ok(ErrorGroups { groups, start_time: request.range.start(), step_seconds: step.as_secs(), next })
 }
 
 fn group(row: GroupRow, steps: usize, new_since: Option<Timestamp>) -> ErrorGroup {

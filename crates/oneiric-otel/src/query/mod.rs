@@ -4,6 +4,8 @@
 //! no empty success; a part that is missing (pgvector, a model, a vector) is said, never papered over. Scores are shown
 //! as what they are: a cosine is a cosine.
 
+mod attributes;
+mod cache;
 mod catalogue;
 mod context;
 mod critical_path;
@@ -14,7 +16,6 @@ mod failure;
 pub(crate) mod filter;
 mod logs;
 mod metrics;
-#[cfg_attr(not(test), allow(dead_code, reason = "what is not called yet comes with error search"))]
 pub(crate) mod pattern;
 mod range;
 mod search;
@@ -32,6 +33,10 @@ use crate::embed::{EmbedError, Embedder};
 use crate::store::search::{RowFilter, TextStatistics};
 use crate::store::{Database, SqlError, SqlReader, StoreError};
 
+pub use attributes::{
+    AttributeKey, AttributeKeys, AttributeKeysRequest, AttributeValueCount, AttributeValues, AttributeValuesRequest,
+};
+pub use cache::CacheCounts;
 pub use catalogue::{
     Catalogue, Dependencies, Dependency, Latency, Node, NodeKind, Operation, Operations, OperationsRequest, Sample,
     Service,
@@ -41,7 +46,7 @@ pub use critical_path::{CriticalPath, PathOperation, PathStep, critical_path};
 pub use diff::{
     AttributeDiff, DiffNames, DiffSide, DiffSpan, ErrorDiff, OperationDiff, OperationSide, PathDiff, TraceDiff, diff,
 };
-pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ShapeId};
+pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ErrorTracesRequest, ShapeId};
 pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use logs::{LEVELS, Level, LogEntry, LogPage, LogsRequest};
@@ -136,6 +141,8 @@ pub struct QueryService {
     embedder: Option<Arc<dyn Embedder>>,
     statistics: Arc<Mutex<Option<(Instant, TextStatistics)>>>,
     sql: Option<SqlReader>,
+    cache: Arc<cache::Cache>,
+    bypasses_cache: bool,
 }
 
 impl std::fmt::Debug for QueryService {
@@ -150,7 +157,13 @@ impl std::fmt::Debug for QueryService {
 impl QueryService {
     /// A service over `database`. Without an embedder questions are compared by words alone.
     pub fn new(database: Database, embedder: Option<Arc<dyn Embedder>>) -> Self {
-        Self { database, embedder, statistics: Arc::new(Mutex::new(None)), sql: None }
+        Self { database, embedder, statistics: Arc::default(), sql: None, cache: Arc::default(), bypasses_cache: false }
+    }
+
+    /// The same service with a model, for when one has been loaded. What it keeps stays.
+    #[must_use]
+    pub fn with_embedder(self, embedder: Arc<dyn Embedder>) -> Self {
+        Self { embedder: Some(embedder), ..self }
     }
 
     /// The filter as the store wants it.

@@ -1,7 +1,9 @@
 //! Failing traces: grouped by their shape, and found by their error.
 
 use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
 
+use super::attributes::{Values, push};
 use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
@@ -9,6 +11,48 @@ use super::search::{TRACE_COLUMNS, TraceRow, begins_not_before};
 
 /// Columns that [`TraceRow::from_row`] reads.
 const TRACE_ROW_COLUMNS: usize = 16;
+
+/// Newest traces with an error that are looked at one by one, before their errors are looked for.
+const WALKED: i64 = 2000;
+/// Distinct errors whose traces are looked up error by error. Of more it is better to look at the traces.
+const MAX_ERRORS: usize = 1000;
+/// Characters of a trigram.
+const TRIGRAM: usize = 3;
+
+/// A trace has an error. The indexes on errors are of these rows.
+const HAS_ERROR: &str = "(t.error_type IS NOT NULL OR t.error_message IS NOT NULL)";
+const NEWEST_FIRST: &str = "t.start_time DESC, t.start_ns DESC, t.trace_id DESC";
+
+/// Traces with an error that fits a pattern.
+#[derive(Debug, Clone)]
+pub(crate) struct ErrorFilter<'a> {
+    pub(crate) start: Micros,
+    pub(crate) end: Micros,
+    /// A service that took part.
+    pub(crate) service: Option<&'a str>,
+    /// The operator of SQL and what stands right of it.
+    pub(crate) pattern: (&'static str, String),
+    /// What is in every text that fits.
+    pub(crate) literals: Vec<String>,
+    /// Start and id of the last trace of the page before.
+    pub(crate) before: Option<(u64, Uuid)>,
+}
+
+impl ErrorFilter<'_> {
+    /// Parts of the literals whose trigrams the database has, whatever its locale.
+    fn indexed(&self) -> Vec<&str> {
+        let parts = self.literals.iter().flat_map(|literal| literal.split(|letter: char| !letter.is_ascii()));
+        parts.filter(|part| part.len() >= TRIGRAM).collect()
+    }
+}
+
+/// An error that fits, and when its traces were.
+#[derive(Debug, Default)]
+struct Errors {
+    ids: Vec<i64>,
+    from: Vec<Micros>,
+    to: Vec<Micros>,
+}
 
 /// Which groups of failing traces are wanted.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +83,123 @@ pub(crate) struct GroupRow {
 }
 
 impl Database {
+    /// Traces whose error fits, those that began last first.
+    ///
+    /// What is frequent is among the newest traces with an error. What is not is looked for among the distinct errors,
+    /// and then each one's newest traces. When too many errors fit, their traces are frequent somewhere: all traces with
+    /// an error are looked at, newest first, until there are enough.
+    pub(crate) async fn traces_with_error(
+        &self,
+        filter: &ErrorFilter<'_>,
+        limit: i64,
+    ) -> Result<Vec<TraceRow>, StoreError> {
+        let (rows, walked) = self.walk_errors(filter, limit).await?;
+        if rows.len() as i64 >= limit || walked < WALKED {
+            return Ok(rows);
+        }
+        let errors = self.errors_like(filter).await?;
+        let wanted = if errors.ids.len() > MAX_ERRORS { None } else { Some(&errors) };
+        self.traces_of_errors(filter, wanted, limit).await
+    }
+
+    /// Those of the newest traces with an error whose error fits, and how many were looked at.
+    async fn walk_errors(&self, filter: &ErrorFilter<'_>, limit: i64) -> Result<(Vec<TraceRow>, i64), StoreError> {
+        let mut values: Values<'_> = vec![(&filter.start, Type::TIMESTAMPTZ), (&filter.end, Type::TIMESTAMPTZ)];
+        let position = filter.before.map(|(start, id)| (Micros::from_unix_nanos(start), id));
+        let within = within(&mut values, position.as_ref());
+        let fits = fits(&mut values, filter);
+        let (walked, limit) = (push(&mut values, &WALKED, Type::INT8), push(&mut values, &limit, Type::INT8));
+        let sql = format!(
+            "WITH w AS MATERIALIZED (SELECT t.* FROM otel.otel_traces t WHERE {within} ORDER BY {NEWEST_FIRST} LIMIT {walked})
+             SELECT h.*, (SELECT count(*) FROM w) FROM (VALUES (1)) one
+             LEFT JOIN LATERAL (SELECT {TRACE_COLUMNS}
+                                FROM w t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
+                                WHERE {fits} ORDER BY {NEWEST_FIRST} LIMIT {limit}) h ON true"
+        );
+        let rows = self.reader().await?.query_typed(&sql, &values).await?;
+        let walked = rows.first().map_or(Ok(0), |row| row.try_get(TRACE_ROW_COLUMNS))?;
+        let mut found = Vec::new();
+        for row in &rows {
+            if row.try_get::<_, Option<Uuid>>(0)?.is_some() {
+                found.push(TraceRow::from_row(row)?);
+            }
+        }
+        Ok((found, walked))
+    }
+
+    /// Errors that fit, one more than [`MAX_ERRORS`] at most.
+    async fn errors_like(&self, filter: &ErrorFilter<'_>) -> Result<Errors, StoreError> {
+        let limit = MAX_ERRORS as i64 + 1;
+        let (operator, operand) = &filter.pattern;
+        let indexed = filter.indexed();
+        let mut values: Values<'_> =
+            vec![(operand, Type::TEXT), (&filter.start, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
+        let mut trigrams = String::new();
+        if !indexed.is_empty() {
+            let literals = push(&mut values, &indexed, Type::TEXT_ARRAY);
+            trigrams = format!(
+                "AND otel.otel_error_trigrams(e.error_type, e.error_message)
+                     @> (SELECT array_agg(DISTINCT g.trigram)
+                         FROM unnest({literals}::text[]) AS l (literal)
+                         CROSS JOIN LATERAL unnest(otel.otel_trigrams(l.literal)) AS g (trigram))"
+            );
+        }
+        // No trace begins after its bucket, unless it was first derived from spans without a start.
+        let sql = format!(
+            "SELECT e.error_id, e.first_day::timestamp AT TIME ZONE 'UTC', (e.last_day + 1)::timestamp AT TIME ZONE 'UTC'
+             FROM otel.otel_errors e
+             WHERE (e.error_message {operator} $1 OR e.error_type {operator} $1)
+               AND (e.last_day >= ($2 AT TIME ZONE 'UTC')::date OR e.first_day < date '2000-01-01') {trigrams}
+             LIMIT $3"
+        );
+        let mut errors = Errors::default();
+        for row in self.reader().await?.query_typed(&sql, &values).await? {
+            errors.ids.push(row.try_get(0)?);
+            errors.from.push(row.try_get(1)?);
+            errors.to.push(row.try_get(2)?);
+        }
+        Ok(errors)
+    }
+
+    /// Traces whose error fits and, where those are given, is one of these.
+    async fn traces_of_errors(
+        &self,
+        filter: &ErrorFilter<'_>,
+        errors: Option<&Errors>,
+        limit: i64,
+    ) -> Result<Vec<TraceRow>, StoreError> {
+        let mut values: Values<'_> = vec![(&filter.start, Type::TIMESTAMPTZ), (&filter.end, Type::TIMESTAMPTZ)];
+        let position = filter.before.map(|(start, id)| (Micros::from_unix_nanos(start), id));
+        let within = within(&mut values, position.as_ref());
+        let fits = fits(&mut values, filter);
+        let limit = push(&mut values, &limit, Type::INT8);
+        let traces = match errors {
+            None => format!(
+                "SELECT t.* FROM otel.otel_traces t WHERE {within} AND {fits} ORDER BY {NEWEST_FIRST} LIMIT {limit}"
+            ),
+            Some(errors) => {
+                let ids = push(&mut values, &errors.ids, Type::INT8_ARRAY);
+                let from = push(&mut values, &errors.from, Type::TIMESTAMPTZ_ARRAY);
+                let to = push(&mut values, &errors.to, Type::TIMESTAMPTZ_ARRAY);
+                format!(
+                    "SELECT t.* FROM unnest({ids}::bigint[], {from}::timestamptz[], {to}::timestamptz[])
+                                     AS e (error_id, bucket_from, bucket_to)
+                     CROSS JOIN LATERAL (
+                       SELECT t.* FROM otel.otel_traces t
+                       WHERE otel.otel_error_id(t.error_type, t.error_message) = e.error_id
+                         AND t.bucket >= e.bucket_from AND t.bucket < e.bucket_to AND {within} AND {fits}
+                       ORDER BY {NEWEST_FIRST} LIMIT {limit}) t
+                     ORDER BY {NEWEST_FIRST} LIMIT {limit}"
+                )
+            }
+        };
+        let sql = format!(
+            "SELECT {TRACE_COLUMNS} FROM ({traces}) t LEFT JOIN otel.otel_texts x ON x.text_id = t.text_ids[1]
+             ORDER BY {NEWEST_FIRST}"
+        );
+        self.reader().await?.query_typed(&sql, &values).await?.iter().map(TraceRow::from_row).collect()
+    }
+
     /// Groups of failing traces, the largest first and of equal ones that with the smaller id. `after` is count and id of
     /// the last group of the page before.
     pub(crate) async fn error_groups(
@@ -129,4 +290,33 @@ impl Database {
             })
             .collect()
     }
+}
+
+/// A trace with an error that began between the first two parameters and, with a position, before that.
+fn within<'a>(values: &mut Values<'a>, position: Option<&'a ((Micros, i16), Uuid)>) -> String {
+    let since = begins_not_before("t.bucket", 1);
+    let mut condition = format!("{HAS_ERROR} AND t.start_time >= $1 AND t.start_time < $2 AND {since}");
+    if let Some(((start, remainder), id)) = position {
+        let start = push(values, start, Type::TIMESTAMPTZ);
+        let remainder = push(values, remainder, Type::INT2);
+        let id = push(values, id, Type::UUID);
+        // The first part is for the index.
+        condition = format!(
+            "{condition} AND t.start_time <= {start}
+             AND (t.start_time, t.start_ns, t.trace_id) < ({start}, {remainder}, {id})"
+        );
+    }
+    condition
+}
+
+/// Pattern and service.
+fn fits<'a>(values: &mut Values<'a>, filter: &'a ErrorFilter<'_>) -> String {
+    let (operator, operand) = &filter.pattern;
+    let operand = push(values, operand, Type::TEXT);
+    let mut condition = format!("(t.error_message {operator} {operand} OR t.error_type {operator} {operand})");
+    if let Some(service) = &filter.service {
+        let service = push(values, service, Type::TEXT);
+        condition = format!("{condition} AND {service} = ANY(t.services)");
+    }
+    condition
 }

@@ -47,6 +47,12 @@ const REQUIRED: &[Migration] = &[
     Migration { version: 4, name: "roles", sql: include_str!("../../migrations/required/0004_roles.sql"), index: None },
     Migration { version: 5, name: "views", sql: include_str!("../../migrations/required/0005_views.sql"), index: None },
     Migration { version: 7, name: "logs", sql: include_str!("../../migrations/required/0007_logs.sql"), index: None },
+    Migration {
+        version: 8,
+        name: "errors",
+        sql: include_str!("../../migrations/required/0008_errors.sql"),
+        index: None,
+    },
 ];
 
 const DEFERRED: &[Migration] = &[Migration {

@@ -28,6 +28,7 @@ mod reader;
 mod residue;
 mod roles;
 pub(crate) mod rows;
+pub(crate) mod sample;
 pub(crate) mod search;
 mod spans;
 pub(crate) mod sql;

@@ -34,7 +34,7 @@ pub(super) const VIEW_FUNCTIONS: &[&str] =
 
 /// What a writer may do with tables. To lock a row, and a table against other writers, takes the right to update it.
 const WRITER_TABLES: &[(&str, &[&str])] = &[
-    ("SELECT", &["otel_migrations"]),
+    ("SELECT", &["otel_migrations", "otel_errors"]),
     ("SELECT, INSERT", &["otel_spans", "otel_logs", "otel_metrics"]),
     (
         "SELECT, INSERT, UPDATE (last_seen)",
@@ -64,6 +64,9 @@ const WRITER_FUNCTIONS: &[&str] = &[
     "otel_build_vector_index(smallint)",
     "otel_split_words(text)",
     "otel_log_words(text, jsonb, text, jsonb)",
+    "otel_error_id(text, text)",
+    "otel_trigrams(text)",
+    "otel_error_trigrams(text, text)",
 ];
 
 /// Roles to be granted their part.

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use oneiric_otel::query::{NodeKind, OperationsRequest, QueryService, TimeRange};
+use oneiric_otel::otlp::Signal;
+use oneiric_otel::query::{
+    AttributeKeysRequest, AttributeValuesRequest, NodeKind, OperationsRequest, QueryService, TimeRange,
+};
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use crate::scene::{NOON, Scene, failed, span, text};
@@ -153,4 +156,68 @@ async fn a_peer_that_sends_spans_elsewhere_is_a_service() {
     let answer = asking(&scene).dependencies(hour()).await.unwrap();
     assert_eq!(answer.dependencies.len(), 1);
     assert_eq!(answer.dependencies[0].callee.kind, NodeKind::Service);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attributes_are_completed_with_old_and_new_names_as_one() {
+    let scene = Scene::new().await;
+    let at = Duration::ZERO;
+    let old = naming(span(1, 1, 0, "a", at), &[("http.status_code", "503"), ("order.id", "A7")]);
+    let new = naming(span(2, 1, 0, "a", at), &[("http.response.status_code", "503"), ("order.id", "a8")]);
+    let newer = naming(span(3, 1, 0, "a", at), &[("http.response.status_code", "200")]);
+    scene.spans("shop", vec![old, new, newer]).await;
+    let keys = |prefix: &str| AttributeKeysRequest {
+        signal: Signal::Traces,
+        prefix: prefix.to_owned(),
+        range: hour(),
+        limit: 10,
+    };
+    let answer = asking(&scene).attribute_keys(&keys("HTTP.")).await.unwrap();
+    assert_eq!((answer.keys.len(), answer.records_read, answer.more), (1, 3, false));
+    let key = &answer.keys[0];
+    assert_eq!((key.key.as_str(), key.seen), ("http.response.status_code", 3));
+    assert_eq!((&key.same_as[..], &key.types[..]), (&["http.status_code".to_owned()][..], &["string".to_owned()][..]));
+    let all = asking(&scene).attribute_keys(&keys("")).await.unwrap();
+    assert!(all.keys.iter().any(|key| key.key == "service.name" && key.of_resource && !key.of_record), "{all:?}");
+    let values = |key: &str, prefix: &str| AttributeValuesRequest {
+        signal: Signal::Traces,
+        key: key.to_owned(),
+        prefix: prefix.to_owned(),
+        range: hour(),
+        limit: 10,
+    };
+    for (key, prefix, expected) in [
+        ("http.status_code", "", &[("503", 2), ("200", 1)][..]),
+        ("order.id", "a", &[("A7", 1), ("a8", 1)][..]),
+        ("service.name", "sh", &[("shop", 3)][..]),
+        ("order.id", "b", &[][..]),
+    ] {
+        let answer = asking(&scene).attribute_values(&values(key, prefix)).await.unwrap();
+        let told: Vec<_> = answer.values.iter().map(|value| (value.value.as_str(), value.seen)).collect();
+        assert_eq!(told, expected, "{key} {prefix}");
+    }
+    for signal in [Signal::Logs, Signal::Metrics] {
+        let nothing = asking(&scene).attribute_keys(&AttributeKeysRequest { signal, ..keys("") }).await.unwrap();
+        assert_eq!((nothing.keys.len(), nothing.records_read), (0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_about_the_past_is_given_again_unless_the_caller_wants_it_anew() {
+    let scene = orders().await;
+    let past = TimeRange::new(noon() - SignedDuration::from_hours(24 * 365), noon()).unwrap();
+    let queries = asking(&scene);
+    assert_eq!(queries.services(past).await.unwrap().services, []);
+    scene
+        .bench
+        .test
+        .client()
+        .await
+        .batch_execute("UPDATE otel_traces SET start_time = start_time - interval '1 hour'")
+        .await
+        .unwrap();
+    assert_eq!(queries.services(past).await.unwrap().services, [], "kept");
+    assert_eq!(queries.bypassing_cache().services(past).await.unwrap().services.len(), 3);
+    let counts = queries.cache_counts();
+    assert_eq!((counts.hits, counts.misses, counts.bypassed), (1, 1, 1));
 }

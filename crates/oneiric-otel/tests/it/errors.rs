@@ -1,12 +1,12 @@
-//! Failing traces are grouped by how they failed.
+//! Failing traces are found by their error and grouped by how they failed.
 
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use oneiric_otel::query::{ErrorGroupsRequest, TimeRange};
+use oneiric_otel::query::{ErrorGroupsRequest, ErrorTracesRequest, QueryError, TimeRange};
 
 use crate::catalogue::{asking, hour, noon};
-use crate::scene::{Scene, failed, span};
+use crate::scene::{Scene, failed, log, span};
 
 fn groups() -> ErrorGroupsRequest {
     ErrorGroupsRequest {
@@ -124,4 +124,136 @@ async fn questions_that_cannot_be_answered_are_named() {
     ] {
         assert_eq!(asking(&scene).error_groups(&request).await.expect_err("wrong").to_string(), message);
     }
+}
+
+fn errors(pattern: &str) -> ErrorTracesRequest {
+    ErrorTracesRequest { pattern: pattern.to_owned(), service: None, range: hour(), limit: 100, after: None }
+}
+
+/// Names of the roots of the traces that are found, newest first.
+async fn found(scene: &Scene, request: &ErrorTracesRequest) -> Vec<String> {
+    let page = asking(scene).get_traces_by_error(request).await.unwrap();
+    page.traces.into_iter().map(|trace| trace.root_name).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_are_found_by_patterns_of_their_error() {
+    let scene = Scene::new().await;
+    let messages = [
+        ("a", "connect ECONNREFUSED 10.0.0.1:5432"),
+        ("b", "used 100% of the quota_limit"),
+        ("c", "Zugriff VERWEIGERT: \u{dc}BERLAST"),
+        ("d", "path C:\\temp is full"),
+        ("e", "\u{41e}\u{428}\u{418}\u{411}\u{41a}\u{410} \u{43e}\u{43f}\u{43b}\u{430}\u{442}\u{44b}"),
+    ];
+    for (number, (name, message)) in (1..).zip(messages) {
+        let at = Duration::from_secs(number);
+        let failing = failed(span(number, 1, 0, name, at), message, &[("error.type", "java.io.IOException")]);
+        scene.spans("shop", vec![failing]).await;
+    }
+    scene.spans("shop", vec![span(9, 1, 0, "healthy", Duration::from_secs(9))]).await;
+    scene.logs("shop", vec![log(9, 17, "lock timeout of writer 7", Duration::from_secs(9))]).await;
+    scene.derive().await;
+    for (pattern, names) in [
+        ("econnrefused", "a"),
+        ("connect%5432", "a"),
+        ("connect", "a"),
+        ("connect%", "a"),
+        ("refused%", ""),
+        ("100\\%", "b"),
+        ("quota\\_limit", "b"),
+        ("quota__limit", ""),
+        ("%quota_limit", "b"),
+        ("\u{fc}berlast", "c"),
+        ("c:\\\\TEMP", "d"),
+        ("\u{43e}\u{448}\u{438}\u{431}\u{43a}\u{430}", "e"),
+        ("IOException", "edcba"),
+        ("io", "edcba"),
+        ("lock timeout", "healthy"),
+        ("nothing like it", ""),
+    ] {
+        assert_eq!(found(&scene, &errors(pattern)).await.concat(), names, "{pattern}");
+    }
+    let mut request = ErrorTracesRequest { limit: 2, ..errors("ioexception") };
+    let mut seen = Vec::new();
+    loop {
+        let page = asking(&scene).get_traces_by_error(&request).await.unwrap();
+        seen.extend(page.traces.into_iter().map(|trace| trace.root_name));
+        let Some(next) = page.next else { break };
+        request.after = Some(next);
+    }
+    assert_eq!(seen.concat(), "edcba");
+    let error = asking(&scene).get_traces_by_error(&errors("ends in \\")).await.expect_err("no pattern");
+    assert!(matches!(error, QueryError::InvalidArgument { name: "pattern", .. }), "{error}");
+    let nobody = ErrorTracesRequest { service: Some("shoop".to_owned()), ..errors("io") };
+    let error = asking(&scene).get_traces_by_error(&nobody).await.expect_err("nobody");
+    assert!(matches!(&error, QueryError::Unknown { near, .. } if near == &["shop"]), "{error}");
+}
+
+/// Six days of 5,000 traces that ended at noon of 2026-11-20, half of them with an error, of which every other is the
+/// only one of its kind.
+pub(crate) async fn days_of_errors(scene: &Scene) {
+    scene
+        .bench
+        .test
+        .client()
+        .await
+        .batch_execute(
+            "SELECT otel_ensure_partition('otel_traces', timestamptz '2026-11-20 12:00:00+00' - n * interval '1 day')
+             FROM generate_series(0, 6) n;
+             INSERT INTO otel_traces (bucket, start_time, end_time, seen_from, seen_to, duration_ns, trace_id, span_count,
+                                      error_count, log_count, start_ns, root_seen, status, service_name, root_name,
+                                      services, error_type, error_message, text_ids)
+             SELECT t, t, t, t, t, 1, lpad(to_hex(n), 32, '0')::uuid, 1, n % 2, 0, 0, true,
+                    CASE WHEN n % 2 = 1 THEN 'error' ELSE 'unset' END, 'shop', 'op', '{shop}',
+                    CASE WHEN n % 2 = 1 THEN 'Refused' END,
+                    CASE n % 4 WHEN 1 THEN 'rate limit reached by request ' || md5(n::text) WHEN 3 THEN 'connection refused' END,
+                    ARRAY[n % 50]
+             FROM (SELECT n, timestamptz '2026-11-20 12:00:00+00' - n * interval '17 seconds' AS t
+                   FROM generate_series(1, 30000) n) x;
+             ANALYZE otel_traces; ANALYZE otel_errors;",
+        )
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_and_rare_errors_are_found_like_new_and_frequent_ones() {
+    let scene = Scene::new().await;
+    days_of_errors(&scene).await;
+    let noon = noon();
+    let ago = |hours: i64| noon - SignedDuration::from_hours(hours);
+    let find = |pattern: String, from: i64, limit: usize| {
+        let request = ErrorTracesRequest { range: TimeRange::new(ago(from), noon).unwrap(), limit, ..errors(&pattern) };
+        let scene = &scene;
+        async move {
+            let page = asking(scene).get_traces_by_error(&request).await.unwrap();
+            page.traces.into_iter().map(|trace| u128::from_be_bytes(trace.trace_id.0)).collect::<Vec<_>>()
+        }
+    };
+    let rare = async |number: u32| scene.row(&format!("md5('{number}')")).await;
+    for number in [1, 9001, 29_997] {
+        let id = rare(number).await;
+        assert_eq!(find(id, 200, 10).await, [u128::from(number)]);
+    }
+    assert_eq!(find(rare(29_997).await, 24, 10).await, [0; 0], "it is older");
+    assert_eq!(find("connection refused".to_owned(), 200, 3).await, [3, 7, 11]);
+    assert_eq!(find("rate limit".to_owned(), 200, 3).await, [1, 5, 9]);
+    assert_eq!(find("connection refused".to_owned(), 200, 1000).await.len(), 1000);
+    // Page by page through all of them: from the newest to errors and to traces.
+    let mut request = ErrorTracesRequest {
+        range: TimeRange::new(ago(200), noon).unwrap(),
+        limit: 1000,
+        ..errors("rate limit reached by request a")
+    };
+    let mut seen = Vec::new();
+    loop {
+        let page = asking(&scene).get_traces_by_error(&request).await.unwrap();
+        seen.extend(page.traces.into_iter().map(|trace| u128::from_be_bytes(trace.trace_id.0)));
+        let Some(next) = page.next else { break };
+        request.after = Some(next);
+    }
+    let all = "SELECT count(*) FROM otel.otel_traces WHERE error_message LIKE '%request a%'";
+    assert_eq!(seen.len() as i64, scene.bench.test.count(all).await);
+    assert!(seen.is_sorted() && seen.len() > 400);
 }

@@ -12,6 +12,7 @@ mod metrics;
 mod migrations;
 mod plans;
 mod reading;
+mod reads;
 mod records;
 mod roles;
 mod scene;

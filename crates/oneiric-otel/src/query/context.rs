@@ -162,32 +162,35 @@ impl QueryService {
     pub async fn get_trace_context(&self, request: &ContextRequest) -> Result<TraceContext, QueryError> {
         request.check()?;
         let trace_id = request.trace_id;
-        let mut notes = Vec::new();
         let (facts, facts_cut) = self.database.trace_facts(trace_id.0, MAX_FACTS).await?;
-        if facts_cut {
-            notes.push(format!("critical path and failure are those of the first {MAX_FACTS} spans"));
-        }
         let ran = ran(&facts);
         let within = ran.map(|(from, to)| (from.saturating_sub(LOG_MARGIN_NS), to.saturating_add(LOG_MARGIN_NS)));
-        let (logs, logs_cut) = self.database.some_trace_logs(trace_id.0, within, request.logs).await?;
+        let logs = async { Ok(self.database.some_trace_logs(trace_id.0, within, request.logs).await?) };
+        let spans = async {
+            if facts.is_empty() || request.spans == 0 {
+                return Ok((Vec::new(), false));
+            }
+            self.some_spans(trace_id, request.spans).await
+        };
+        let metrics = self.context_metrics(request, &facts, ran);
+        let ((logs, logs_cut), (spans, spans_cut), (metrics, metric_notes), overview) =
+            futures::try_join!(logs, spans, metrics, self.overview_of(trace_id))?;
         if facts.is_empty() && logs.is_empty() && !logs_cut {
             return Err(QueryError::NotFound { what: format!("trace {trace_id}") });
         }
-        if logs_cut {
-            notes.push(format!("only the first {} log records are shown", logs.len()));
-        }
+
+        let mut notes = Vec::new();
+        let mut note = |told: bool, text: String| notes.extend(told.then_some(text));
+        note(facts.is_empty(), "no span of the trace is stored, only log records".to_owned());
+        note(facts_cut, format!("critical path and failure are those of the first {MAX_FACTS} spans"));
+        note(spans_cut, format!("only the first {} of {} spans are shown", spans.len(), facts.len()));
+        note(logs_cut, format!("only the first {} log records are shown", logs.len()));
+        notes.extend(metric_notes);
         let mut render = Renderer::new(Detail::List);
-        let spans = self.context_spans(request, &facts, &mut render, &mut notes).await?;
-        let metrics = match ran {
-            Some((from, to)) if request.series > 0 => {
-                self.context_metrics(request, &facts, (from, to), &mut notes).await?
-            }
-            _ => Vec::new(),
-        };
         Ok(TraceContext {
             trace_id,
-            overview: self.overview_of(trace_id).await?,
-            spans,
+            overview,
+            spans: spans.into_iter().map(|stored| render.span(trace_id, stored)).collect(),
             logs: logs.into_iter().map(|stored| context_log(&mut render, stored)).collect(),
             metrics,
             critical_path: critical_path(&facts),
@@ -196,34 +199,14 @@ impl QueryService {
         })
     }
 
-    async fn context_spans(
-        &self,
-        request: &ContextRequest,
-        facts: &[SpanFact],
-        render: &mut Renderer,
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<SpanRecord>, QueryError> {
-        if facts.is_empty() {
-            notes.push("no span of the trace is stored, only log records".to_owned());
-        }
-        if facts.is_empty() || request.spans == 0 {
-            return Ok(Vec::new());
-        }
-        let trace_id = request.trace_id;
-        let (stored, cut) = self.some_spans(trace_id, request.spans).await?;
-        if cut {
-            notes.push(format!("only the first {} of {} spans are shown", stored.len(), facts.len()));
-        }
-        Ok(stored.into_iter().map(|stored| render.span(trace_id, stored)).collect())
-    }
-
     async fn context_metrics(
         &self,
         request: &ContextRequest,
         facts: &[SpanFact],
-        (from, to): (u64, u64),
-        notes: &mut Vec<String>,
-    ) -> Result<Vec<ContextSeries>, QueryError> {
+        ran: Option<(u64, u64)>,
+    ) -> Result<(Vec<ContextSeries>, Vec<String>), QueryError> {
+        let mut notes = Vec::new();
+        let Some((from, to)) = ran.filter(|_| request.series > 0) else { return Ok((Vec::new(), notes)) };
         let services: BTreeSet<&str> = facts.iter().map(|fact| &*fact.service).collect();
         let services: Vec<String> = services.into_iter().map(str::to_owned).collect();
         let window = MetricWindow {
@@ -245,7 +228,7 @@ impl QueryService {
             notes.push(format!("only {} of {} metric series are shown", request.series, series.len()));
             series.truncate(request.series);
         }
-        Ok(series)
+        Ok((series, notes))
     }
 }
 

@@ -60,7 +60,7 @@ impl Database {
         limit: usize,
     ) -> Result<(Vec<SpanFact>, bool), StoreError> {
         let (from, to) = self.trace_range(trace_id).await?.unwrap_or((Micros(i64::MIN), Micros(i64::MAX)));
-        read_facts(self.reader().await?, Uuid::from_bytes(trace_id), Seen { from, to }, limit).await
+        read_facts(self, Uuid::from_bytes(trace_id), Seen { from, to }, limit).await
     }
 
     /// The first `limit` log records of a trace within a time, if one is given, and whether there are more.

@@ -3,15 +3,17 @@
 
 use std::fmt;
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Transaction};
+use tokio::sync::Semaphore;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, Row};
 
 use super::embeddings::PGVECTOR_INSTALLABLE;
 use super::error::StoreError;
-use super::reader::{READ_LIMIT, Reader};
+use super::reader::{READ_LIMIT, Reader, ReaderRows};
 use super::tls::{self, Connector};
 
 /// A pooled connection. Nothing may be set on its session: behind PgBouncer in transaction mode the next transaction
@@ -25,6 +27,8 @@ pub(crate) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 /// Connections held open to the server at most, for writing and for questions.
 const MAX_CONNECTIONS: usize = 16;
 const MAX_READERS: usize = 16;
+/// Of those for questions, how many may be in use by answers that are read row by row.
+const MAX_STREAMS: usize = 8;
 
 /// How long to wait for a connection before calling the database busy.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,6 +52,9 @@ struct Readers {
     pool: Pool,
     connector: Connector,
     limit: Duration,
+    /// Answers that are read row by row: whoever reads one asks other questions meanwhile, so they never take all
+    /// connections.
+    streams: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Database {
@@ -86,7 +93,8 @@ impl Database {
         let (config, connector) = parse(url)?;
         let target = describe(&config);
         let pool = pool(config.clone(), connector.clone(), MAX_CONNECTIONS)?;
-        let readers = Readers { pool: pool_of_readers(config, &connector)?, connector, limit: READ_LIMIT };
+        let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+        let readers = Readers { pool: pool_of_readers(config, &connector)?, connector, limit: READ_LIMIT, streams };
         Ok(Self { pool, target, readers })
     }
 
@@ -112,9 +120,23 @@ impl Database {
     /// # Errors
     /// When the database is away, busy or refuses us.
     pub(crate) async fn reader(&self) -> Result<Reader, StoreError> {
-        let Readers { pool, connector, limit } = &self.readers;
+        let Readers { pool, connector, limit, .. } = &self.readers;
         let client = pool.get().await.map_err(|error| tls::explain(&error).unwrap_or_else(|| error.into()))?;
         Ok(Reader::new(client, connector.clone(), *limit))
+    }
+
+    /// The rows of a question's statement, one by one.
+    ///
+    /// # Errors
+    /// When the database is away, busy or refuses us.
+    pub(crate) async fn stream(&self, sql: &str, arguments: Vec<Argument<'_>>) -> Result<ReaderRows, StoreError> {
+        // Before the connection: to wait with one in hand would keep those who read from getting theirs.
+        let turn = Arc::clone(&self.readers.streams).acquire_owned();
+        let turn = tokio::time::timeout(CONNECT_TIMEOUT, turn).await;
+        let Ok(Ok(turn)) = turn else {
+            return Err(StoreError::transient("too many large answers are being read at once"));
+        };
+        self.reader().await?.stream(sql, arguments, turn).await
     }
 
     /// A connection from the pool.

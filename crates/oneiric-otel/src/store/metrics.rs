@@ -187,7 +187,7 @@ impl Database {
     ) -> Result<Points, StoreError> {
         let arguments: Vec<Argument<'a>> =
             vec![(series, Type::INT8_ARRAY), (from, Type::TIMESTAMPTZ), (until, Type::TIMESTAMPTZ)];
-        let rows = self.reader().await?.stream(&points_sql(numbers_only), arguments).await?;
+        let rows = self.stream(&points_sql(numbers_only), arguments).await?;
         Ok(Points { rows })
     }
 

@@ -129,7 +129,7 @@ impl Database {
         decode: impl Fn(&Row) -> Result<R, DecodeError>,
         (limit, bytes): (usize, usize),
     ) -> Result<(Vec<Stored<R>>, bool), StoreError> {
-        let mut stream = self.reader().await?.stream(sql, arguments).await?;
+        let mut stream = self.stream(sql, arguments).await?;
         let (mut rows, mut read, mut more) = (Vec::new(), 0, false);
         while let Some(row) = stream.next().await? {
             read += row.raw_size_bytes();

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::{Row, RowStream};
 
 use super::database::{Argument, Client};
@@ -102,16 +103,23 @@ impl Reader {
 pub(crate) struct ReaderRows {
     rows: Pin<Box<RowStream>>,
     reader: Reader,
+    /// The right to be one of few.
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Reader {
-    /// The rows of a statement, one by one.
-    pub(crate) async fn stream(self, sql: &str, arguments: Vec<Argument<'_>>) -> Result<ReaderRows, StoreError> {
+    /// See [`Database::stream`](super::database::Database::stream).
+    pub(super) async fn stream(
+        self,
+        sql: &str,
+        arguments: Vec<Argument<'_>>,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<ReaderRows, StoreError> {
         let client = self.client.as_ref().ok_or_else(|| StoreError::transient("the connection was given back"))?;
         self.running.fetch_add(1, Ordering::Relaxed);
         let begun = tokio::time::timeout(self.limit, client.query_typed_raw(sql, arguments)).await;
         let rows = Box::pin(begun.map_err(|_| StoreError::too_long(self.limit))??);
-        Ok(ReaderRows { rows, reader: self })
+        Ok(ReaderRows { rows, reader: self, _turn: turn })
     }
 }
 

@@ -52,7 +52,7 @@ impl Database {
         let sql = format!(
             "SELECT {columns} FROM otel.otel_spans WHERE {within} ORDER BY start_time, start_ns, span_id, span_hash"
         );
-        let rows = self.reader().await?.stream(&sql, values).await?;
+        let rows = self.stream(&sql, values).await?;
         let (owners, ready) = Default::default();
         let reading = Reading { database: self.clone(), rows, owners, ready, ended: false };
         Ok(futures::stream::try_unfold(reading, Reading::next).boxed())

@@ -115,8 +115,8 @@ async fn what_is_left_out_is_said() {
     let context = queries.get_trace_context(&little).await.unwrap();
     assert_eq!((context.spans.len(), context.logs.len(), context.metrics.len()), (1, 1, 1));
     let notes = [
-        "only the first 1 log records are shown",
         "only the first 1 of 2 spans are shown",
+        "only the first 1 log records are shown",
         "only 1 of 2 metric series are shown",
     ];
     assert_eq!(context.notes, notes);

@@ -2,6 +2,7 @@
 //! the server says that it did, not what it planned.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,10 +17,14 @@ const DAYS: u64 = 3;
 const TRACES: u64 = 1000;
 const DAY: Duration = Duration::from_hours(24);
 
-/// Noon, three days ago. Days of the past months have partitions of their own, those of long ago have not.
+/// Noon, three days ago. Days of the past months have partitions of their own, those of long ago have not. Asked for once:
+/// midnight may come in the middle of a test.
 fn first_noon() -> Timestamp {
-    let noon = Timestamp::now().to_zoned(TimeZone::UTC).start_of_day().unwrap().timestamp();
-    noon + Duration::from_hours(12) - DAY * DAYS as u32
+    static FIRST_NOON: LazyLock<Timestamp> = LazyLock::new(|| {
+        let midnight = Timestamp::now().to_zoned(TimeZone::UTC).start_of_day().unwrap().timestamp();
+        midnight + Duration::from_hours(12) - DAY * DAYS as u32
+    });
+    *FIRST_NOON
 }
 
 fn nanos(time: Timestamp) -> u64 {

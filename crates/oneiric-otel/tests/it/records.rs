@@ -107,6 +107,15 @@ async fn a_large_trace_is_streamed_in_order_and_cut_where_it_is_asked_for_whole(
         assert!(stream.try_next().await.unwrap().is_some());
     }
 
+    // More at once than there are connections: each needs a second one for a moment.
+    let at_once = (0..60).map(|_| {
+        let queries = queries.clone();
+        tokio::spawn(async move { queries.get_trace(id(1), 2000).await.map(|trace| trace.spans.len()) })
+    });
+    for read in futures::future::join_all(at_once).await {
+        assert_eq!(read.unwrap().unwrap(), 2000);
+    }
+
     let (groups, cut) = queries.get_trace_otlp(id(1)).await.unwrap();
     assert!(!cut);
     assert_eq!(groups.len(), 2);

@@ -12,9 +12,8 @@ use uuid::Uuid;
 use super::{Seen, Transaction};
 use crate::derive::trace::{LogFact, SpanFact, Totals, cut};
 use crate::store::copy::Micros;
-use crate::store::database::Argument;
+use crate::store::database::{Argument, Database};
 use crate::store::error::StoreError;
-use crate::store::reader::Reader;
 
 /// Characters of a message or a log body that derivation reads.
 const READ_CHARACTERS: i32 = 2000;
@@ -215,7 +214,7 @@ fn span_fact(row: &Row, names: &mut Names, allowance: &mut Allowance) -> SpanFac
 
 /// The first `limit` spans of a trace that start in the range, in order of start and hash, and whether there are more.
 pub(crate) async fn read_facts(
-    reader: Reader,
+    database: &Database,
     trace_id: Uuid,
     range: Seen,
     limit: usize,
@@ -231,7 +230,7 @@ pub(crate) async fn read_facts(
         (&READ_NAME_CHARACTERS, Type::INT4),
     ];
     let sql = format!("{SPAN_FACTS} ORDER BY {FACT_ORDER} LIMIT {}", limit.saturating_add(1));
-    let mut rows = reader.stream(&sql, values).await?;
+    let mut rows = database.stream(&sql, values).await?;
     let (mut names, mut allowance) = (Names::default(), Allowance(FACT_BYTES));
     let mut facts = Vec::new();
     while let Some(row) = rows.next().await? {

@@ -53,6 +53,12 @@ const REQUIRED: &[Migration] = &[
         sql: include_str!("../../migrations/required/0008_errors.sql"),
         index: None,
     },
+    Migration {
+        version: 9,
+        name: "log_views",
+        sql: include_str!("../../migrations/required/0009_log_views.sql"),
+        index: None,
+    },
 ];
 
 const DEFERRED: &[Migration] = &[Migration {

@@ -26,6 +26,7 @@ pub(super) const VIEWS: &[&str] = &[
     "resources",
     "scopes",
     "metric_series",
+    "log_templates",
 ];
 
 /// What the views call, with the rights of whoever reads them.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use oneiric_otel::query::{QueryError, QueryService, SqlAnswer, SqlRequest};
 use oneiric_otel::store::{Database, Grantees, SqlReader, Truncated};
-use oneiric_otel_testkit::{TestDatabase, TestRole};
+use oneiric_otel_testkit::{TestDatabase, TestRole, Version};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, failed, span};
@@ -149,6 +149,20 @@ async fn values_are_json_without_loss() {
     }
     let deep = format!("SELECT '{}{}'::jsonb", "[".repeat(500), "]".repeat(500));
     assert_eq!(desk.value(&deep).await.len(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgresql_18_answers_too() {
+    let test = TestDatabase::create_on(Version::V18).await;
+    Database::new(test.url()).unwrap().migrate().await.unwrap();
+    let desk = Desk::on(test).await;
+    let columns = "http_method, rpc_status_code, gen_ai_input_tokens, exception_type, event_count, resource_attributes";
+    assert!(desk.ask(&format!("SELECT {columns} FROM spans")).await.unwrap().rows.is_empty());
+    assert_eq!(desk.value("SELECT count(pg_try_advisory_lock(1))").await, "1");
+    assert_eq!(desk.test.count("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").await, 0);
+    for sql in ["SELECT set_config('transaction_read_only', 'off', true)", "SELECT * FROM otel.otel_spans"] {
+        assert!(matches!(desk.ask(sql).await, Err(QueryError::Sql(_))), "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use super::search::{TRACE_COLUMNS, TraceRow, begins_not_before};
 const TRACE_ROW_COLUMNS: usize = 16;
 
 /// Newest traces with an error that are looked at one by one, before their errors are looked for.
-const WALKED: i64 = 2000;
+const WALKED: i64 = 500;
 /// Distinct errors whose traces are looked up error by error. Of more it is better to look at the traces.
 const MAX_ERRORS: usize = 1000;
 /// Characters of a trigram.

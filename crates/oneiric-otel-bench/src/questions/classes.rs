@@ -1,10 +1,13 @@
 //! The kinds of question.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use jiff::SignedDuration;
+use oneiric_otel::otlp::Signal;
 use oneiric_otel::query::{
-    ContextRequest, ErrorGroupsRequest, LogsRequest, OperationsRequest, QueryService, SearchRequest, SimilarRequest,
-    TraceFilter, TracesRequest,
+    Aggregation, AttributeValuesRequest, ContextRequest, ErrorGroupsRequest, ErrorTracesRequest, LogsRequest,
+    MetricsRequest, OperationsRequest, QueryService, SearchRequest, SimilarRequest, TraceFilter, TracesRequest,
 };
 
 use super::{Arguments, Class};
@@ -36,10 +39,15 @@ classes! {
     "logs of a day by a part of a class name", None, logs_by_class;
     "logs of a day by a phrase and a level", None, logs_by_phrase;
     "logs of a trace", None, logs_of_trace;
+    "traces of a day by error", SOON, by_error;
     "error groups of a day", None, error_groups;
     "services of a day", None, services;
     "operations of a service in an hour", None, operations;
     "service map of an hour", None, dependencies;
+    "values of an attribute in an hour", None, attribute_values;
+    "rate of a counter by service, an hour in minutes", None, rate_of_an_hour;
+    "the same, a month in hours", None, rate_of_a_month;
+    "p95 of a histogram, a day in steps of 10 minutes", None, quantile_of_a_day;
 }
 
 async fn whole_trace(service: &QueryService, arguments: Arguments) -> Result<usize> {
@@ -113,6 +121,20 @@ async fn logs(service: &QueryService, request: LogsRequest) -> Result<usize> {
     Ok(service.search_logs(&request).await?.logs.len())
 }
 
+/// What stays the same in messages that differ.
+async fn by_error(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let message = FAULTS[arguments.fault].message;
+    let words = message.split('{').next().unwrap_or_default().trim();
+    let request = ErrorTracesRequest {
+        pattern: if words.is_empty() { FAULTS[arguments.fault].kind } else { words }.to_owned(),
+        service: None,
+        range: arguments.last(DAY)?,
+        limit: PAGE,
+        after: None,
+    };
+    Ok(service.get_traces_by_error(&request).await?.traces.len())
+}
+
 async fn error_groups(service: &QueryService, arguments: Arguments) -> Result<usize> {
     let request = ErrorGroupsRequest {
         range: arguments.last(DAY)?,
@@ -137,4 +159,58 @@ async fn operations(service: &QueryService, arguments: Arguments) -> Result<usiz
 
 async fn dependencies(service: &QueryService, arguments: Arguments) -> Result<usize> {
     Ok(service.dependencies(arguments.last(HOUR)?).await?.dependencies.len())
+}
+
+async fn attribute_values(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let request = AttributeValuesRequest {
+        signal: Signal::Traces,
+        key: "http.response.status_code".to_owned(),
+        prefix: String::new(),
+        range: arguments.last(HOUR)?,
+        limit: PAGE,
+    };
+    Ok(service.attribute_values(&request).await?.values.len())
+}
+
+async fn rate_of_an_hour(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let by_service = Some(vec!["service.name".to_owned()]);
+    metric(service, &arguments, HOUR, Duration::from_mins(1), Aggregation::Rate, "retail.operations", by_service).await
+}
+
+async fn rate_of_a_month(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let by_service = Some(vec!["service.name".to_owned()]);
+    let month = SignedDuration::from_hours(30 * 24);
+    metric(service, &arguments, month, Duration::from_hours(1), Aggregation::Rate, "retail.operations", by_service)
+        .await
+}
+
+async fn quantile_of_a_day(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let step = Duration::from_mins(10);
+    let all = Some(Vec::new());
+    metric(service, &arguments, DAY, step, Aggregation::Quantile(0.95), "http.server.request.duration", all).await
+}
+
+/// Returns the number of points.
+async fn metric(
+    service: &QueryService,
+    arguments: &Arguments,
+    length: SignedDuration,
+    step: Duration,
+    aggregation: Aggregation,
+    name: &str,
+    group_by: Option<Vec<String>>,
+) -> Result<usize> {
+    let range = arguments.last(length)?;
+    let request = MetricsRequest {
+        name: name.to_owned(),
+        labels: Vec::new(),
+        service: None,
+        start: range.start(),
+        end: range.end(),
+        step,
+        aggregation,
+        group_by,
+    };
+    let answer = service.get_metrics_by_time_range(&request).await?;
+    Ok(answer.series.iter().map(|series| series.points.len()).sum())
 }

@@ -18,6 +18,7 @@ mod queue;
 mod replay;
 mod report;
 mod tag;
+pub(crate) mod template;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use super::Request;
 use super::check::Limits;
 use super::report::Rejections;
+use super::template;
 use crate::otlp::canonical::{Canonical, Hash128};
 use crate::otlp::point::{self, MetricDescriptor, Point, Points};
 use crate::otlp::record::Record;
@@ -193,6 +194,7 @@ impl<'a> Preparation<'a> {
 
     fn logs(mut self) -> Result<Prepared, String> {
         let mut scratch = Scratch::default();
+        let mut text = String::new();
         let mut number = 0;
         for (index, group) in self.decode::<LogRecord>()?.into_iter().enumerate() {
             let Some(owner) = self.owner(index, group.resource, group.scope, group.records.len() as u64) else {
@@ -212,7 +214,10 @@ impl<'a> Preparation<'a> {
                     self.touch(trace_id, time, false);
                 }
                 self.row(record, time);
-                rows::log::encode(&mut self.rows, &mut scratch, owner.of_row(), log);
+                let (template_id, severity) = template::template(log, owner.of_row().service_name, &mut text);
+                let row = || template::row(owner.of_row().service_name, severity, &text);
+                self.references.templates.entry(template_id).or_insert_with(row);
+                rows::log::encode(&mut self.rows, &mut scratch, owner.of_row(), template_id, log);
             }
         }
         Ok(self.finish())

@@ -49,7 +49,7 @@ pub use diff::{
 pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ErrorTracesRequest, ShapeId};
 pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
-pub use logs::{LEVELS, Level, LogEntry, LogPage, LogsRequest};
+pub use logs::{LEVELS, Level, LogEntry, LogPage, LogPattern, LogPatterns, LogsRequest};
 pub use metrics::{
     Aggregation, MAX_STEPS, MetricLabel, MetricOverview, MetricPoint, MetricRange, MetricSeries, MetricsRequest,
 };

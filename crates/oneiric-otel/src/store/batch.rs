@@ -29,6 +29,8 @@ pub(crate) struct References {
     pub(crate) resources: HashMap<Hash128, Arc<ResourceEnvelope>>,
     pub(crate) scopes: HashMap<Hash128, Arc<ScopeEnvelope>>,
     pub(crate) series: HashMap<Hash128, Series>,
+    /// By their ids.
+    pub(crate) templates: HashMap<i64, LogTemplate>,
     /// What [`Rows::owner`] counts.
     pub(crate) owners: Vec<Owner>,
 }
@@ -39,6 +41,15 @@ impl References {
         self.owners.push(owner);
         (self.owners.len() - 1) as u32
     }
+}
+
+/// What log records say, without what varies from one to the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogTemplate {
+    pub(crate) service_name: String,
+    /// Lowest severity number of the class, 0 when unknown.
+    pub(crate) severity: i16,
+    pub(crate) text: String,
 }
 
 /// Whose a record is.
@@ -84,7 +95,8 @@ impl Batch {
         /// A guess at what an envelope or the description of a series takes.
         const REFERENCE_BYTES: usize = 1024;
         let references = &self.references;
-        let referred = references.resources.len() + references.scopes.len() + references.series.len();
+        let referred =
+            references.resources.len() + references.scopes.len() + references.series.len() + references.templates.len();
         self.rows.memory()
             + self.records.capacity() * size_of::<u32>()
             + self.touches.capacity() * (size_of::<Touch>() + 16)

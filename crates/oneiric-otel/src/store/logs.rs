@@ -208,6 +208,44 @@ impl Database {
             .await
     }
 
+    /// See [`Self::template_counts`].
+    pub(super) async fn ask_for_template_counts(
+        &self,
+        before: &str,
+        filter: &LogFilter,
+        (from, until): (Micros, Micros),
+        limit: i64,
+    ) -> Result<Vec<Row>, StoreError> {
+        let service = filter.service();
+        let mut conditions = Conditions {
+            sql: String::new(),
+            values: vec![(&from, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)],
+        };
+        filter_by(&mut conditions, filter, service.as_ref());
+        let sql = format!(
+            "{before} SELECT l.template_id, count(*), min(l.time), max(l.time) FROM otel.otel_logs l
+             WHERE l.time >= $1 AND l.time < $2 {}
+             GROUP BY l.template_id ORDER BY count(*) DESC, l.template_id LIMIT $3",
+            conditions.sql
+        );
+        self.reader().await?.query_typed(&sql, &conditions.values).await
+    }
+
+    /// How many records in `[from, until)` pass the filter.
+    pub(crate) async fn count_logs(
+        &self,
+        filter: &LogFilter,
+        (from, until): (Micros, Micros),
+    ) -> Result<i64, StoreError> {
+        let service = filter.service();
+        let mut conditions =
+            Conditions { sql: String::new(), values: vec![(&from, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)] };
+        filter_by(&mut conditions, filter, service.as_ref());
+        let sql =
+            format!("SELECT count(*) FROM otel.otel_logs l WHERE l.time >= $1 AND l.time < $2 {}", conditions.sql);
+        Ok(self.reader().await?.query_typed_one(&sql, &conditions.values).await?.get(0))
+    }
+
     /// The time of the `n`th newest record in `[from, until)`, of a service if one is given: how far back one has to go
     /// to see so many. None when there are fewer.
     pub(crate) async fn nth_log_time(

@@ -32,6 +32,7 @@ pub(crate) mod sample;
 pub(crate) mod search;
 mod spans;
 pub(crate) mod sql;
+pub(crate) mod templates;
 pub(crate) mod texts;
 mod tls;
 pub(crate) mod traces;
@@ -47,7 +48,7 @@ pub use read::Stored;
 pub use roles::{Granted, Grantees};
 pub use sql::{SqlColumn, SqlError, SqlReader, Truncated, reader_grants};
 
-pub(crate) use batch::{Batch, Owner, References, Series, Touch};
+pub(crate) use batch::{Batch, LogTemplate, Owner, References, Series, Touch};
 pub(crate) use copy::{Micros, Rows};
 pub(crate) use dead_letters::DeadLetter;
 pub(crate) use dimensions::service_name;

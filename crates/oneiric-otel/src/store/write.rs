@@ -23,7 +23,7 @@ use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::batch::{Batch, Ids, Touch};
+use super::batch::{Batch, Ids, LogTemplate, Touch};
 use super::copy::{HEADER, OwnerIds, RowKey, Rows, TRAILER};
 use super::database::Database;
 use super::dead_letters::{DeadLetter, bury};
@@ -31,6 +31,7 @@ use super::dimensions::Dimensions;
 use super::error::{ErrorClass, StoreError};
 use super::partitions::Partitions;
 use super::rows;
+use super::templates::{KnownTemplates, store_templates};
 use crate::otlp::Signal;
 use crate::otlp::canonical::Hash128;
 
@@ -43,6 +44,7 @@ pub(crate) struct Store {
     pub(crate) database: Database,
     pub(crate) dimensions: Dimensions,
     partitions: Partitions,
+    templates: KnownTemplates,
 }
 
 /// What became of a batch.
@@ -82,7 +84,8 @@ fn table(signal: Signal) -> Table {
 
 impl Store {
     pub(crate) fn new(database: Database) -> Self {
-        Self { database, dimensions: Dimensions::default(), partitions: Partitions::default() }
+        let (dimensions, partitions, templates) = Default::default();
+        Self { database, dimensions, partitions, templates }
     }
 
     /// Writes the batches in one transaction. `dead_letter` is asked only for records that the database refuses.
@@ -102,6 +105,7 @@ impl Store {
         if outcome.is_err() {
             // A database that comes back may be another one: what we remember of it is no longer certain.
             self.dimensions.forget();
+            self.templates.forget();
         }
         outcome
     }
@@ -128,13 +132,15 @@ impl Store {
     pub(super) async fn resolve<'a>(&self, batches: &'a [&'a Batch]) -> Result<Resolved<'a>, StoreError> {
         let ids = self.dimensions.resolve(&self.database, batches).await?;
         self.ensure_partitions(batches).await?;
-        Ok(Resolved { batches, owners: batches.iter().map(|batch| ids.owners(batch)).collect(), ids })
+        let owners = batches.iter().map(|batch| ids.owners(batch)).collect();
+        Ok(Resolved { batches, owners, ids, templates: self.templates.unknown(batches) })
     }
 
     /// Forgets what is remembered of the database.
     pub(super) fn forget(&self) {
         self.dimensions.forget();
         self.partitions.forget();
+        self.templates.forget();
     }
 
     async fn ensure_partitions(&self, batches: &[&Batch]) -> Result<(), StoreError> {
@@ -168,6 +174,7 @@ impl Store {
         resolved.touch(&transaction, &fresh).await?;
         transaction.commit().await?;
         connection.keep();
+        self.templates.remember(resolved.templates.iter().map(|(id, _)| *id));
         Ok(written)
     }
 }
@@ -178,6 +185,8 @@ pub(super) struct Resolved<'a> {
     ids: Ids,
     /// Of each batch the ids of its owners.
     owners: Vec<Vec<OwnerIds>>,
+    /// Those that may be new, in ascending order of their ids.
+    templates: Vec<(i64, &'a LogTemplate)>,
 }
 
 impl Resolved<'_> {
@@ -242,8 +251,12 @@ impl Resolved<'_> {
         Ok(poison)
     }
 
-    /// Records which traces the batches that are `fresh` have something of.
+    /// Records which traces the batches that are `fresh` have something of, and the templates that they are the first to
+    /// have.
     pub(super) async fn touch(&self, transaction: &Transaction<'_>, fresh: &[bool]) -> Result<(), StoreError> {
+        if fresh.contains(&true) {
+            store_templates(transaction, &self.templates).await?;
+        }
         let touching = self.batches.iter().zip(fresh).filter(|(_, fresh)| **fresh).map(|(batch, _)| batch);
         touch(transaction, touching).await
     }

@@ -10,6 +10,7 @@ mod listing;
 mod logs;
 mod metrics;
 mod migrations;
+mod patterns;
 mod plans;
 mod reading;
 mod reads;

@@ -5,6 +5,8 @@
 //! stopped there, and its cursor goes on.
 
 mod level;
+mod merge;
+mod patterns;
 mod place;
 mod terms;
 
@@ -19,6 +21,7 @@ use crate::store::logs::{LogFilter, LogKey, LogRow, LogWords};
 use crate::store::{Micros, StoreError, Stored};
 
 pub use level::{LEVELS, Level};
+pub use patterns::{LogPattern, LogPatterns};
 use terms::Terms;
 
 /// Records of a slice that is looked through at once.

@@ -29,6 +29,7 @@ pub(crate) const COLUMNS: &[&str] = &[
     "body_json",
     "attributes",
     "residue",
+    "template_id",
 ];
 
 /// The time a log record is filed under: its own, else the observed one.
@@ -42,7 +43,7 @@ pub(crate) fn valid_trace_id(log: &LogRecord) -> Option<[u8; 16]> {
 }
 
 /// Appends the record as a row.
-pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, log: &LogRecord) {
+pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, template_id: i64, log: &LogRecord) {
     let mut residue = Residue::default();
     scratch.clear();
 
@@ -91,6 +92,7 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, l
     row.jsonb_or_null(!scratch.details.json().is_empty(), scratch.details.json());
     row.jsonb(scratch.attributes.json());
     row.bytes_or_null(&residue.to_bytes());
+    row.int8(template_id);
     row.end();
 }
 

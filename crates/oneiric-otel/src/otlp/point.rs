@@ -157,6 +157,27 @@ impl Points {
         })
     }
 
+    /// Of the same kind, none.
+    pub(crate) fn none(&self) -> Self {
+        match self {
+            Self::Number(_) => Self::Number(Vec::new()),
+            Self::Histogram(_) => Self::Histogram(Vec::new()),
+            Self::ExponentialHistogram(_) => Self::ExponentialHistogram(Vec::new()),
+            Self::Summary(_) => Self::Summary(Vec::new()),
+        }
+    }
+
+    /// Adds points of the same kind behind these. Of another kind they belong to another metric, and are not added.
+    pub(crate) fn append(&mut self, more: Self) {
+        match (self, more) {
+            (Self::Number(points), Self::Number(more)) => points.extend(more),
+            (Self::Histogram(points), Self::Histogram(more)) => points.extend(more),
+            (Self::ExponentialHistogram(points), Self::ExponentialHistogram(more)) => points.extend(more),
+            (Self::Summary(points), Self::Summary(more)) => points.extend(more),
+            _ => {}
+        }
+    }
+
     /// The points, in their order.
     pub fn iter(&self) -> impl Iterator<Item = Point<'_>> {
         (0..self.len()).filter_map(|index| self.get(index))

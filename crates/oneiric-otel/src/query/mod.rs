@@ -12,6 +12,7 @@ mod critical_path;
 pub(crate) mod cursor;
 mod diff;
 mod errors;
+mod export;
 mod failure;
 pub(crate) mod filter;
 mod logs;
@@ -47,6 +48,7 @@ pub use diff::{
     AttributeDiff, DiffNames, DiffSide, DiffSpan, ErrorDiff, OperationDiff, OperationSide, PathDiff, TraceDiff, diff,
 };
 pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ErrorTracesRequest, ShapeId};
+pub use export::{Export, ExportPart, ExportRequest};
 pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use logs::{LEVELS, Level, LogEntry, LogPage, LogPattern, LogPatterns, LogsRequest};

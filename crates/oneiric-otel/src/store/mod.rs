@@ -15,6 +15,7 @@ mod dimensions;
 pub(crate) mod embeddings;
 mod error;
 pub(crate) mod errors;
+pub(crate) mod export;
 mod fidelity;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -95,10 +95,9 @@ impl Database {
     pub async fn all_points(&self) -> Result<Vec<Stored<Metric>>, StoreError> {
         let columns = rows::metric::COLUMNS.iter().map(|column| format!("p.{column}")).collect::<Vec<_>>().join(", ");
         let sql = format!(
-            "SELECT {columns}, s.resource_id, s.scope_id, s.metric_name, s.metric_type, s.temporality, s.monotonic,
-                    s.unit, s.description, s.attributes, s.metadata, s.explicit_bounds, s.residue AS series_residue
-             FROM otel.otel_metrics p JOIN otel.otel_metric_series s USING (series_id)
-             ORDER BY p.time, p.series_id, p.point_hash"
+            "SELECT {columns}, s.resource_id, s.scope_id, {} FROM otel.otel_metrics p JOIN otel.otel_metric_series s USING (series_id)
+             ORDER BY p.time, p.series_id, p.point_hash",
+            rows::metric::SERIES_COLUMNS
         );
         self.read(&sql, &[], rows::metric::decode).await
     }

@@ -21,7 +21,7 @@ use proptest::test_runner::TestRunner;
 use crate::writing::Bench;
 
 /// Records by everything that must survive, with how often each is there and what it looks like.
-type Contents = BTreeMap<[Vec<u8>; 3], (usize, String)>;
+pub(crate) type Contents = BTreeMap<[Vec<u8>; 3], (usize, String)>;
 
 fn add<R: otlp::canonical::Encode + std::fmt::Debug>(
     contents: &mut Contents,
@@ -34,7 +34,7 @@ fn add<R: otlp::canonical::Encode + std::fmt::Debug>(
     entry.1 = format!("{resource:?}\n{scope:?}\n{record:?}");
 }
 
-fn contents_of<R: otlp::canonical::Encode + std::fmt::Debug>(stored: &[Stored<R>]) -> Contents {
+pub(crate) fn contents_of<R: otlp::canonical::Encode + std::fmt::Debug>(stored: &[Stored<R>]) -> Contents {
     let mut contents = Contents::new();
     for one in stored {
         add(&mut contents, &one.resource, &one.scope, &one.record);
@@ -91,7 +91,7 @@ fn is_valid(id: &[u8], length: usize) -> bool {
     id.len() == length && id.iter().any(|byte| *byte != 0)
 }
 
-async fn send<R: Record>(bench: &Bench, groups: &[Group<R>]) {
+pub(crate) async fn send<R: Record>(bench: &Bench, groups: &[Group<R>]) {
     let request = Request { signal: R::SIGNAL, encoding: Encoding::Protobuf, body: protobuf::encode(groups).into() };
     bench.ingest.submit(request).await.unwrap();
 }
@@ -102,7 +102,7 @@ async fn compare(bench: &Bench, spans: &[Group<Span>], logs: &[Group<LogRecord>]
     same("data points", &contents_of(&bench.store.all_points().await.unwrap()), &expected_points(metrics));
 }
 
-fn same(what: &str, stored: &Contents, expected: &Contents) {
+pub(crate) fn same(what: &str, stored: &Contents, expected: &Contents) {
     let differing = |left: &Contents, right: &Contents| -> Vec<String> {
         let counts = |contents: &Contents, key: &[Vec<u8>; 3]| contents.get(key).map_or(0, |(count, _)| *count);
         left.iter()
@@ -133,10 +133,10 @@ fn groups<R: std::fmt::Debug + Clone + 'static>(
     prop::collection::vec(group, 1..4)
 }
 
-type Requests = (Vec<Group<Span>>, Vec<Group<LogRecord>>, Vec<Group<Metric>>);
+pub(crate) type Requests = (Vec<Group<Span>>, Vec<Group<LogRecord>>, Vec<Group<Metric>>);
 
 /// Requests of any content, the same ones in every run.
-fn generate(count: usize) -> Vec<Requests> {
+pub(crate) fn generate(count: usize) -> Vec<Requests> {
     let generate = move || {
         let mut runner = TestRunner::deterministic();
         let spans = groups(prop_oneof![6 => arbitrary::valid_span(), 1 => arbitrary::span()]);

@@ -4,6 +4,7 @@
 mod catalogue;
 mod context;
 mod errors;
+mod export;
 mod fidelity;
 mod letters;
 mod listing;

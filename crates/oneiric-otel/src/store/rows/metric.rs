@@ -46,6 +46,10 @@ pub(crate) const COLUMNS: &[&str] = &[
     "residue",
 ];
 
+/// The columns of a point's series, `s`, that [`decode`] reads beside its own.
+pub(crate) const SERIES_COLUMNS: &str = "s.metric_name, s.metric_type, s.temporality, s.monotonic, s.unit, s.description, \
+                                         s.attributes, s.metadata, s.explicit_bounds, s.residue AS series_residue";
+
 const TEMPORALITIES: &[&str] = &["unspecified", "delta", "cumulative"];
 
 /// The `metric_type` of a kind.

@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type};
 
 use super::fidelity::{Mismatch, Reader, Writer};
+use super::residue::{prefix, without_nul};
 use super::tree::Tree;
 
 /// Under a btree a text column holds this many bytes at most; the full text stays in the record.
@@ -25,6 +26,11 @@ pub(crate) struct Owner<'a> {
     pub(crate) number: u32,
     /// At most [`INDEXED_TEXT_BYTES`], without NUL.
     pub(crate) service_name: &'a str,
+}
+
+/// A service's name as the columns hold it.
+pub(crate) fn service_column(name: &str) -> String {
+    without_nul(prefix(name, INDEXED_TEXT_BYTES)).into_owned()
 }
 
 /// Buffers reused from record to record.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::get;
-use http::{StatusCode, header};
+use http::header::ACCESS_CONTROL_REQUEST_METHOD;
+use http::{Method, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio_util::sync::CancellationToken;
@@ -65,9 +66,21 @@ impl fmt::Debug for Page {
     }
 }
 
+/// Further routes of the API listener. They stand behind the tokens.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// The routes. What they do not know is answered by the listener.
+    pub router: Router,
+    /// Says in their words why a request below `/api/` is turned away that shows no token of ours. The status is 401.
+    pub unauthenticated: fn(reason: &str) -> Response<axum::body::Body>,
+}
+
 /// Answers requests of the API listener.
 #[derive(Clone)]
-pub(crate) struct Api(Router);
+pub(crate) struct Api {
+    router: Router,
+    unauthenticated: Option<fn(&str) -> Response<axum::body::Body>>,
+}
 
 #[derive(Clone)]
 struct Asked {
@@ -78,16 +91,27 @@ struct Asked {
 
 impl Api {
     /// What is asked by those who watch over processes, without a token.
-    pub(crate) const OPEN: &[&str] = &["/healthz", "/readyz"];
+    const OPEN: &[&str] = &["/healthz", "/readyz"];
 
     /// Not ready any more once `stop` is cancelled. `/readyz` is open to everybody, so why it is not ready is told only
     /// where no token guards the rest.
-    pub(crate) fn new(readiness: Readiness, pages: Vec<Page>, tells_why: bool, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        readiness: Readiness,
+        pages: Vec<Page>,
+        routes: Option<Routes>,
+        tells_why: bool,
+        stop: CancellationToken,
+    ) -> Self {
         let mut router = Router::new().route("/healthz", get(async || "ok\n")).route("/readyz", get(answer_readyz));
         for Page { path, content_type, render } in pages {
             router = router.route(path, get(async move || ([(header::CONTENT_TYPE, content_type)], render())));
         }
-        Self(router.with_state(Asked { readiness, tells_why, stop }))
+        let mut router = router.with_state(Asked { readiness, tells_why, stop });
+        let unauthenticated = routes.as_ref().map(|routes| routes.unauthenticated);
+        if let Some(routes) = routes {
+            router = router.merge(routes.router);
+        }
+        Self { router, unauthenticated }
     }
 }
 
@@ -106,7 +130,19 @@ impl Respond for Api {
     type Body = axum::body::Body;
 
     async fn respond(&self, request: Request<Incoming>) -> Response<axum::body::Body> {
-        let Ok(response) = self.0.clone().oneshot(request).await;
+        let Ok(response) = self.router.clone().oneshot(request).await;
         response
+    }
+
+    /// A browser asks what it may do before it shows a token, and is answered without one.
+    fn is_open(&self, request: &Request<Incoming>) -> bool {
+        let asks_before =
+            request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+        asks_before || Self::OPEN.contains(&request.uri().path())
+    }
+
+    fn refuse(&self, path: &str, reason: &str) -> Option<Response<axum::body::Body>> {
+        let refuse = self.unauthenticated.filter(|_| path.starts_with("/api/"))?;
+        Some(refuse(reason))
     }
 }

@@ -29,6 +29,18 @@ pub(crate) trait Respond: Clone + Send + Sync + 'static {
 
     /// Answers `request`; errors are answers too.
     fn respond(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Whether everybody may ask this.
+    fn is_open(&self, request: &Request<Incoming>) -> bool {
+        let _ = request;
+        false
+    }
+
+    /// A refusal in words of its own, of somebody who may not ask for `path`.
+    fn refuse(&self, path: &str, reason: &str) -> Option<Response<Self::Body>> {
+        let (_, _) = (path, reason);
+        None
+    }
 }
 
 /// Requests of one HTTP/2 connection at a time.

@@ -4,7 +4,7 @@
 //! grpc_addr ─┐                 ┌ grpc ┐
 //!            ├─▶ connection ─▶ receiver ├─▶ body: sized, budgeted, decompressed ─▶ oneiric_otel::pipeline::Ingest
 //! http_addr ─┘                 └ http ┘
-//! api_addr  ───▶ connection ─▶ /healthz, /readyz, pages
+//! api_addr  ───▶ connection ─▶ /healthz, /readyz, pages, routes
 //! ```
 //!
 //! Before a connection says anything there is TLS, and before a request is looked at its bearer token: see `security`.
@@ -21,7 +21,7 @@ mod receivers;
 mod security;
 mod server;
 
-pub use api::{Page, Readiness};
+pub use api::{Page, Readiness, Routes};
 pub use options::ServerOptions;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::api::{Api, Page, Readiness};
+use crate::api::{Api, Page, Readiness, Routes};
 use crate::connection::{Connections, Respond};
 use crate::crowd::Crowd;
 use crate::receivers::Receiver;
@@ -96,7 +96,18 @@ impl Server {
             http: local(&http, "OTLP/HTTP", &options.http_addr)?,
             api: local(&api, "the API", options.api_addr.as_deref().unwrap_or_default())?,
         };
-        Ok(BoundServer { options, security, ingest, readiness, pages: Vec::new(), grpc, http, api, addresses })
+        Ok(BoundServer {
+            options,
+            security,
+            ingest,
+            readiness,
+            pages: Vec::new(),
+            routes: None,
+            grpc,
+            http,
+            api,
+            addresses,
+        })
     }
 }
 
@@ -115,6 +126,7 @@ pub struct BoundServer {
     ingest: Ingest,
     readiness: Readiness,
     pages: Vec<Page>,
+    routes: Option<Routes>,
     grpc: Vec<TcpListener>,
     http: Vec<TcpListener>,
     api: Vec<TcpListener>,
@@ -154,6 +166,12 @@ impl BoundServer {
         Self { pages, ..self }
     }
 
+    /// Answers these routes on the API listener.
+    #[must_use]
+    pub fn with_routes(self, routes: Routes) -> Self {
+        Self { routes: Some(routes), ..self }
+    }
+
     /// What the server turns away, as it goes on.
     pub fn refusals(&self) -> Arc<Refusals> {
         Arc::clone(self.security.refusals())
@@ -163,7 +181,7 @@ impl BoundServer {
     /// answered, and what is still open after [`ServerOptions::drain_timeout`] is cut: its sender has no promise and
     /// sends again.
     pub async fn serve(self, shutdown: CancellationToken) -> Result<(), ServerError> {
-        let Self { options, security, ingest, readiness, pages, grpc, http, api, .. } = self;
+        let Self { options, security, ingest, readiness, pages, routes, grpc, http, api, .. } = self;
         let stop = shutdown.child_token();
         let cut = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -171,7 +189,6 @@ impl BoundServer {
         let receiver = Guarded {
             responder: Receiver::new(&options, ingest, tasks.clone()),
             security: Arc::clone(&security),
-            open: &[],
             max_refused_bytes,
             tasks: tasks.clone(),
         };
@@ -196,9 +213,8 @@ impl BoundServer {
         };
         listen(&otlp, grpc.into_iter().chain(http), &receiver);
         let api_responder = Guarded {
-            responder: Api::new(readiness, pages, options.tokens.is_none(), stop.clone()),
+            responder: Api::new(readiness, pages, routes, options.tokens.is_none(), stop.clone()),
             security,
-            open: Api::OPEN,
             max_refused_bytes,
             tasks: api_tasks.clone(),
         };

@@ -1,6 +1,6 @@
-//! The OpenTelemetry Python SDK as a client: the one that many users have.
+//! Clients in Python: the OpenTelemetry SDK, which many users have, and a property tester for HTTP APIs.
 //!
-//! It runs in a virtual environment with pinned packages, which is made once and kept in the cache directory of the
+//! Each runs in a virtual environment with pinned packages, which is made once and kept in the cache directory of the
 //! runtime parts. That needs python3 with venv, and pip's index the first time.
 
 use std::env;
@@ -13,6 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
 
 const REQUIREMENTS: &str = include_str!("../python/requirements.txt");
+const TESTER_REQUIREMENTS: &str = include_str!("../python/schemathesis.txt");
 /// Written last: an environment without it was interrupted in the making.
 const COMPLETE: &str = "complete";
 
@@ -67,7 +68,7 @@ async fn run_client(
     options: &[&str],
     variables: &[(&str, &str)],
 ) -> Result<Value> {
-    let python = tokio::task::spawn_blocking(provide_python).await??;
+    let python = tokio::task::spawn_blocking(|| provide_python(REQUIREMENTS)).await??;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/client.py");
     let mut command = tokio::process::Command::new(python);
     command
@@ -91,8 +92,37 @@ async fn run_client(
     serde_json::from_slice(&output.stdout).context("the Python client printed no JSON")
 }
 
+/// Lets schemathesis, a property tester, ask a server what its OpenAPI document says can be asked, and compare the
+/// answers with it. `config` is its configuration in TOML; the same seed asks the same.
+///
+/// # Errors
+/// No python3; packages that cannot be installed; an answer that is not as the document says: then the error tells all.
+pub async fn schemathesis(document_url: &str, config: &str, seed: u64, options: &[&str]) -> Result<()> {
+    let python = tokio::task::spawn_blocking(|| provide_python(TESTER_REQUIREMENTS)).await??;
+    let place = tempfile::tempdir()?;
+    let config_file = place.path().join("schemathesis.toml");
+    fs::write(&config_file, config)?;
+    let output = tokio::process::Command::new(python)
+        .args(["-m", "schemathesis.cli", "--no-color", "--config-file"])
+        .arg(&config_file)
+        .args(["run", document_url, "--seed", &seed.to_string()])
+        .args(options)
+        // It keeps what it has found beside it, and would ask other things the next time.
+        .current_dir(place.path())
+        .env("PYTHONUTF8", "1")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("run schemathesis")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "schemathesis ({}):\n{said}\n{complaints}", output.status);
+    Ok(())
+}
+
 /// The interpreter of an environment with the pinned packages. Processes that need it at once make it once.
-fn provide_python() -> Result<PathBuf> {
+fn provide_python(pinned: &str) -> Result<PathBuf> {
     let cache = oneiric_otel_parts::Parts::open_default()?.cache_root().to_owned();
     fs::create_dir_all(&cache).with_context(|| format!("create {}", cache.display()))?;
     // An environment belongs to the interpreter that made it.
@@ -101,7 +131,7 @@ fn provide_python() -> Result<PathBuf> {
         .output()
         .context("the tests with the Python SDK need python3 with venv and pip: run python3")?;
     ensure!(about.status.success(), "python3 does not work: {}", String::from_utf8_lossy(&about.stderr));
-    let identity = blake3::Hasher::new().update(&about.stdout).update(REQUIREMENTS.as_bytes()).finalize();
+    let identity = blake3::Hasher::new().update(&about.stdout).update(pinned.as_bytes()).finalize();
     let identity = identity.to_hex();
     let venv = cache.join(format!("test-venv-{}", identity.get(..16).unwrap_or(&identity)));
     let python = venv.join("bin/python");
@@ -118,7 +148,7 @@ fn provide_python() -> Result<PathBuf> {
         }
         run_quietly(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
         let requirements = venv.join("requirements.txt");
-        fs::write(&requirements, REQUIREMENTS)?;
+        fs::write(&requirements, pinned)?;
         run_quietly(
             Command::new(&python)
                 .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"])

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::header::WWW_AUTHENTICATE;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio_util::task::TaskTracker;
@@ -17,8 +18,6 @@ pub(crate) struct Guarded<R> {
     pub(crate) responder: R,
     /// Knows who may.
     pub(crate) security: Arc<Security>,
-    /// Paths that everybody may ask for.
-    pub(crate) open: &'static [&'static str],
     /// Bytes of a refused body that are thrown away for the sake of the answer.
     pub(crate) max_refused_bytes: usize,
     /// For work that outlives its request.
@@ -32,14 +31,24 @@ where
     type Body = R::Body;
 
     async fn respond(&self, request: Request<Incoming>) -> Response<R::Body> {
-        if self.open.contains(&request.uri().path()) {
+        if self.responder.is_open(&request) {
             return self.responder.respond(request).await;
         }
         match self.security.check(request.headers()) {
             Credentials::Good => self.responder.respond(request).await,
             refused => {
                 let known = refused == Credentials::Wrong;
-                receivers::refuse_stranger(request, known, self.max_refused_bytes, &self.tasks).map(Into::into)
+                let path = request.uri().path().to_owned();
+                let response = receivers::refuse_stranger(request, known, self.max_refused_bytes, &self.tasks);
+                let reason = if known { "the bearer token is not known" } else { "a bearer token is missing" };
+                match self.responder.refuse(&path, reason) {
+                    Some(mut own) => {
+                        let asks_for = response.headers().get(WWW_AUTHENTICATE).cloned();
+                        own.headers_mut().extend(asks_for.map(|scheme| (WWW_AUTHENTICATE, scheme)));
+                        own
+                    }
+                    None => response.map(Into::into),
+                }
             }
         }
     }

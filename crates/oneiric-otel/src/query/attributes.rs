@@ -32,6 +32,7 @@ pub struct AttributeKeysRequest {
 
 /// Names of attributes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AttributeKeys {
     /// The most frequent first, of equal ones by name.
     pub keys: Vec<AttributeKey>,
@@ -43,6 +44,7 @@ pub struct AttributeKeys {
 
 /// An attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AttributeKey {
     /// Its name: of several that mean the same the most frequent one.
     pub key: String,
@@ -75,6 +77,7 @@ pub struct AttributeValuesRequest {
 
 /// Values of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AttributeValues {
     /// The most frequent first, of equal ones in the order of their text.
     pub values: Vec<AttributeValueCount>,
@@ -86,6 +89,7 @@ pub struct AttributeValues {
 
 /// A value of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AttributeValueCount {
     /// As text, its first 256 characters.
     pub value: String,

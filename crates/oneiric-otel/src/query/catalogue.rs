@@ -24,6 +24,7 @@ const MAX_EDGES: i64 = 5000;
 
 /// From how many traces something was computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Sample {
     /// Traces that the question is about.
     pub traces: i64,
@@ -46,6 +47,7 @@ impl Sample {
 
 /// How long things took, in nanoseconds: the least value that so many percent do not exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Latency {
     /// 50 %.
     pub p50_ns: i64,
@@ -70,6 +72,7 @@ impl Latency {
 
 /// The services of a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Catalogue {
     /// By name.
     pub services: Vec<Service>,
@@ -79,6 +82,7 @@ pub struct Catalogue {
 
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Service {
     /// Its name, cut to 256 bytes.
     pub name: String,
@@ -109,6 +113,7 @@ pub struct OperationsRequest {
 
 /// The operations of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Operations {
     /// The most frequent first; of equal ones by name and kind.
     pub operations: Vec<Operation>,
@@ -120,6 +125,7 @@ pub struct Operations {
 
 /// Spans of one name and kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Operation {
     /// Name of the spans.
     pub name: String,
@@ -137,6 +143,7 @@ pub struct Operation {
 
 /// Who calls whom.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Dependencies {
     /// The most frequent first; of equal ones by the names of caller and callee.
     pub dependencies: Vec<Dependency>,
@@ -149,6 +156,7 @@ pub struct Dependencies {
 /// Calls from one node to another. Between services a call is a span whose parent is a span of the other service; to
 /// other nodes it is a span that names one in its attributes and has no span of another service below it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Dependency {
     /// Who calls. A queue calls those that consume from it.
     pub caller: Node,
@@ -164,6 +172,7 @@ pub struct Dependency {
 
 /// A node of the service map.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Node {
     /// What it is.
     pub kind: NodeKind,
@@ -175,6 +184,7 @@ pub struct Node {
 /// What a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum NodeKind {
     /// A service that sends spans.
     Service,

@@ -69,6 +69,7 @@ impl ContextRequest {
 
 /// A trace with all that belongs to it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TraceContext {
     /// The trace.
     pub trace_id: TraceId,
@@ -92,6 +93,7 @@ pub struct TraceContext {
 
 /// A log record of a trace.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ContextLog {
     /// When it happened, or was observed where the sender gave no other time.
     pub time: Moment,
@@ -113,6 +115,7 @@ pub struct ContextLog {
 
 /// A metric series with its points around a trace.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ContextSeries {
     /// `service.name` of the resource.
     pub service_name: String,
@@ -127,6 +130,7 @@ pub struct ContextSeries {
     /// Unit of the values.
     pub unit: String,
     /// Attributes of the series, as plain JSON.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub attributes: Box<RawValue>,
     /// Whether an exemplar of the trace is among the points.
     pub has_exemplar: bool,
@@ -136,6 +140,7 @@ pub struct ContextSeries {
 
 /// A data point around a trace.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ContextPoint {
     /// When.
     pub time: Moment,
@@ -150,6 +155,7 @@ pub struct ContextPoint {
     /// The greatest.
     pub max: Option<f64>,
     /// Exemplars of the point, as plain JSON, when one of them is of the trace.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<Object>>))]
     pub exemplars: Option<Box<RawValue>>,
 }
 

@@ -34,6 +34,7 @@ const OVERRUN_NS: i128 = 1_000_000;
 
 /// Where the time of a trace went.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CriticalPath {
     /// The root's time in nanoseconds, which is that of all steps.
     pub total_ns: u64,
@@ -49,6 +50,7 @@ pub struct CriticalPath {
 
 /// A time in which the root waited for one span, and that span for no other.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PathStep {
     /// The span.
     pub span_id: SpanId,
@@ -66,6 +68,7 @@ pub struct PathStep {
 
 /// What an operation took of the critical path.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PathOperation {
     /// The service.
     pub service_name: String,

@@ -59,6 +59,7 @@ pub struct DiffSpan {
 
 /// Two traces side by side.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TraceDiff {
     /// The one trace.
     pub a: DiffSide,
@@ -86,6 +87,7 @@ pub struct TraceDiff {
 
 /// One of two traces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DiffSide {
     /// Which.
     pub trace_id: TraceId,
@@ -99,6 +101,7 @@ pub struct DiffSide {
 
 /// Names in both traces, and in one of them alone; each in alphabetical order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DiffNames {
     /// In both.
     pub both: Vec<String>,
@@ -110,6 +113,7 @@ pub struct DiffNames {
 
 /// An operation in either trace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OperationDiff {
     /// The service.
     pub service_name: String,
@@ -125,6 +129,7 @@ pub struct OperationDiff {
 
 /// What a trace has of an operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OperationSide {
     /// Spans.
     pub count: usize,
@@ -138,6 +143,7 @@ pub struct OperationSide {
 
 /// An error in either trace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorDiff {
     /// The service that failed.
     pub service_name: String,
@@ -155,6 +161,7 @@ pub struct ErrorDiff {
 
 /// An attribute of an operation that both have, with different values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AttributeDiff {
     /// The service.
     pub service_name: String,
@@ -170,6 +177,7 @@ pub struct AttributeDiff {
 
 /// A path at which the traces have not the same number of spans.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PathDiff {
     /// `service operation` from the root down; of very long ones the middle is `...`.
     pub path: Vec<String>,

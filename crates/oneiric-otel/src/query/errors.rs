@@ -49,6 +49,7 @@ pub struct ErrorGroupsRequest {
 
 /// Groups of failing traces, the largest first; of equally large ones that with the smaller shape.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorGroups {
     /// The groups.
     pub groups: Vec<ErrorGroup>,
@@ -62,6 +63,7 @@ pub struct ErrorGroups {
 
 /// Traces that failed alike: their description is the same text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorGroup {
     /// Names the shape, as long as its traces are kept.
     pub shape: ShapeId,
@@ -91,6 +93,8 @@ pub struct ErrorGroup {
 
 /// The id of a shape: a number, written as text so that every reader of JSON keeps all of its digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^-?[0-9]+$"))]
 pub struct ShapeId(pub i64);
 
 impl std::fmt::Display for ShapeId {

@@ -14,6 +14,7 @@ const MAX_CHAIN: usize = 50;
 
 /// How a trace failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TraceFailure {
     /// Spans that failed.
     pub failed_spans: usize,
@@ -30,6 +31,7 @@ pub struct TraceFailure {
 
 /// A span that failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FailedSpan {
     /// The span.
     pub span_id: SpanId,

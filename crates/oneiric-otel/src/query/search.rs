@@ -71,6 +71,7 @@ pub enum SearchMode {
 
 /// The answer to a description.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SearchAnswer {
     /// What fits, best first; each a text with the traces that share it.
     pub hits: Vec<TextHit>,
@@ -82,6 +83,7 @@ pub struct SearchAnswer {
 
 /// A text and the traces that share it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TextHit {
     /// Of a search: the weighted sum, 1 at most and only comparable within one answer. Of a similarity: the cosine.
     pub score: f64,

@@ -31,6 +31,7 @@ pub struct SimilarRequest {
 
 /// Traces like a given one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SimilarAnswer {
     /// The trace that was given.
     pub trace: TraceOverview,

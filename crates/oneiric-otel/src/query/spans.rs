@@ -25,6 +25,8 @@ const MAX_TRACE_BYTES: usize = 128 << 20;
 
 /// The id of a span as it came: 16 hexadecimal digits. An odd id of a parent or link has more or fewer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^([0-9a-f]{2})*$"))]
 pub struct SpanId(pub Vec<u8>);
 
 impl std::str::FromStr for SpanId {
@@ -54,6 +56,8 @@ impl Serialize for SpanId {
 
 /// A moment to the nanosecond, as RFC 3339 with nine digits in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
 pub struct Moment(pub u64);
 
 impl Moment {
@@ -71,6 +75,7 @@ impl Serialize for Moment {
 
 /// A span with whose it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SpanRecord {
     /// Its trace.
     pub trace_id: TraceId,
@@ -95,6 +100,7 @@ pub struct SpanRecord {
     /// `error.type`, or the type of the last exception.
     pub error_type: Option<String>,
     /// Message of the last exception, or of the status.
+    #[cfg_attr(feature = "openapi", schema(value_type = AttributeValue))]
     pub error_message: Option<AttributeValue>,
     /// Attributes.
     pub attributes: Attributes,
@@ -120,6 +126,7 @@ pub struct SpanRecord {
 
 /// How a span ended.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StatusRecord {
     /// `unset`, `ok`, `error`, or a number that has no name yet.
     pub code: String,
@@ -129,6 +136,7 @@ pub struct StatusRecord {
 
 /// Something that happened in a span.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EventRecord {
     /// When.
     pub time: Moment,
@@ -142,6 +150,7 @@ pub struct EventRecord {
 
 /// Another span that a span has to do with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LinkRecord {
     /// Its trace, in hexadecimal digits as it came.
     pub trace_id: String,
@@ -159,6 +168,7 @@ pub struct LinkRecord {
 
 /// Who sent a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ResourceRecord {
     /// `service.name`, or `unknown_service`.
     pub service_name: String,
@@ -172,6 +182,7 @@ pub struct ResourceRecord {
 
 /// Which instrumentation made a record.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ScopeRecord {
     /// Name of the instrumentation.
     pub name: String,
@@ -187,6 +198,7 @@ pub struct ScopeRecord {
 
 /// A trace with its spans.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TraceRecord {
     /// The trace.
     pub trace_id: TraceId,

@@ -51,11 +51,13 @@ impl SqlRequest {
 
 /// What a statement returned.
 #[derive(Debug, Clone, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SqlAnswer {
     /// The columns in order. Names need not be unique.
     pub columns: Vec<SqlColumn>,
     /// A value for each column, as JSON without loss: integers beyond 2^53, not-a-number, times and bytes are text. The text
     /// of values comes from telemetry: do not trust it.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<Vec<Value>>))]
     pub rows: Vec<Vec<Box<RawValue>>>,
     /// Why there are not all rows, if there are not.
     pub truncated: Option<Truncated>,

@@ -13,6 +13,8 @@ use crate::store::search::{RowOrder, RowPosition, TraceRow};
 
 /// The id of a trace: 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-f]{32}$"))]
 pub struct TraceId(pub [u8; 16]);
 
 impl FromStr for TraceId {
@@ -56,6 +58,7 @@ impl<'de> Deserialize<'de> for TraceId {
 
 /// What is known of a trace as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TraceOverview {
     /// Its id.
     pub trace_id: TraceId,
@@ -115,8 +118,9 @@ impl From<TraceRow> for TraceOverview {
 }
 
 /// In which order traces are listed. Of equal ones the id decides, so every order is total.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum TraceOrder {
     /// Those that began last first.
     #[default]
@@ -163,6 +167,7 @@ impl TracesRequest {
 
 /// Traces in the order that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TracePage {
     /// The traces.
     pub traces: Vec<TraceOverview>,

@@ -75,6 +75,20 @@ pub enum AttributeValue {
     },
 }
 
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for AttributeValue {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, SchemaType};
+        let about = "A value. What plain JSON cannot say is an object with one key that begins with $: $int (beyond 2^53), \
+                     $double (NaN, Infinity, -Infinity), $bytes (base64), $map; of a value that is cut, $cut is its \
+                     beginning, $type its type and $length its bytes.";
+        ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some(about)).into()
+    }
+}
+
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for AttributeValue {}
+
 impl AttributeValue {
     /// The value as it came, long ones cut if `detail` says so.
     pub fn of(value: Option<AnyValue>, detail: Detail) -> Self {
@@ -163,6 +177,8 @@ fn tagged<S: Serializer, T: Serialize + ?Sized>(serializer: S, tag: &str, value:
 
 /// Attributes in the order in which they came, each key once: of equal keys the last one counts. A JSON object.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = Object))]
 pub struct Attributes(pub Vec<(String, AttributeValue)>);
 
 impl Attributes {

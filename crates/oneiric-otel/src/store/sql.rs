@@ -61,6 +61,7 @@ pub(crate) struct SqlLimits {
 
 /// A column of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SqlColumn {
     /// Its name, which need not be unique.
     pub name: String,
@@ -71,6 +72,7 @@ pub struct SqlColumn {
 /// Why an answer is not complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Truncated {
     /// There are more rows than asked for.
     Rows,
@@ -90,6 +92,7 @@ pub(crate) struct SqlResult {
 /// PostgreSQL refused a statement or gave it up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize)]
 #[error("{message} (SQLSTATE {code})")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SqlError {
     /// PostgreSQL's message.
     pub message: String,

@@ -7,6 +7,7 @@ use crate::query::QueryError;
 /// A class of severity, as OpenTelemetry cuts its 24 numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Level {
     /// 1 to 4.
     Trace,

@@ -76,6 +76,7 @@ impl LogsRequest {
 
 /// Log records, the newest first.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogPage {
     /// The records.
     pub logs: Vec<LogEntry>,
@@ -88,6 +89,7 @@ pub struct LogPage {
 
 /// A log record in a list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogEntry {
     /// Names the record for [`QueryService::get_log`].
     pub id: String,
@@ -114,6 +116,7 @@ pub struct LogEntry {
     /// Bytes of the whole body.
     pub body_bytes: i32,
     /// Attributes. Where they are large, each value is cut to its first 4 KiB, as text.
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub attributes: Map<String, Value>,
     /// Whether values of `attributes` may be cut.
     pub attributes_cut: bool,

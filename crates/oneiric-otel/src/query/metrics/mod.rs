@@ -61,10 +61,12 @@ pub struct MetricsRequest {
 
 /// A metric over a range of time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MetricRange {
     /// Name of the metric.
     pub name: String,
     /// How the points of a step became one.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub aggregation: Aggregation,
     /// Seconds between two points.
     pub step_seconds: f64,
@@ -76,6 +78,7 @@ pub struct MetricRange {
 
 /// Points of one stream, or of several put together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MetricSeries {
     /// What tells it from the others.
     pub labels: BTreeMap<String, String>,
@@ -98,6 +101,7 @@ pub struct MetricSeries {
 
 /// A point of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MetricPoint {
     /// When the step begins.
     pub time: Timestamp,
@@ -107,6 +111,7 @@ pub struct MetricPoint {
 
 /// A metric in a list. One that is sent in several forms stands there once for each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MetricOverview {
     /// Its name.
     pub name: String,
@@ -129,6 +134,7 @@ pub struct MetricOverview {
 
 /// A label of a metric.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MetricLabel {
     /// Its key.
     pub key: String,

@@ -1,0 +1,91 @@
+//! Log records by words and by what else is known of them.
+
+use oneiric_otel::otlp::{Group, json};
+use oneiric_otel::query::{Level, LogPage, LogsRequest};
+use serde_json::value::RawValue;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::Asked;
+use crate::answer::Answer;
+use crate::asking::Asking;
+use crate::openapi::{Problems, ProblemsOfOne};
+use crate::parameters::{
+    Cursor, LevelName, Limit, Name, Nothing, OneInPath, Query, Question, SpanIdText, Time, TraceIdText,
+};
+use crate::problem::{Problem, ProblemType};
+
+pub(super) fn routes() -> OpenApiRouter<Asked> {
+    OpenApiRouter::new().routes(routes!(search_logs)).routes(routes!(get_log))
+}
+
+/// Which log records.
+#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct FindLogs {
+    /// Words, `"phrases"`, `-exclusions` and `prefixes*` that a record must have.
+    #[param(inline)]
+    query: Option<Question>,
+    /// Records of this trace.
+    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
+    trace_id: Option<TraceIdText>,
+    /// Records of this span.
+    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{16}$")]
+    span_id: Option<SpanIdText>,
+    /// The lowest severity.
+    #[param(inline, value_type = Option<Level>)]
+    level: Option<LevelName>,
+    /// Records of this service.
+    #[param(inline)]
+    service: Option<Name>,
+    /// From this time on, to the microsecond.
+    #[param(inline)]
+    since: Option<Time>,
+    /// Before this time, to the microsecond.
+    #[param(inline)]
+    until: Option<Time>,
+    /// How many at most.
+    #[serde(default = "Limit::many")]
+    #[param(inline, default = 100)]
+    limit: Limit,
+    /// Where the page begins: `next` of the page before, asked for with the same filter.
+    #[param(inline)]
+    cursor: Option<Cursor>,
+}
+
+/// Log records, the newest first.
+#[utoipa::path(get, path = "/api/v1/logs", tag = "logs", params(FindLogs),
+    responses((status = 200, description = "Log records", body = LogPage), Problems))]
+async fn search_logs(Asking(service): Asking, Query(query): Query<FindLogs>) -> Result<Answer<LogPage>, Problem> {
+    let request = LogsRequest {
+        query: query.query.map(|question| question.0),
+        trace_id: query.trace_id.map(|id| id.0),
+        span_id: query.span_id.map(|id| id.0),
+        level: query.level.map(|level| level.0.as_str().to_owned()),
+        service: query.service.map(|name| name.0),
+        start: query.since.map(|time| time.0),
+        end: query.until.map(|time| time.0),
+        limit: query.limit.0,
+        cursor: query.cursor.map(|cursor| cursor.0),
+        ..LogsRequest::default()
+    };
+    Ok(Answer::until(request.end, service.search_logs(&request).await?))
+}
+
+/// A log record, whole, as an `ExportLogsServiceRequest` in OTLP/JSON.
+#[utoipa::path(get, path = "/api/v1/logs/{id}", tag = "logs",
+    params(("id" = String, Path, description = "`id` of the record in a list")),
+    responses((status = 200, description = "The record", body = Object), ProblemsOfOne))]
+async fn get_log(
+    Asking(service): Asking,
+    OneInPath(id): OneInPath,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<Answer<Box<RawValue>>, Problem> {
+    let stored = service.get_log(&id).await?;
+    let request =
+        json::encode(&[Group { resource: stored.resource, scope: stored.scope, records: vec![stored.record] }]);
+    let text = String::from_utf8(request).ok().and_then(|text| RawValue::from_string(text).ok());
+    let record = text.ok_or_else(|| Problem::new(ProblemType::Internal, "the record has no JSON form"))?;
+    Ok(Answer::now(record))
+}

@@ -10,8 +10,9 @@ use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
 use oneiric_otel::query::QueryService;
 use oneiric_otel::self_trace;
-use oneiric_otel::store::{Database, ErrorClass};
-use oneiric_otel_server::{BoundServer, Readiness, Server, ServerError, ServerOptions};
+use oneiric_otel::store::{Database, ErrorClass, SqlReader};
+use oneiric_otel_api::ApiOptions;
+use oneiric_otel_server::{BoundServer, Readiness, Routes, Server, ServerError, ServerOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch as value;
 use tokio::task::JoinHandle;
@@ -56,6 +57,16 @@ pub(crate) struct Addresses {
     pub(crate) api: Option<SocketAddr>,
 }
 
+/// What one server has and another does without.
+#[derive(Debug, Default)]
+pub(crate) struct Choices {
+    pub(crate) own_traces: Option<OwnTraces>,
+    /// A connection for SQL of anybody.
+    pub(crate) sql: Option<SqlReader>,
+    /// Whether ports that are in use are replaced by free ones, unless they are named.
+    pub(crate) any_port: bool,
+}
+
 /// A server that answers.
 #[derive(Debug)]
 pub(crate) struct App {
@@ -70,17 +81,16 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Starts everything on an open database; the model loads in the background. With `any_port`, ports that are in
-    /// use are replaced by free ones, unless `listen` names them.
+    /// Starts everything on an open database; the model loads in the background.
     pub(crate) async fn start(
         backend: Backend,
         schema: Schema,
         intake: Intake,
         listen: &Listen,
-        own_traces: Option<OwnTraces>,
-        any_port: bool,
+        choices: Choices,
         progress: Arc<Progress>,
     ) -> Result<Self> {
+        let Choices { own_traces, sql, any_port } = choices;
         let database = backend.database().clone();
         let Intake { ack, disk, report } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
@@ -143,17 +153,27 @@ impl App {
             }
         };
         let addresses = Addresses { grpc: bound.grpc_addr(), http: bound.http_addr(), api: bound.api_addr() };
+        let queries = QueryService::new(database.clone(), None);
+        let queries = match sql {
+            Some(sql) => queries.with_sql(sql),
+            None => queries,
+        };
         let watch = Watch {
             identity: Identity { started_at: watch::now(), addresses, target: backend.target().to_owned() },
             ingest: ingest.clone(),
-            queries: QueryService::new(database.clone(), None),
+            queries: queries.clone(),
             database,
             derived,
             refusals: bound.refusals(),
             seen: Arc::default(),
             own_traces: own_traces.clone(),
         };
-        let bound = bound.with_pages(watch.pages());
+        let service = questions(queries, model.clone(), &mut tasks);
+        let api = ApiOptions { cors_origins: listen.cors_origins.clone(), ..ApiOptions::default() };
+        let bound = bound.with_pages(watch.pages()).with_routes(Routes {
+            router: oneiric_otel_api::router(service, &api),
+            unauthenticated: oneiric_otel_api::unauthenticated,
+        });
         let reporting = watch.clone();
         tasks.spawn("reports", |stop| reporting.leave_reports(report, stop));
         tasks.spawn("watch", |stop| watch.ask(stop));
@@ -245,6 +265,25 @@ async fn bind(listen: &Listen, any_port: bool, ingest: &Ingest, readiness: &Read
     })?;
     security::watch(&bound, &listen.server)?;
     Ok(bound)
+}
+
+/// Whom the API asks: by words alone until the model is loaded.
+fn questions(
+    service: QueryService,
+    mut model: value::Receiver<ModelState>,
+    tasks: &mut Tasks,
+) -> value::Receiver<QueryService> {
+    let (replace, asked) = value::channel(service.clone());
+    tasks.spawn("questions", |stop| async move {
+        let loaded = async {
+            let loaded = model.wait_for(|state| matches!(state, ModelState::Ready(_))).await;
+            if let Ok(ModelState::Ready(embedder)) = loaded.as_deref() {
+                replace.send_replace(service.with_embedder(Arc::clone(embedder)));
+            }
+        };
+        stop.run_until_cancelled(loaded).await;
+    });
+    asked
 }
 
 async fn is_busy(address: &str) -> bool {

@@ -3,8 +3,10 @@
 //! Values are checked here as far as they can be without looking at anything else, so that a wrong one ends with clap's
 //! message and exit code 2.
 
+mod ask;
 pub(crate) mod bench;
 pub(crate) mod dlq;
+mod export;
 pub(crate) mod sql;
 
 use std::ffi::OsString;
@@ -12,10 +14,15 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use oneiric_otel::query::TraceId;
+use oneiric_otel::otlp;
+use oneiric_otel::query::{AttributeFilter, TraceId};
+use oneiric_otel_api::CorsOrigin;
 use oneiric_otel_server::ServerOptions;
 
-use crate::moment::Moment;
+pub(crate) use ask::{Diff, Errors, Logs, Order, Services};
+pub(crate) use export::{Export, Format};
+
+use crate::moment::{Length, Moment};
 
 /// Stores OpenTelemetry traces, metrics and logs in PostgreSQL and finds them by meaning.
 #[derive(Debug, Parser)]
@@ -88,16 +95,34 @@ impl Arguments {
                 );
             }
         }
+        if let Command::Export(export) = &self.command {
+            if export.format == Format::Protobuf && export.signals.len() != 1 {
+                return Err(
+                    "--format protobuf: expected one --signal, since a file of protobuf does not say what it holds",
+                );
+            }
+            return check_range(export.since, export.until);
+        }
+        if let Command::Logs(Logs { since, until, .. }) = &self.command {
+            return check_range(*since, *until);
+        }
+        if let Command::Errors(Errors { when, .. }) | Command::Services(Services { when, .. }) = &self.command {
+            return check_range(when.since, when.until);
+        }
         let narrow = match &self.command {
             Command::Search(search) => &search.narrow,
             Command::Similar(similar) => &similar.narrow,
             Command::Traces(traces) => &traces.narrow,
             _ => return Ok(()),
         };
-        match (narrow.since, narrow.until) {
-            (Some(since), Some(until)) if until.0 <= since.0 => Err("--until: expected a time after --since"),
-            _ => Ok(()),
-        }
+        check_range(narrow.since, narrow.until)
+    }
+}
+
+fn check_range(since: Option<Moment>, until: Option<Moment>) -> Result<(), &'static str> {
+    match (since, until) {
+        (Some(since), Some(until)) if until.0 <= since.0 => Err("--until: expected a time after --since"),
+        _ => Ok(()),
     }
 }
 
@@ -143,6 +168,11 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Store telemetry from files: OTLP JSON, JSON lines, OTLP protobuf
     Import(Import),
+    /// Write what is stored as OTLP, for `import` to take in elsewhere
+    ///
+    /// Spans and data points that are taken in where they are already add nothing. Log records have no identity of their own:
+    /// those of an export are new wherever they come from somewhere else.
+    Export(Export),
     /// Find traces by describing them in words
     Search(Search),
     /// Find traces like this one
@@ -151,6 +181,14 @@ pub(crate) enum Command {
     Trace(Trace),
     /// List traces, newest first
     Traces(Traces),
+    /// Show in what two traces agree and in what they differ
+    Diff(Diff),
+    /// Show what fails, grouped by what the failures have in common
+    Errors(Errors),
+    /// List log records, by words and by what else is known of them
+    Logs(Logs),
+    /// List services, the operations of one, or who calls whom
+    Services(Services),
     /// Say whether all is well, and how much is stored and waiting
     Health,
     /// Ask in SQL over the views, as a role that can do nothing else
@@ -213,9 +251,12 @@ pub(crate) struct Listen {
     /// Address for OTLP/HTTP [default: 127.0.0.1:4318]
     #[arg(long = "http-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) http: Option<String>,
-    /// Address for /healthz, /readyz, /metrics and /api/v1/health [default: 127.0.0.1:16686]
+    /// Address for the query API below /api/v1/, /healthz, /readyz and /metrics [default: 127.0.0.1:16686]
     #[arg(long = "api-addr", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) api: Option<String>,
+    /// Let pages of this origin (https://HOST:PORT, or * for all) ask the query API in a browser; may be repeated
+    #[arg(long = "cors-origin", value_name = "ORIGIN", env = "OTEL_STORAGE_CORS_ORIGINS", value_delimiter = ',')]
+    pub(crate) cors_origins: Vec<CorsOrigin>,
     /// What else there is to say about the listeners; it is not said here.
     #[arg(skip)]
     pub(crate) server: ServerOptions,
@@ -322,6 +363,17 @@ pub(crate) enum Signal {
     Logs,
 }
 
+impl Signal {
+    /// The signal that the library knows.
+    pub(crate) fn otlp(self) -> otlp::Signal {
+        match self {
+            Self::Traces => otlp::Signal::Traces,
+            Self::Metrics => otlp::Signal::Metrics,
+            Self::Logs => otlp::Signal::Logs,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Status {
     Ok,
@@ -352,9 +404,22 @@ pub(crate) struct Narrow {
     /// Traces in which this service took part
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,
+    /// Traces whose root has this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operation: Option<String>,
     /// Traces that ended so
     #[arg(long, value_enum)]
     pub(crate) status: Option<Status>,
+    /// Traces that took at least so long: 250ms, 1.5s, 2m
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) min_duration: Option<Length>,
+    /// Traces that took at most so long
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) max_duration: Option<Length>,
+    /// Traces with a span, or its resource, that has the attribute: key, key=value, key!=value, key>5, key~part; may be
+    /// repeated
+    #[arg(long = "attr", value_name = "FILTER")]
+    pub(crate) attributes: Vec<AttributeFilter>,
     /// How many at most, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
@@ -376,6 +441,9 @@ pub(crate) struct Similar {
     /// The least cosine similarity that counts
     #[arg(long, value_name = "COSINE", default_value_t = 0.85, value_parser = cosine)]
     pub(crate) threshold: f64,
+    /// Say in what each hit agrees with the trace and in what it differs
+    #[arg(long)]
+    pub(crate) explain: bool,
     #[command(flatten)]
     pub(crate) narrow: Narrow,
 }
@@ -390,6 +458,15 @@ pub(crate) struct Trace {
 pub(crate) struct Traces {
     #[command(flatten)]
     pub(crate) narrow: Narrow,
+    /// In which order
+    #[arg(long, value_enum, default_value_t = Order::Newest)]
+    pub(crate) order: Order,
+    /// Go on behind a page, with the cursor that came with it and the same flags
+    #[arg(long, value_name = "CURSOR", conflicts_with = "all")]
+    pub(crate) cursor: Option<String>,
+    /// All of them, page by page; --limit is the length of a page
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

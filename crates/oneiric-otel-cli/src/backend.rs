@@ -128,6 +128,21 @@ impl Backend {
         SqlReader::new(&reader.url()).map_err(|error| failure::of_database(&error, self.target()))
     }
 
+    /// The same for a server, which does without where it cannot be had.
+    pub(crate) async fn sql_reader_for_serving(&self, global: &Global, schema: Schema) -> Option<SqlReader> {
+        // Nothing can be made in a database that is away; one by URL is not asked here.
+        if self.embedded.is_some() && schema == Schema::Awaited {
+            return None;
+        }
+        match self.sql_reader(global).await {
+            Ok(reader) => Some(reader),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "no SQL over HTTP: the role for it cannot be had");
+                None
+            }
+        }
+    }
+
     /// Whether opening starts no server.
     pub(crate) fn is_running(global: &Global) -> Result<bool> {
         if global.database_url.is_some() {

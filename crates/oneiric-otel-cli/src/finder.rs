@@ -11,7 +11,8 @@ use crate::backend::Backend;
 use crate::progress::Progress;
 use crate::{failure, model, moment, screen};
 
-const TEXT_CHARACTERS: usize = 260;
+/// Characters of a description that are shown.
+pub(crate) const TEXT_CHARACTERS: usize = 260;
 /// What a trace is not found before.
 const UNTIL_DERIVED: &str = "to be derived; a running server does it, or `oneiric-otel import` without --no-wait";
 
@@ -75,7 +76,10 @@ pub(crate) fn filter(narrow: &Narrow) -> TraceFilter {
         until: narrow.until.map(|moment| moment.0),
         service: narrow.service.clone(),
         status: narrow.status.map(|status| status.as_str().to_owned()),
-        ..TraceFilter::default()
+        operation: narrow.operation.clone(),
+        min_duration: narrow.min_duration.map(|length| length.0),
+        max_duration: narrow.max_duration.map(|length| length.0),
+        attributes: narrow.attributes.clone(),
     }
 }
 
@@ -97,6 +101,11 @@ impl<A> Waiting<A> {
             traces => format!("note: {traces} traces wait {UNTIL_DERIVED}\n"),
         }
     }
+}
+
+/// How to go on behind a page.
+pub(crate) fn more(next: Option<&str>) -> String {
+    next.map(|cursor| format!("there are more: --cursor {}\n", screen::clean(cursor))).unwrap_or_default()
 }
 
 /// Hits, best first, each with what happened below it. Narrow enough for any terminal.
@@ -142,5 +151,5 @@ pub(crate) fn show_traces(traces: &[TraceOverview]) -> String {
 }
 
 fn began(trace: &TraceOverview) -> String {
-    moment::show_short(u64::try_from(trace.start_time.as_nanosecond()).unwrap_or_default())
+    moment::show_short(moment::unix_nanos(trace.start_time))
 }

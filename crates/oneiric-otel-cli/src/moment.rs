@@ -39,6 +39,27 @@ impl Moment {
     }
 }
 
+/// A length of time given on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Length(pub(crate) std::time::Duration);
+
+impl FromStr for Length {
+    type Err = String;
+
+    /// A number with a unit, such as `250ms`, `1.5s`, `2m`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let signed: Option<jiff::SignedDuration> =
+            Some(text).filter(|text| text.starts_with(|c: char| c.is_ascii_digit())).and_then(|text| text.parse().ok());
+        let length = signed.and_then(|length| std::time::Duration::try_from(length).ok());
+        length.map(Self).ok_or_else(|| "accepted are lengths such as 250ms, 1.5s and 2m".to_owned())
+    }
+}
+
+/// Nanoseconds since 1970; 0 for what is before.
+pub(crate) fn unix_nanos(time: Timestamp) -> u64 {
+    u64::try_from(time.as_nanosecond()).unwrap_or_default()
+}
+
 /// Shows a time of the database in local time with its offset, to the millisecond.
 pub(crate) fn show(unix_nanos: u64) -> String {
     let Ok(time) = Timestamp::from_nanosecond(i128::from(unix_nanos)) else {
@@ -110,6 +131,17 @@ mod tests {
         let time = "2026-03-01T22:30:00.5Z".parse().expect("RFC 3339");
         let zone = TimeZone::get("Europe/Berlin").expect("a well-known zone");
         assert_eq!(show_in(time, zone), "2026-03-01 23:30:00.500+01:00");
+    }
+
+    #[test]
+    fn lengths_have_units() {
+        let nanos = |text: &str| text.parse::<Length>().map(|length| length.0.as_nanos());
+        assert_eq!(nanos("250ms"), Ok(250_000_000));
+        assert_eq!(nanos("1.5s"), Ok(1_500_000_000));
+        assert_eq!(nanos("2m"), Ok(120_000_000_000));
+        for wrong in ["", "5", "-5s", "fast"] {
+            assert!(nanos(wrong).expect_err(wrong).contains("250ms"), "{wrong}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use oneiric_otel::query::{QueryService, SearchAnswer, SearchRequest, TraceFilter
 use serde::Serialize;
 
 use super::Ending;
-use crate::app::{Addresses, App};
+use crate::app::{Addresses, App, Choices};
 use crate::args::{self, Demo, Global};
 use crate::backend::{Backend, Schema};
 use crate::demo::SEED;
@@ -76,7 +76,9 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
         watch.lap("database", "PostgreSQL is ready");
         let intake = Intake::open(&data_dir::of(&global)?, &backend, &args::Intake::default())?;
         let background = Arc::new(progress.beside());
-        let app = App::start(backend, Schema::Ready, intake, &demo.listen, None, true, background).await?;
+        let sql = backend.sql_reader_for_serving(&global, Schema::Ready).await;
+        let choices = Choices { own_traces: None, sql, any_port: true };
+        let app = App::start(backend, Schema::Ready, intake, &demo.listen, choices, background).await?;
         watch.lap("listeners", &format!("listening for OTLP on {}", app.addresses().grpc));
         anyhow::Ok(app)
     };

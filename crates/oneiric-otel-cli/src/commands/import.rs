@@ -253,7 +253,7 @@ async fn store(ingest: &Ingest, source: Source, signal: Option<Signal>, summary:
     let (sender, mut receiver) = mpsc::channel(AT_ONCE);
     // A thread of its own: the end of the program does not wait for one that waits for stdin.
     let reader = std::thread::Builder::new().name("read".to_owned());
-    reader.spawn(move || read(&source, signal.map(otlp_signal), &sender)).context("cannot start a thread")?;
+    reader.spawn(move || read(&source, signal.map(Signal::otlp), &sender)).context("cannot start a thread")?;
     let met = futures::stream::poll_fn(move |context| receiver.poll_recv(context));
     let answers = met.map(|met| async {
         let FileRequest { signal, encoding, body, enum_names, at } = match met {
@@ -376,14 +376,6 @@ fn compressed_by(bytes: &[u8]) -> Option<&'static str> {
         [0x1f, 0x8b, ..] => Some("gzip"),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
         _ => None,
-    }
-}
-
-fn otlp_signal(signal: Signal) -> otlp::Signal {
-    match signal {
-        Signal::Traces => otlp::Signal::Traces,
-        Signal::Metrics => otlp::Signal::Metrics,
-        Signal::Logs => otlp::Signal::Logs,
     }
 }
 

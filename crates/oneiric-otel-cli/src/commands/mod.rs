@@ -4,12 +4,17 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod db;
 pub(crate) mod demo;
+pub(crate) mod diff;
 pub(crate) mod dlq;
+pub(crate) mod errors;
+pub(crate) mod export;
 pub(crate) mod health;
 pub(crate) mod import;
+pub(crate) mod logs;
 pub(crate) mod psql;
 pub(crate) mod search;
 pub(crate) mod serve;
+pub(crate) mod services;
 pub(crate) mod similar;
 pub(crate) mod sql;
 pub(crate) mod trace;
@@ -49,12 +54,17 @@ pub(crate) async fn run(
     let work = async {
         match command {
             Command::Import(import) => import::run(global, &import).await,
+            Command::Export(export) => export::run(global, &export).await,
             Command::Search(search) => search::run(global, &search).await,
             Command::Similar(similar) => similar::run(global, &similar).await,
             Command::Trace(trace) => trace::run(global, &trace).await,
             Command::Traces(traces) => traces::run(global, &traces).await,
             Command::Bench { command } => bench::run(global, &command).await,
             Command::Sql(sql) => sql::run(global, &sql).await,
+            Command::Diff(diff) => diff::run(global, &diff).await,
+            Command::Logs(logs) => logs::run(global, &logs).await,
+            Command::Errors(errors) => errors::run(global, &errors).await,
+            Command::Services(services) => services::run(global, &services).await,
             Command::Health => health::run(global).await,
             Command::Dlq { command } => dlq::run(global, &command).await,
             Command::Db { command } => db::run(global, &command).await,

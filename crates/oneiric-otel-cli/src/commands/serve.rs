@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Ending;
-use crate::app::{Addresses, App};
+use crate::app::{Addresses, App, Choices};
 use crate::args::{Global, Serve};
 use crate::backend::Backend;
 use crate::intake::Intake;
@@ -27,7 +27,16 @@ pub(crate) async fn run(
     let start = async {
         let (backend, schema) = Backend::open_for_serving(global, &progress).await?;
         let intake = Intake::open(&data_dir::of(global)?, &backend, &intake)?;
-        App::start(backend, schema, intake, &listen, own_traces, false, Arc::clone(&progress)).await
+        let sql = backend.sql_reader_for_serving(global, schema).await;
+        App::start(
+            backend,
+            schema,
+            intake,
+            &listen,
+            Choices { own_traces, sql, any_port: false },
+            Arc::clone(&progress),
+        )
+        .await
     };
     let mut app = tokio::select! {
         app = start => app?,

@@ -1,13 +1,16 @@
 //! The real binary against real databases, one file per behaviour.
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+mod api;
 mod bad_input;
 mod cli;
 mod demo;
 mod dlq;
+mod export;
 mod import;
 mod own_traces;
 mod queries;
+mod questions;
 mod readme;
 mod roles;
 mod security;

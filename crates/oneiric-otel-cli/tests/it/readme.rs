@@ -20,12 +20,12 @@ const README: &str = include_str!("../../../../README.md");
 const BINARY: &str = env!("CARGO_BIN_EXE_oneiric-otel");
 
 #[derive(Debug, PartialEq, Eq)]
-struct Block<'a> {
-    info: &'a str,
-    text: String,
+pub(crate) struct Block<'a> {
+    pub(crate) info: &'a str,
+    pub(crate) text: String,
 }
 
-fn blocks(markdown: &str) -> Vec<Block<'_>> {
+pub(crate) fn blocks(markdown: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     let mut open: Option<Block> = None;
     for line in markdown.lines() {

@@ -1,0 +1,131 @@
+//! How `traces`, `diff`, `errors`, `logs` and `services` are asked.
+
+use clap::{Args, ValueEnum};
+use jiff::{SignedDuration, Timestamp};
+use oneiric_otel::query::{TimeRange, TraceId};
+
+use crate::moment::Moment;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Order {
+    /// Those that began last first
+    Newest,
+    /// Those that began first first
+    Oldest,
+    /// Those that took longest first; needs --since
+    Longest,
+}
+
+/// A time that is asked about.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct When {
+    /// From this time on: 2h, 2026-03-01, 2026-03-01T12:30, RFC 3339 [default: a day before --until]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Moment>,
+    /// Before this time [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<Moment>,
+}
+
+impl When {
+    pub(crate) fn range(&self) -> anyhow::Result<TimeRange> {
+        let end = self.until.map_or_else(Timestamp::now, |moment| moment.0);
+        let start = match self.since {
+            Some(since) => since.0,
+            None => end.checked_sub(SignedDuration::from_hours(24)).unwrap_or(Timestamp::UNIX_EPOCH),
+        };
+        TimeRange::new(start, end).map_err(|_| anyhow::anyhow!("--since: expected a time before --until"))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Errors {
+    #[command(flatten)]
+    pub(crate) when: When,
+    /// Failures of traces in which this service took part
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Only kinds of failure that no trace had before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) new_since: Option<Moment>,
+    /// How many kinds at most, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    /// Go on behind a page, with the cursor that came with it and the same flags
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) cursor: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Services {
+    /// Show the operations of this service
+    pub(crate) service: Option<String>,
+    /// Show who calls whom
+    #[arg(long, conflicts_with = "service")]
+    pub(crate) dependencies: bool,
+    #[command(flatten)]
+    pub(crate) when: When,
+    /// How many operations at most, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The id of one trace: 32 hex digits
+    pub(crate) a: TraceId,
+    /// The id of the other
+    pub(crate) b: TraceId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Words, "phrases", -exclusions (behind --) and prefixes* that a record must have; none: all records
+    #[arg(value_name = "WORDS")]
+    pub(crate) query: Vec<String>,
+    /// Records of this trace: 32 hex digits
+    #[arg(long, value_name = "TRACE_ID")]
+    pub(crate) trace: Option<TraceId>,
+    /// The lowest severity
+    #[arg(long, value_enum)]
+    pub(crate) level: Option<Level>,
+    /// Records of this service
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// From this time on: 2h, 2026-03-01, 2026-03-01T12:30, RFC 3339
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Moment>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<Moment>,
+    /// How many at most, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    /// Go on behind a page, with the cursor that came with it and the same flags
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) cursor: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+    Fatal,
+}
+
+impl Level {
+    /// The word of the library.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+            Self::Fatal => "fatal",
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `logs`: log records, the newest first.
+
+use anyhow::Result;
+use oneiric_otel::query::{LogEntry, LogPage, LogsRequest};
+
+use super::Ending;
+use crate::args::{Global, Logs};
+use crate::finder::{self, Finder};
+use crate::{moment, screen};
+
+const BODY_CHARACTERS: usize = 400;
+
+pub(crate) async fn run(global: &Global, logs: &Logs) -> Result<Ending> {
+    let request = LogsRequest {
+        query: Some(logs.query.join(" ")).filter(|query| !query.is_empty()),
+        trace_id: logs.trace,
+        level: logs.level.map(|level| level.as_str().to_owned()),
+        service: logs.service.clone(),
+        start: logs.since.map(|moment| moment.0),
+        end: logs.until.map(|moment| moment.0),
+        limit: logs.limit as usize,
+        cursor: logs.cursor.clone(),
+        ..LogsRequest::default()
+    };
+    let finder = Finder::open(global, false).await?;
+    let found = finder.service.search_logs(&request).await.map_err(|error| finder.explain(error));
+    finder.release().await?;
+    let page = found?;
+    if global.json {
+        screen::print_json(&page)?;
+    } else {
+        screen::print(&tell(&page))?;
+    }
+    Ok(Ending::Good)
+}
+
+fn tell(page: &LogPage) -> String {
+    let mut lines = String::new();
+    // The last one stands above the prompt, as in a log.
+    for log in page.logs.iter().rev() {
+        lines.push_str(&show(log));
+    }
+    if page.logs.is_empty() {
+        lines.push_str("no such log records\n");
+    }
+    if let Some(time) = page.searched_back_to {
+        lines.push_str("note: nothing was looked at that is older than ");
+        lines.push_str(&moment::show(moment::unix_nanos(time)));
+        lines.push('\n');
+    }
+    lines + &finder::more(page.next.as_deref())
+}
+
+fn show(log: &LogEntry) -> String {
+    let level = log.level.map_or("-", oneiric_otel::query::Level::as_str);
+    let trace = log.trace_id.map(|id| format!("  {id}")).unwrap_or_default();
+    let service = screen::clean_short(&log.service_name, 40);
+    let head = format!("{}  {level}  {service}{trace}\n", moment::show(moment::unix_nanos(log.time)));
+    let event = log.event_name.as_deref().unwrap_or_default();
+    let body = log.body.as_deref().unwrap_or_default();
+    let said = format!("{event} {body}");
+    head + &screen::indent(&screen::clean_short(said.trim(), BODY_CHARACTERS))
+}

@@ -1,0 +1,84 @@
+//! The query API of a real server: what it answers is what its OpenAPI document says.
+
+use oneiric_otel_testkit::TestDatabase;
+use oneiric_otel_testkit::data::shared_data_for;
+use oneiric_otel_testkit::{nezha, python};
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::cli::{PATIENCE, Serving, run, run_with_input};
+use crate::{questions, readme};
+
+/// Everything that the tester can compare, but for what data it thinks must be accepted.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
+                      response_schema_conformance,unsupported_method,negative_data_rejection";
+
+/// What is too long for the listener is refused before it is understood.
+const REFUSALS: &str =
+    "[checks.negative_data_rejection]\nexpected-statuses = [400, 401, 404, 405, 413, 414, 415, 431]\n";
+
+#[tokio::test]
+async fn the_api_answers_as_its_document_says() {
+    let Some(data) = shared_data_for("the_api_answers_as_its_document_says", nezha::FOLDER) else { return };
+    let database = TestDatabase::create().await;
+    let url = ["--database-url", database.url()];
+    for (signal, mut requests) in [
+        ("traces", Box::new(nezha::traces(&data)) as Box<dyn Iterator<Item = _>>),
+        ("logs", Box::new(nezha::logs(&data))),
+    ] {
+        let request = requests.next().unwrap().unwrap();
+        let arguments = [&["import", "-", "--signal", signal], &url[..]].concat();
+        run_with_input(&arguments, &request).await.expect(0);
+    }
+    let trace_id: String = {
+        let client = database.client().await;
+        client.query_one("select trace_id from otel.traces order by start_time limit 1", &[]).await.unwrap().get(0)
+    };
+    let reader = database.create_role("reader").await;
+    run(&[&["db", "roles", "--reader", &reader.name], &url[..]].concat()).await.expect(0);
+    let serving = Serving::start(&[&url[..], &["--sql-reader-url", &reader.url]].concat()).await;
+    let document = format!("http://{}/api/v1/openapi.json", serving.address("api_addr"));
+    // Ids that are there, and ids that are not.
+    let known = format!("{REFUSALS}[parameters]\n\"path.trace_id\" = \"{trace_id}\"\n");
+    for (config, seed) in [(known.as_str(), 1), (REFUSALS, 2)] {
+        let options = ["--checks", CHECKS, "--max-examples", "20", "--phases", "examples,coverage,fuzzing"];
+        python::schemathesis(&document, config, seed, &options).await.unwrap();
+    }
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+}
+
+/// What a line of shell prints; none if it fails.
+async fn shell(line: &str) -> Option<String> {
+    let ended = timeout(PATIENCE, Command::new("bash").args(["-e", "-c", line]).output()).await.unwrap().unwrap();
+    ended.status.success().then(|| String::from_utf8(ended.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn every_example_of_the_page_about_the_api_works() {
+    let database = questions::database().await;
+    let url = ["--database-url", database.url()];
+    let reader = database.create_role("reader").await;
+    run(&[&["db", "roles", "--reader", &reader.name], &url[..]].concat()).await.expect(0);
+    let serving = Serving::start(&[&url[..], &["--sql-reader-url", &reader.url]].concat()).await;
+    let place = serving.address("api_addr");
+    let trace_id = format!("{:032x}", 1);
+    // Likeness can be asked for as soon as the model is loaded.
+    let like = format!("curl -sSf http://{place}/api/v1/traces/{trace_id}/similar");
+    let loaded = async { while shell(&like).await.is_none() {} };
+    timeout(PATIENCE, loaded).await.unwrap();
+    let mut cursor = None;
+    let examples = readme::blocks(include_str!("../../../../docs/api.md"));
+    for line in examples.iter().filter(|block| block.info == "sh").flat_map(|block| block.text.lines()) {
+        let line = line.replace("127.0.0.1:16686", &place).replace("TRACE_ID", &trace_id);
+        let line = cursor.as_deref().map_or(line.clone(), |cursor| line.replace("CURSOR", cursor));
+        let answer: serde_json::Value =
+            serde_json::from_str(&shell(&line).await.unwrap_or_else(|| panic!("{line} failed"))).unwrap();
+        assert!(answer.is_object(), "{line}: {answer}");
+        cursor = cursor.or_else(|| answer["next"].as_str().map(str::to_owned));
+    }
+    assert!(cursor.is_some(), "a page has a next one");
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+}

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
 use oneiric_otel::query::QueryService;
+use oneiric_otel::rollup::{RollupOptions, RollupWorker};
 use oneiric_otel::self_trace;
 use oneiric_otel::store::{Database, ErrorClass, SqlReader};
 use oneiric_otel_api::ApiOptions;
@@ -123,6 +124,8 @@ impl App {
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
         let derived = Arc::new(deriver.totals());
         let texts_written = deriver.texts_written();
+        let rollups = RollupWorker::new(database.clone(), RollupOptions::default());
+        tasks.spawn_after("metric-rollups", &ready, |stop| async move { rollups.run(stop).await });
         tasks.spawn_after("derivation", &ready, |stop| async move { deriver.run(stop).await });
         let (model_state, model) = value::channel(ModelState::Loading);
         let embedded_texts = database.clone();

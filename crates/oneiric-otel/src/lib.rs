@@ -18,5 +18,6 @@ pub mod embed;
 pub mod otlp;
 pub mod pipeline;
 pub mod query;
+pub mod rollup;
 pub mod self_trace;
 pub mod store;

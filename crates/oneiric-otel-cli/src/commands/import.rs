@@ -12,6 +12,7 @@ use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::otlp;
 use oneiric_otel::otlp::file::{self, FileRequest};
 use oneiric_otel::pipeline::{self, Ingest, IngestOptions, Refused, Request};
+use oneiric_otel::rollup::{RollupOptions, RollupWorker};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -386,6 +387,10 @@ async fn make_searchable(backend: &Backend, progress: &Arc<Progress>) -> Result<
     let derived = deriver.derive_all_now().await;
     progress.end();
     let derived = derived.map_err(|error| failure::of_database(&error, backend.target()))?;
+    progress.start("rolling metrics up", None);
+    let rolled = RollupWorker::new(backend.database().clone(), RollupOptions::default()).roll_up_all_now().await;
+    progress.end();
+    rolled.map_err(|error| failure::of_database(&error, backend.target()))?;
     let embedded = embedding::embed_all_now(backend.database(), progress).await;
     let (texts_embedded, not_embedded) = match embedded {
         Ok(embedded) if embedded.no_pgvector => (0, Some("the database has no pgvector".to_owned())),

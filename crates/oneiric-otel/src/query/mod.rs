@@ -52,6 +52,7 @@ pub use export::{Export, ExportPart, ExportRequest};
 pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use logs::{LEVELS, Level, LogEntry, LogPage, LogPattern, LogPatterns, LogsRequest};
+pub(crate) use metrics::roll_up;
 pub use metrics::{
     Aggregation, MAX_STEPS, MetricLabel, MetricOverview, MetricPoint, MetricRange, MetricSeries, MetricsRequest,
 };

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
 use super::copy::Micros;
 use super::database::{Argument, Database};
@@ -10,7 +10,7 @@ use super::error::StoreError;
 use super::reader::ReaderRows;
 
 /// Flag of a point that says that there is no value.
-const NO_RECORDED_VALUE: i32 = 1;
+pub(super) const NO_RECORDED_VALUE: i32 = 1;
 
 /// A metric, as one kind of it is described.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,17 +178,22 @@ impl Database {
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
-    /// The points of streams in `[from, until)`, each stream's in order of time; read them with [`Points::next`].
-    pub(crate) async fn points<'a>(
-        &self,
-        series: &'a Vec<i64>,
-        (from, until): (&'a Micros, &'a Micros),
-        numbers_only: bool,
-    ) -> Result<Points, StoreError> {
-        let arguments: Vec<Argument<'a>> =
-            vec![(series, Type::INT8_ARRAY), (from, Type::TIMESTAMPTZ), (until, Type::TIMESTAMPTZ)];
-        let rows = self.stream(&points_sql(numbers_only), arguments).await?;
-        Ok(Points { rows })
+    /// The points of streams in `[from, until)`, each stream's in order of time; read them with [`Points::next`]. In the
+    /// place of those of `rolled` hours stand their roll-ups, which must be there.
+    pub(crate) async fn points<'a>(&self, wanted: &'a WantedPoints, numbers_only: bool) -> Result<Points, StoreError> {
+        let series: Argument<'a> = (&wanted.series, Type::INT8_ARRAY);
+        let (sql, arguments) = match (wanted.from.first(), wanted.until.first()) {
+            // One range and nothing else.
+            (Some(from), Some(until)) if wanted.rolled.is_empty() => {
+                (points_sql(numbers_only), vec![series, (from, Type::TIMESTAMPTZ), (until, Type::TIMESTAMPTZ)])
+            }
+            _ => {
+                let times = [&wanted.from, &wanted.until, &wanted.rolled];
+                let times = times.map(|times| (times as &(dyn ToSql + Sync), Type::TIMESTAMPTZ_ARRAY));
+                (mixed_sql(numbers_only), std::iter::once(series).chain(times).collect())
+            }
+        };
+        Ok(Points { rows: self.stream(&sql, arguments).await? })
     }
 
     /// How the database would answer [`Self::points`], for tests of indexes and partitions.
@@ -205,19 +210,74 @@ impl Database {
     }
 }
 
+/// Of a point, after what numbers have.
+pub(super) const WIDE_COLUMNS: &str = ", p.count, p.sum, p.min, p.max, p.bucket_counts, p.exponential_scale,
+    p.zero_threshold, p.zero_count, p.positive_offset, p.positive_counts, p.negative_offset, p.negative_counts, p.quantiles,
+    p.quantile_values";
+
+/// Of a stream, for what reads points without knowing their streams.
+pub(super) const STREAM_COLUMNS: &str = "s.metric_type, s.temporality, s.monotonic, s.explicit_bounds";
+
+/// What [`STREAM_COLUMNS`] say, after the columns of a point.
+pub(super) fn read_stream(row: &Row) -> StreamRow {
+    StreamRow {
+        series_id: row.get(0),
+        service_name: String::new(),
+        kind: row.get(POINT_COLUMNS + WIDE),
+        temporality: row.get(POINT_COLUMNS + WIDE + 1),
+        monotonic: row.get(POINT_COLUMNS + WIDE + 2),
+        unit: String::new(),
+        description: String::new(),
+        attributes: Map::new(),
+        resource: Map::new(),
+        bounds: row.get::<_, Option<Vec<f64>>>(POINT_COLUMNS + WIDE + 3).unwrap_or_default(),
+    }
+}
+
+const POINT_COLUMNS: usize = 5;
+/// How many [`WIDE_COLUMNS`] are.
+const WIDE: usize = 14;
+
+const POINT: &str =
+    "p.series_id, p.time, p.time_ns, p.start_delta_ns, coalesce(p.value_double, p.value_int::double precision)";
+
 fn points_sql(numbers_only: bool) -> String {
-    let more = if numbers_only {
-        ""
-    } else {
-        ", count, sum, min, max, bucket_counts, exponential_scale, zero_threshold, zero_count, positive_offset,
-           positive_counts, negative_offset, negative_counts, quantiles, quantile_values"
-    };
+    let more = if numbers_only { "" } else { WIDE_COLUMNS };
     format!(
-        "SELECT series_id, time, time_ns, start_delta_ns, coalesce(value_double, value_int::double precision) {more}
-         FROM otel.otel_metrics
-         WHERE series_id = ANY($1) AND time >= $2 AND time < $3 AND flags & {NO_RECORDED_VALUE} = 0
-         ORDER BY series_id, time, time_ns, point_hash"
+        "SELECT {POINT} {more}
+         FROM otel.otel_metrics p
+         WHERE p.series_id = ANY($1) AND p.time >= $2 AND p.time < $3 AND p.flags & {NO_RECORDED_VALUE} = 0
+         ORDER BY p.series_id, p.time, p.time_ns, p.point_hash"
     )
+}
+
+/// Points of several ranges and roll-ups, as one list. The roll-up is the last column.
+fn mixed_sql(numbers_only: bool) -> String {
+    let more = if numbers_only { "" } else { WIDE_COLUMNS };
+    let none = ", NULL".repeat(more.split(',').skip(1).count());
+    format!(
+        "SELECT {POINT} {more}, NULL::bytea, p.point_hash
+         FROM unnest($2::timestamptz[], $3::timestamptz[]) AS r (lower, upper)
+         CROSS JOIN LATERAL (SELECT * FROM otel.otel_metrics p
+                             WHERE p.series_id = ANY($1) AND p.time >= r.lower AND p.time < r.upper
+                               AND p.flags & {NO_RECORDED_VALUE} = 0) p
+         UNION ALL
+         SELECT u.series_id, u.hour, 0::smallint, NULL, NULL {none}, u.stretch, 0
+         FROM otel.otel_metric_rollups u WHERE u.series_id = ANY($1) AND u.hour = ANY($4)
+         ORDER BY 1, 2, 3, {}",
+        POINT_COLUMNS + more.split(',').skip(1).count() + 2
+    )
+}
+
+/// Which points are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct WantedPoints {
+    pub(crate) series: Vec<i64>,
+    /// Where ranges begin, and where they end.
+    pub(crate) from: Vec<Micros>,
+    pub(crate) until: Vec<Micros>,
+    /// Hours whose roll-ups are taken.
+    pub(crate) rolled: Vec<Micros>,
 }
 
 /// Points as they come.
@@ -253,15 +313,34 @@ pub(crate) struct DistributionRow {
     pub(crate) quantiles: Vec<(f64, f64)>,
 }
 
+/// What comes of a stream.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Point(PointRow),
+    /// The roll-up of an hour: its stream, and the stretch.
+    Rolled(i64, Vec<u8>),
+}
+
 impl Points {
-    /// The next point; none after the last.
-    pub(crate) async fn next(&mut self) -> Result<Option<PointRow>, StoreError> {
+    /// The next piece; none after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Piece>, StoreError> {
         let Some(row) = self.rows.next().await? else { return Ok(None) };
-        let time = row.get::<_, Micros>(1).to_unix_nanos(row.get(2));
-        let start = row.get::<_, Option<i64>>(3).map_or(0, |delta| time.wrapping_sub(delta as u64));
-        let distribution = (row.len() > 5).then(|| read_distribution(&row)).flatten();
-        Ok(Some(PointRow { series_id: row.get(0), time, start, value: row.get(4), distribution }))
+        // With roll-ups there are two columns more: the stretch, and what points are ordered by.
+        let is_mixed = row.len() == POINT_COLUMNS + 2 || row.len() == POINT_COLUMNS + WIDE + 2;
+        let stretch: Option<Vec<u8>> = if is_mixed { row.get(row.len() - 2) } else { None };
+        Ok(Some(match stretch {
+            Some(stretch) => Piece::Rolled(row.get(0), stretch),
+            None => Piece::Point(read_point(&row)),
+        }))
     }
+}
+
+/// A point from a row that begins with its columns.
+pub(super) fn read_point(row: &Row) -> PointRow {
+    let time = row.get::<_, Micros>(1).to_unix_nanos(row.get(2));
+    let start = row.get::<_, Option<i64>>(3).map_or(0, |delta| time.wrapping_sub(delta as u64));
+    let distribution = (row.len() >= POINT_COLUMNS + WIDE).then(|| read_distribution(row)).flatten();
+    PointRow { series_id: row.get(0), time, start, value: row.get(4), distribution }
 }
 
 fn read_distribution(row: &Row) -> Option<DistributionRow> {

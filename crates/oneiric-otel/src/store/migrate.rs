@@ -59,6 +59,12 @@ const REQUIRED: &[Migration] = &[
         sql: include_str!("../../migrations/required/0009_log_views.sql"),
         index: None,
     },
+    Migration {
+        version: 10,
+        name: "metric_rollups",
+        sql: include_str!("../../migrations/required/0010_metric_rollups.sql"),
+        index: None,
+    },
 ];
 
 const DEFERRED: &[Migration] = &[Migration {

@@ -28,6 +28,7 @@ mod read;
 mod reader;
 mod residue;
 mod roles;
+pub(crate) mod rollups;
 pub(crate) mod rows;
 pub(crate) mod sample;
 pub(crate) mod search;

@@ -42,6 +42,9 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
         &["otel_resources", "otel_scopes", "otel_metric_series", "otel_log_templates"],
     ),
     ("SELECT, INSERT, UPDATE", &["otel_traces", "otel_trace_keys", "otel_texts"]),
+    ("SELECT, INSERT, UPDATE", &["otel_metric_rollups", "otel_metric_hours"]),
+    ("SELECT, INSERT, DELETE", &["otel_metric_touches"]),
+    ("SELECT, UPDATE", &["otel_metric_rollup_state"]),
     ("SELECT, INSERT, DELETE", &["otel_ingest_ledger", "otel_trace_texts"]),
     (
         "SELECT, INSERT, UPDATE, DELETE",

@@ -24,7 +24,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::batch::{Batch, Ids, LogTemplate, Touch};
-use super::copy::{HEADER, OwnerIds, RowKey, Rows, TRAILER};
+use super::copy::{HEADER, Micros, OwnerIds, RowKey, Rows, TRAILER};
 use super::database::Database;
 use super::dead_letters::{DeadLetter, bury};
 use super::dimensions::Dimensions;
@@ -257,6 +257,9 @@ impl Resolved<'_> {
         if fresh.contains(&true) {
             store_templates(transaction, &self.templates).await?;
         }
+        let fresh_metrics =
+            self.batches.iter().zip(fresh).filter(|(batch, fresh)| **fresh && batch.signal == Signal::Metrics);
+        touch_hours(transaction, fresh_metrics.flat_map(|(batch, _)| &batch.times)).await?;
         let touching = self.batches.iter().zip(fresh).filter(|(_, fresh)| **fresh).map(|(batch, _)| batch);
         touch(transaction, touching).await
     }
@@ -345,8 +348,8 @@ async fn enter_ledger(transaction: &Transaction<'_>, batches: &[&Batch]) -> Resu
     let signals: Vec<&str> = order.iter().map(|i| batches[*i].signal.as_str()).collect();
     let rows = transaction
         .query(
-            "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal)
-             SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[])
+            "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal, touched)
+             SELECT *, true FROM unnest($1::uuid[], $2::integer[], $3::text[])
              ON CONFLICT DO NOTHING RETURNING request_hash",
             &[&hashes, &records, &signals],
         )
@@ -478,6 +481,23 @@ async fn touch<'a>(
     }
     let statement = "COPY otel.otel_trace_touches (first_time, last_time, trace_id, records, slot, has_root) FROM STDIN (FORMAT binary)";
     copy_bytes(transaction, statement, std::iter::once((rows.bytes(0..rows.len()), None))).await
+}
+
+/// Records of which hours there are new points.
+async fn touch_hours(transaction: &Transaction<'_>, hours: impl Iterator<Item = &Micros>) -> Result<(), StoreError> {
+    let mut hours: Vec<Micros> = hours.copied().collect();
+    if hours.is_empty() {
+        return Ok(());
+    }
+    hours.sort_unstable();
+    hours.dedup();
+    transaction
+        .execute_typed(
+            "INSERT INTO otel.otel_metric_touches (hour) SELECT * FROM unnest($1::timestamptz[])",
+            &[(&hours, Type::TIMESTAMPTZ_ARRAY)],
+        )
+        .await?;
+    Ok(())
 }
 
 /// The slot in which a trace is derived: the rows of `otel_trace_slots`.

@@ -17,6 +17,7 @@ mod reading;
 mod reads;
 mod records;
 mod roles;
+mod rollups;
 mod scene;
 mod search;
 mod spooling;

@@ -6,11 +6,13 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::buckets::{Buckets, Distribution, Side};
+use super::codec;
 use super::fold::{Cells, Grid, StreamFold};
 use super::partial::{Counting, Measure, Partial, Sample};
 use super::{Aggregation, MetricPoint, MetricRange, MetricSeries, MetricsRequest};
 use crate::query::QueryError;
-use crate::store::metrics::{DistributionRow, PointRow, StreamRow};
+use crate::store::StoreError;
+use crate::store::metrics::{DistributionRow, Piece, PointRow, StreamRow};
 
 /// Points of an answer at most, of all its series.
 const MAX_POINTS: usize = 500_000;
@@ -18,7 +20,7 @@ const MAX_POINTS: usize = 500_000;
 const SERVICE: &str = "service.name";
 
 /// How the values of a stream are to be read.
-fn counting(stream: &StreamRow) -> Counting {
+pub(super) fn counting(stream: &StreamRow) -> Counting {
     let delta = stream.temporality == "delta";
     match stream.kind.as_str() {
         "gauge" => Counting::State,
@@ -28,7 +30,7 @@ fn counting(stream: &StreamRow) -> Counting {
     }
 }
 
-fn is_number(stream: &StreamRow) -> bool {
+pub(super) fn is_number(stream: &StreamRow) -> bool {
     matches!(stream.kind.as_str(), "gauge" | "sum")
 }
 
@@ -125,11 +127,18 @@ impl Groups {
         Some((id, StreamFold::new(grid, counting(stream), !is_number(stream))))
     }
 
-    pub(super) fn take(&mut self, (id, fold): &mut (i64, StreamFold), point: PointRow) -> Result<(), QueryError> {
+    pub(super) fn take(&mut self, (id, fold): &mut (i64, StreamFold), piece: Piece) -> Result<(), QueryError> {
         let Some((group, stream)) = self.streams.get(id) else { return Ok(()) };
-        let (Some(group), Some(sample)) = (self.made.get_mut(*group), sample(stream, point)) else { return Ok(()) };
+        let stretch = match piece {
+            Piece::Point(point) => sample(stream, point).map(|sample| Partial::of(sample, counting(stream))),
+            Piece::Rolled(_, stretch) => {
+                let reason = "a roll-up of metrics cannot be read; delete its hour from otel.otel_metric_hours";
+                Some(codec::decode(&stretch).ok_or_else(|| StoreError::misconfigured(reason))?)
+            }
+        };
+        let (Some(group), Some(stretch)) = (self.made.get_mut(*group), stretch) else { return Ok(()) };
         let before = group.cells.len();
-        fold.take(Partial::of(sample, counting(stream)), &mut group.cells);
+        fold.take(stretch, &mut group.cells);
         self.points += group.cells.len() - before;
         if self.points > MAX_POINTS {
             return Err(QueryError::InvalidArgument {
@@ -210,7 +219,7 @@ fn text(value: &Value) -> String {
 }
 
 /// A point as it is computed with; none for one without a value.
-fn sample(stream: &StreamRow, point: PointRow) -> Option<Sample> {
+pub(super) fn sample(stream: &StreamRow, point: PointRow) -> Option<Sample> {
     let measure = if is_number(stream) {
         Measure::Number(point.value.filter(|value| !value.is_nan())?)
     } else {

@@ -6,6 +6,7 @@
 
 mod aggregation;
 pub(crate) mod buckets;
+pub(crate) mod codec;
 pub(crate) mod fold;
 mod groups;
 pub(crate) mod partial;
@@ -15,16 +16,19 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{QueryError, QueryService, check_limit, nearest};
-use crate::store::Micros;
-use crate::store::metrics::{StreamFilter, StreamRow};
+use crate::store::metrics::{Piece, StreamFilter, StreamRow, WantedPoints};
+use crate::store::rollups::{self, Rollup};
+use crate::store::{Micros, StoreError};
 
 pub use aggregation::Aggregation;
 use fold::{Grid, StreamFold};
 use groups::Groups;
+use partial::{Measure, Partial};
 
 /// Steps of an answer at most, as in Prometheus.
 pub const MAX_STEPS: u64 = 11_000;
@@ -32,6 +36,8 @@ pub const MAX_STEPS: u64 = 11_000;
 const MAX_STREAMS: i64 = 10_000;
 /// How far before the range the last point before it is looked for, at least.
 const LOOK_BACK: Duration = Duration::from_mins(5);
+const HOUR_NANOS: u64 = 3_600_000_000_000;
+const HOUR_MICROS: i64 = 3_600_000_000;
 /// Names that an unknown one is compared to at most.
 const MAX_NAMES_COMPARED: i64 = 5000;
 /// Values of a label that are listed at most.
@@ -245,34 +251,100 @@ impl QueryService {
 
     /// Reads the points of all streams into their groups.
     async fn read_points(&self, groups: &mut Groups, grid: Grid) -> Result<(), QueryError> {
-        let back = u64::try_from(LOOK_BACK.as_nanos()).unwrap_or_default().max(grid.step);
-        let micros = |nanos| Micros::from_unix_nanos(nanos).0;
-        // To the microsecond the end is included; what is beyond it is left out below.
-        let range = (micros(grid.start.saturating_sub(back)), Micros(micros(grid.end).0 + 1));
+        let mut wanted = self.wanted_points(grid).await?;
         for numbers_only in [true, false] {
-            let ids: Vec<i64> = groups.ids(numbers_only);
-            if ids.is_empty() {
+            wanted.series = groups.ids(numbers_only);
+            if wanted.series.is_empty() {
                 continue;
             }
-            let mut points = self.database.points(&ids, (&range.0, &range.1), numbers_only).await?;
+            let mut points = self.database.points(&wanted, numbers_only).await?;
             let mut reading: Option<(i64, StreamFold)> = None;
-            while let Some(point) = points.next().await? {
-                if point.time >= grid.end {
-                    continue;
-                }
-                let id = point.series_id;
+            while let Some(piece) = points.next().await? {
+                let id = match &piece {
+                    Piece::Point(point) if point.time >= grid.end => continue,
+                    Piece::Point(point) => point.series_id,
+                    Piece::Rolled(id, _) => *id,
+                };
                 if reading.as_ref().is_none_or(|(reading, _)| *reading != id) {
                     groups.close(reading.take());
                     reading = groups.open(id, grid);
                 }
                 if let Some(reading) = &mut reading {
-                    groups.take(reading, point)?;
+                    groups.take(reading, piece)?;
                 }
             }
             groups.close(reading);
         }
         Ok(())
     }
+
+    /// Where the points of a range come from: roll-ups where steps consist of whole hours that are rolled up, and the
+    /// points themselves elsewhere.
+    async fn wanted_points(&self, grid: Grid) -> Result<WantedPoints, StoreError> {
+        let back = u64::try_from(LOOK_BACK.as_nanos()).unwrap_or_default().max(grid.step);
+        let micros = |nanos| Micros::from_unix_nanos(nanos).0;
+        // To the microsecond the end is included; what is beyond it is left out when it is read.
+        let (from, until) = (micros(grid.start.saturating_sub(back)), Micros(micros(grid.end).0.saturating_add(1)));
+        let mut wanted = WantedPoints::default();
+        if grid.step.is_multiple_of(HOUR_NANOS) {
+            // Whole hours, before the range or in it: one that begins before it and ends in it is neither.
+            let whole = |hour: &Micros| {
+                let end = hour.0.saturating_add(HOUR_MICROS);
+                *hour >= from
+                    && end <= micros(grid.end).0
+                    && (end <= micros(grid.start).0 || *hour >= micros(grid.start))
+            };
+            wanted.rolled = self.database.rolled_hours(from, until).await?.into_iter().filter(whole).collect();
+        }
+        let mut begin = from;
+        for hour in &wanted.rolled {
+            if begin < *hour {
+                wanted.from.push(begin);
+                wanted.until.push(*hour);
+            }
+            begin = Micros(hour.0.saturating_add(HOUR_MICROS));
+        }
+        wanted.from.push(begin);
+        wanted.until.push(until);
+        Ok(wanted)
+    }
+}
+
+/// The streams of an hour, rolled up.
+pub(crate) async fn roll_up(transaction: &Transaction<'_>, hour: Micros) -> Result<Vec<Rollup>, StoreError> {
+    let mut rolled: Vec<Rollup> = Vec::new();
+    let mut open: Option<(StreamRow, Option<Partial>)> = None;
+    let mut close = |open: Option<(StreamRow, Option<Partial>)>| {
+        if let Some((stream, Some(stretch))) = open {
+            let numbers = groups::is_number(&stream).then(|| {
+                let last = match &stretch.last.measure {
+                    Measure::Number(last) => *last,
+                    Measure::Distribution(_) => f64::NAN,
+                };
+                [stretch.sum, stretch.min, stretch.max, last]
+            });
+            let points = stretch.points as i64;
+            rolled.push(Rollup { series_id: stream.series_id, points, numbers, stretch: codec::encode(&stretch) });
+        }
+    };
+    rollups::read_hour(transaction, hour, |point, stream_of| {
+        if open.as_ref().is_none_or(|(stream, _)| stream.series_id != point.series_id) {
+            close(open.take());
+            open = Some((stream_of(), None));
+        }
+        let Some((stream, stretch)) = &mut open else { return };
+        let Some(sample) = groups::sample(stream, point) else { return };
+        let counting = groups::counting(stream);
+        match stretch {
+            // Of points at the same time the first counts.
+            Some(stretch) if stretch.last.time == sample.time => {}
+            Some(stretch) => stretch.append(Partial::of(sample, counting), counting),
+            None => *stretch = Some(Partial::of(sample, counting)),
+        }
+    })
+    .await?;
+    close(open);
+    Ok(rolled)
 }
 
 /// The steps of a request.

@@ -69,6 +69,11 @@ impl Default for DeriveOptions {
     }
 }
 
+/// Traces that get new texts at a time, the pause after them, and how often it is looked whether there are any.
+const RENEWED_TRACES: i64 = 1000;
+const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+const RENEWAL_CHECK: Duration = Duration::from_mins(1);
+
 /// What a pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Derived {
@@ -132,9 +137,14 @@ impl Deriver {
     pub async fn run(&self, token: CancellationToken) {
         let mut failures: u32 = 0;
         let mut next_cleaning = Instant::now();
+        let mut next_renewal = Instant::now();
         loop {
             let pass = async {
                 let derived = self.derive_due().await?;
+                if Instant::now() >= next_renewal {
+                    let pause = if self.renew_texts().await? > 0 { RENEWAL_PAUSE } else { RENEWAL_CHECK };
+                    next_renewal = Instant::now() + pause;
+                }
                 if Instant::now() >= next_cleaning {
                     self.database.forget_orphan_logs(self.options.orphan_age).await?;
                     next_cleaning = Instant::now() + Duration::from_mins(10);
@@ -171,6 +181,13 @@ impl Deriver {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Makes traces due whose texts another version of the rules has written, some at a time and the newest first.
+    /// Returns how many; none while texts wait for their vectors. Until a trace is derived again it is found by its old
+    /// text.
+    pub async fn renew_texts(&self) -> Result<u64, StoreError> {
+        self.database.touch_outdated(text::TEXT_VERSION, RENEWED_TRACES).await
     }
 
     /// One pass over all slots: derives the traces that are due now, except those of slots that somebody else works on.

@@ -20,7 +20,7 @@ use super::trace::{LogFact, Outline, SpanFact, TraceSummary};
 pub use attributes::Attributes;
 
 /// Version of the rules in this module. A text of another version has another hash, so changed rules give new texts.
-pub const TEXT_VERSION: i16 = 1;
+pub const TEXT_VERSION: i16 = 2;
 
 /// Texts of one trace at most: the sentence, and the first and last messages of an agent's run.
 pub const MAX_TEXTS: usize = 64;

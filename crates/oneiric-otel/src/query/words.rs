@@ -6,6 +6,9 @@
 /// Characters of a word at most. What is longer is an id or an encoded value and found by its beginning.
 const MAX_WORD_CHARACTERS: usize = 64;
 
+/// Parts of a name at most. What has more is a path or a sentence with hyphens.
+const MAX_NAME_PARTS: usize = 8;
+
 /// Cuts a text into words: runs of letters and digits, `camelCase` in two. Scripts that put no space between words give
 /// every pair of neighbouring characters, so that a part of a sentence is found.
 pub(crate) fn words(text: &str) -> String {
@@ -29,6 +32,22 @@ pub(crate) fn words(text: &str) -> String {
     words.end_run();
     words.end_word();
     words.out
+}
+
+/// As [`words`], and after them the names of several words as one: whoever asks for `Booking_Expert` or
+/// `ts-order-service` means that one more than others with a part of the name.
+pub(crate) fn words_and_names(text: &str) -> String {
+    let mut out = words(text);
+    for token in text.split(|c: char| !c.is_alphanumeric() && c != '_' && c != '-') {
+        let parts = words(token).split(' ').count();
+        if !(2..=MAX_NAME_PARTS).contains(&parts) || token.chars().any(is_unspaced) {
+            continue;
+        }
+        let name = token.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase);
+        out.push(' ');
+        out.extend(name.take(MAX_WORD_CHARACTERS));
+    }
+    out
 }
 
 #[derive(Default)]
@@ -101,6 +120,16 @@ mod tests {
         assert_eq!(words("  connect ECONNREFUSED #:#. "), "connect econnrefused");
         assert_eq!(words("...\0\n"), "");
         assert_eq!(words(&"x".repeat(5000)).len(), MAX_WORD_CHARACTERS);
+    }
+
+    #[test]
+    fn names_of_several_words_count_as_one_too() {
+        assert_eq!(
+            words_and_names("Ticket_Expert calls ts-order2"),
+            "ticket expert calls ts order2 ticketexpert tsorder2"
+        );
+        assert_eq!(words_and_names("TimeoutException - _x_ --"), "timeout exception x timeoutexception");
+        assert_eq!(words_and_names("plain words, 支付-服务"), words("plain words, 支付-服务"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use super::traces::Transaction;
-use crate::query::words::words;
+use crate::query::words::words_and_names;
 
 /// Ids of texts by their hash.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub(crate) async fn store_texts(
     }
     missing.sort_unstable();
     let bodies: Vec<&str> = missing.iter().map(|hash| texts[hash].as_str()).collect();
-    let words: Vec<String> = bodies.iter().map(|body| words(body)).collect();
+    let words: Vec<String> = bodies.iter().map(|body| words_and_names(body)).collect();
     let rows = transaction
         .query_typed(
             "INSERT INTO otel.otel_texts (text_hash, text_version, text, words)

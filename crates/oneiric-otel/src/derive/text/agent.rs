@@ -13,6 +13,8 @@ use super::{Attributes, MAX_TEXT_CHARACTERS, Story};
 
 /// Word pieces of one text by [`estimate_pieces`]: the model reads 256, and the estimate may be a little low.
 const CHUNK_PIECES: usize = 220;
+/// Word pieces that a part repeats of the one before, so that what a cut divides stands whole in one of them.
+const OVERLAP_PIECES: usize = 50;
 /// Characters of one message that are read, and of a tool's result.
 const MESSAGE_CHARACTERS: usize = 20_000;
 const TOOL_RESULT_CHARACTERS: usize = 300;
@@ -239,28 +241,35 @@ fn plain(value: &Value, depth: usize, out: &mut String) {
     }
 }
 
-/// Cuts between words so that no part is longer than the model reads.
+/// Cuts between words so that no part is longer than the model reads. Each part begins with the end of the one before.
 fn chunks(content: &str) -> Vec<String> {
+    let words: Vec<(&str, usize)> = content.split(' ').map(|word| (word, estimate_pieces(word))).collect();
     let mut chunks = Vec::new();
-    let mut chunk = String::new();
-    let mut pieces = 0;
-    for word in content.split(' ') {
-        let more = estimate_pieces(word);
-        let long = chunk.len() + word.len() > MAX_TEXT_CHARACTERS - 100;
-        if !chunk.is_empty() && (pieces + more > CHUNK_PIECES || long) {
-            chunks.push(std::mem::take(&mut chunk));
-            pieces = 0;
+    let mut from = 0;
+    while from < words.len() {
+        let to = from + fitting(words[from..].iter(), CHUNK_PIECES, MAX_TEXT_CHARACTERS - 100).max(1);
+        chunks.push(words[from..to].iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" "));
+        if to == words.len() {
+            break;
         }
-        if !chunk.is_empty() {
-            chunk.push(' ');
-        }
-        chunk.push_str(word);
-        pieces += more;
-    }
-    if !chunk.is_empty() {
-        chunks.push(chunk);
+        let repeated = fitting(words[from..to].iter().rev(), OVERLAP_PIECES, MAX_TEXT_CHARACTERS / 4);
+        from = (to - repeated).max(from + 1);
     }
     chunks
+}
+
+/// How many of the words fit.
+fn fitting<'a>(words: impl Iterator<Item = &'a (&'a str, usize)>, pieces: usize, bytes: usize) -> usize {
+    let (mut pieces_left, mut bytes_left) = (pieces, bytes);
+    let fits = |(word, more): &&(&str, usize)| {
+        let room = *more <= pieces_left && word.len() < bytes_left;
+        if room {
+            pieces_left -= more;
+            bytes_left -= word.len() + 1;
+        }
+        room
+    };
+    words.take_while(fits).count()
 }
 
 /// About how many word pieces the model makes of a word.

@@ -37,7 +37,39 @@ const SIGNS: &[(&[&str], &str)] = &[
         &["serverselection", "server selection", "no suitable server", "no servers available", "not primary"],
         "database is down or unreachable, no server could be selected",
     ),
-    (&["lock wait timeout", "deadlock"], "deadlock, waiting for a lock failed"),
+    (&["deadlock"], "deadlock, transactions wait for each other"),
+    (&["lock wait timeout", "could not obtain lock"], "waiting for a lock took too long, row is locked"),
+    (
+        &["no instances available", "no healthy upstream", "no available server", "no route to service"],
+        "no instance of the service is running, service is down or unreachable",
+    ),
+    (&["maxmemory", "oom command"], "memory of the cache is full"),
+    (&["readonly", "read only", "read-only"], "read-only, only reads are accepted, writing is refused"),
+    (&["all shards failed", "master_not_discovered"], "search index is broken or unavailable"),
+    (
+        &["has been modified", "could not serialize", "optimistic", "stale object", "write conflict"],
+        "concurrent change, somebody else changed it at the same time",
+    ),
+    (&["overloaded", "overload"], "overloaded, too much load"),
+    (
+        &["too large", "toolarge", "larger than", "exceeds the maximum", "exceeds maximum"],
+        "too large, too big, exceeds the limit",
+    ),
+    (
+        &["insufficient stock", "insufficientstock", "insufficient_stock", "out of stock", "sold out"],
+        "out of stock, sold out",
+    ),
+    (
+        &[
+            "insufficient funds",
+            "insufficient_funds",
+            "card declined",
+            "card_declined",
+            "carderror",
+            "payment declined",
+        ],
+        "payment declined, card rejected by the bank",
+    ),
     (
         &[
             "timeout",
@@ -74,6 +106,7 @@ const SIGNS: &[(&[&str], &str)] = &[
             "too many requests",
             "throttl",
             "quota",
+            "throughput",
             "resource_exhausted",
             "resourceexhausted",
         ],
@@ -82,11 +115,14 @@ const SIGNS: &[(&[&str], &str)] = &[
     (
         &[
             "too many connections",
+            "too many clients",
             "connection pool",
             "pool exhausted",
             "pool timeout",
             "remaining connection slots",
             "connectionpool",
+            "hikaripool",
+            "queuepool",
         ],
         "no free connections, connection pool exhausted",
     ),
@@ -126,7 +162,19 @@ const SIGNS: &[(&[&str], &str)] = &[
         ],
         "forbidden, access denied, no permission",
     ),
-    (&["certificate", "x509", "tls handshake", "ssl", "handshake"], "tls certificate or handshake failed"),
+    (
+        &[
+            "smtpauthentication",
+            "username and password not accepted",
+            "password authentication failed",
+            "wrong password",
+        ],
+        "wrong user or password",
+    ),
+    (
+        &["certificate", "x509", "tls handshake", "ssl", "handshake"],
+        "tls certificate or handshake failed, no secure connection",
+    ),
     (&["out of memory", "outofmemory", "oomkill", "cannot allocate memory", "enomem"], "out of memory"),
     (&["no space left", "enospc", "disk full", "disk quota"], "disk is full, no space left"),
     (
@@ -162,6 +210,17 @@ const SIGNS: &[(&[&str], &str)] = &[
         ],
         "null pointer, a value is missing",
     ),
+    (&["keyerror", "key error", "nosuchelement", "missing field", "missing key"], "a key or field is missing"),
+    (
+        &["division by zero", "zerodivision", "divide by zero", "arithmeticexception"],
+        "division by zero, arithmetic error",
+    ),
+    (&["indexoutofbounds", "indexerror", "out of bounds"], "index out of range"),
+    (&["classcast", "typeerror", "type mismatch", "cannot cast"], "value of the wrong type"),
+    (&["stackoverflow", "stack overflow", "recursionerror", "maximum recursion"], "endless recursion, stack overflow"),
+    (&["dimension", "shape mismatch"], "wrong size or number of dimensions"),
+    (&["unknown column", "cannot query field", "unknown field"], "query is wrong, column or field does not exist"),
+    (&["try again later", "temporarily"], "temporarily refused, to be tried again later"),
     (
         &[
             "jsondecode",
@@ -201,12 +260,40 @@ const SIGNS: &[(&[&str], &str)] = &[
         &["not found", "notfound", "not_found", "no such", "does not exist", "enoent", "missing"],
         "not found, does not exist, missing",
     ),
-    (&["cancelled", "canceled", "aborted"], "cancelled"),
+    (&["cancelled", "canceled", "aborted"], "cancelled, the caller gave up"),
     (&["unavailable", "service down", "not reachable", "unreachable"], "service unavailable, could not be reached"),
     (&["unimplemented", "not implemented", "notimplemented", "unsupported"], "not implemented, not supported"),
-    (&["out of stock", "insufficient stock", "sold out"], "out of stock"),
-    (&["insufficient funds", "card declined", "payment declined"], "payment declined"),
+    (&["expired"], "expired, too old"),
 ];
+
+/// An SQLSTATE in words; `None` for one that no error is known by.
+pub(super) fn sqlstate(code: &str) -> Option<&'static str> {
+    Some(match code.trim() {
+        "08000" | "08001" | "08003" | "08004" | "08006" => "connection to the database failed or was lost",
+        "22001" => "value is too long",
+        "22003" => "number out of range",
+        "22012" => "division by zero",
+        "23502" => "a required value is missing",
+        "23503" => "foreign key violated, what it refers to does not exist",
+        "23505" => "already exists, duplicate entry, unique constraint violated",
+        "23514" => "check constraint violated, invalid value",
+        "25006" => "read-only, only reads are accepted",
+        "28000" | "28P01" => "login to the database rejected, wrong user or password",
+        "40001" => "concurrent change, conflict, transaction must be tried again",
+        "40P01" => "deadlock, transactions wait for each other",
+        "42501" => "permission denied, access denied, missing privilege",
+        "42601" => "database query is wrong, syntax error",
+        "42703" => "database query is wrong, column does not exist",
+        "42P01" => "database query is wrong, table does not exist",
+        "53100" => "disk is full, no space left",
+        "53200" => "out of memory",
+        "53300" => "no free connections, too many connections, too many clients",
+        "55P03" => "lock not available, row is locked",
+        "57014" => "query cancelled, statement timeout, took too long",
+        "57P01" | "57P02" | "57P03" => "database is shutting down or not ready",
+        _ => return None,
+    })
+}
 
 /// Words for at most two signs in the text of an error.
 pub(super) fn signs(error: &str) -> Vec<&'static str> {
@@ -233,10 +320,10 @@ pub(super) fn http(code: i64) -> Option<String> {
         404 => "not found, does not exist",
         405 => "method not allowed",
         408 => "request timeout, timed out",
-        409 => "conflict, already exists",
+        409 => "conflict, changed by somebody else or already exists",
         410 => "gone",
         412 => "precondition failed",
-        413 => "payload too large",
+        413 => "payload too large, too big, exceeds the limit",
         415 => "unsupported media type",
         422 => "unprocessable, invalid input, validation failed",
         429 => "too many requests, rate limited",
@@ -247,6 +334,7 @@ pub(super) fn http(code: i64) -> Option<String> {
         503 => "service unavailable, overloaded or down",
         504 => "gateway timeout, upstream timed out",
         507 => "insufficient storage",
+        529 => "overloaded, too much load",
         _ if (400..=499).contains(&code) => "client error",
         _ if (500..=599).contains(&code) => "server error",
         _ => return None,
@@ -258,7 +346,7 @@ pub(super) fn http(code: i64) -> Option<String> {
 pub(super) fn grpc(status: &str) -> Option<&'static str> {
     let lower = status.trim().to_lowercase();
     Some(match lower.as_str() {
-        "1" | "cancelled" => "grpc cancelled",
+        "1" | "cancelled" => "grpc cancelled, the caller gave up",
         "2" | "unknown" => "grpc unknown error",
         "3" | "invalid_argument" => "grpc invalid argument, bad request, invalid input",
         "4" | "deadline_exceeded" => "grpc deadline exceeded, timed out, no answer in time",
@@ -269,7 +357,7 @@ pub(super) fn grpc(status: &str) -> Option<&'static str> {
         "9" | "failed_precondition" => "grpc failed precondition, not in the right state",
         "10" | "aborted" => "grpc aborted, conflict",
         "11" | "out_of_range" => "grpc out of range",
-        "12" | "unimplemented" => "grpc unimplemented, not supported",
+        "12" | "unimplemented" => "grpc unimplemented, not supported, server does not know the method",
         "13" | "internal" => "grpc internal error",
         "14" | "unavailable" => "grpc unavailable, service down, could not be reached",
         "15" | "data_loss" => "grpc data loss",
@@ -298,5 +386,7 @@ mod tests {
         assert_eq!(http(-1), None);
         assert_eq!(grpc("14"), grpc("UNAVAILABLE"));
         assert_eq!(grpc("0"), None);
+        assert!(sqlstate("40P01").is_some_and(|words| words.contains("deadlock")));
+        assert_eq!(sqlstate("00000"), None);
     }
 }

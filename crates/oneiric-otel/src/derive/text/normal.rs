@@ -1,5 +1,6 @@
 //! Takes out of a text what differs from one trace to the next: ids, numbers, exact durations, control characters.
 
+use std::borrow::Cow;
 use std::iter::Peekable;
 use std::str::Chars;
 
@@ -275,25 +276,25 @@ pub(super) fn words(text: &str) -> String {
 
 /// The telling line of a log or of an exception's text, in [`words`], without time, level and ids at its beginning.
 pub(super) fn line(text: &str) -> String {
-    let spoken = words(telling_line(text));
+    let spoken = words(&without_logger(telling_line(text)));
     let mut kept: Vec<&str> = Vec::new();
     let mut tokens = spoken.split(' ').peekable();
     while let Some(token) = tokens.next() {
         let bare: String = token.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
         let next_bare =
             tokens.peek().map(|next| next.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase());
+        // "Trace ID: #", in two words.
+        if next_bare.as_deref() == Some("id") && ID_NAMES.contains(&format!("{bare}id").as_str()) {
+            tokens.next();
+            tokens.next_if(|next| next.starts_with('#'));
+            continue;
+        }
         if kept.is_empty() && (LINE_STARTS.contains(&token.to_lowercase().trim_end_matches(':')) || token == "#:") {
             continue;
         }
         if ID_NAMES.contains(&bare.as_str())
             && (token.contains('#') || tokens.next_if(|next| next.starts_with('#')).is_some())
         {
-            continue;
-        }
-        // "Trace ID: #", in two words.
-        if next_bare.as_deref() == Some("id") && ID_NAMES.contains(&format!("{bare}id").as_str()) {
-            tokens.next();
-            tokens.next_if(|next| next.starts_with('#'));
             continue;
         }
         kept.push(token);
@@ -315,6 +316,29 @@ fn telling_line(text: &str) -> &str {
         Some(at) => tail(first, at + "nested exception is ".len()),
         None => first,
     }
+}
+
+/// Words at the beginning of a line among which the logger's name may stand, after time, level and thread.
+const LOGGER_WITHIN: usize = 8;
+
+/// A line without the logger's name in it: which class wrote it says less than what it wrote, and stands in every line
+/// of that class.
+fn without_logger(line: &str) -> Cow<'_, str> {
+    let mut words = line.split_whitespace().take(LOGGER_WITHIN);
+    let Some(logger) = words.find(|word| is_logger(word)) else { return Cow::Borrowed(line) };
+    let rest = line.split_once(logger).map_or("", |(_, rest)| rest.trim_start_matches([':', '-', '|', ' ']));
+    if rest.is_empty() { Cow::Borrowed(line) } else { Cow::Owned(line.replacen(logger, "", 1)) }
+}
+
+/// `c.s.OrderServiceImpl`, `com.example.Orders#17` or `a.b.C:12`; no exception.
+fn is_logger(word: &str) -> bool {
+    let word = word.trim_end_matches([':', '-']).trim_start_matches('[').trim_end_matches(']');
+    let name = word.split(['#', ':', '(']).next().unwrap_or_default();
+    let Some((package, class)) = name.rsplit_once('.') else { return false };
+    let is_name = |part: &str| part.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '$');
+    let is_error = ["Exception", "Error", "Failure", "Throwable"].iter().any(|end| class.ends_with(end));
+    let is_package = package.split('.').all(|part| part.starts_with(|c: char| c.is_ascii_lowercase()) && is_name(part));
+    is_package && !is_error && class.starts_with(|c: char| c.is_ascii_uppercase()) && is_name(class)
 }
 
 /// `java.lang.IllegalStateException:` without `java.lang.`.

@@ -24,8 +24,14 @@ pub(super) fn sentence(story: &Story<'_>) -> String {
         None if story.logs.is_empty() => return healthy(story),
         None => String::new(),
     };
-    push_logs(&mut text, story.logs);
-    push_request(&mut text, story);
+    if text.is_empty() && !story.logs.iter().any(LogFact::is_error) {
+        // Warnings alone are often of every request: what they warn of comes second.
+        push_request(&mut text, story);
+        push_logs(&mut text, story.logs);
+    } else {
+        push_logs(&mut text, story.logs);
+        push_request(&mut text, story);
+    }
     push_agents(&mut text, story);
     text
 }
@@ -110,6 +116,9 @@ fn reasons(span: &SpanFact, details: &Attributes) -> Vec<String> {
     reasons.extend(http.and_then(failure::http));
     let grpc = details.text("rpc.status_code").and_then(|status| failure::grpc(&status));
     reasons.extend(grpc.map(str::to_owned));
+    let code = details.text("db.response.status_code").or_else(|| span.error_type.clone());
+    let state = code.filter(|_| details.get("db.system.name").is_some()).and_then(|code| failure::sqlstate(&code));
+    reasons.extend(state.map(str::to_owned));
     let error = format!("{} {}", span.error_type.as_deref().unwrap_or_default(), span.message().unwrap_or_default());
     for words in failure::signs(&error) {
         // "timed out" need not be said twice because both the code and the message say it.

@@ -37,7 +37,7 @@ fn log_lines_are_told_as_people_would() {
         (
             "16:43:26.379 ERROR c.s.ContactsServiceImpl#175 TraceID: fbb1c2904ee397adaf90efb157db6791 SpanID: 66efc3be7e5d090c \
              [findContactsById][No contacts according to contactsId]",
-            "Contacts Service Impl# find Contacts By Id No contacts according to contacts Id",
+            "find Contacts By Id No contacts according to contacts Id",
         ),
         (
             "Servlet.service() threw exception [Request processing failed; nested exception is \
@@ -47,6 +47,9 @@ fn log_lines_are_told_as_people_would() {
         ("a.B: outer\n  at x.y(Z.java:1)\nCaused by: java.net.ConnectException: refused", "Connect Exception: refused"),
         ("Traceback (most recent call last):\n  File \"x.py\", line 3\nValueError: bad date", "Value Error: bad date"),
         ("[2026-11-20 12:00:01] WARN: trace_id=4bf92f3577b34da6a3ce929d0e0e4736 disk is full", "disk is full"),
+        ("12:00:01 WARN [main] com.example.app.StockTable: 3 rows are gone", "main # rows are gone"),
+        ("com.example.app.StockTable", "Stock Table"),
+        ("java.net.ConnectException: refused", "Connect Exception: refused"),
         ("gRPC error", "gRPC error"),
         ("", ""),
     ];

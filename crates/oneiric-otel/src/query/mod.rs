@@ -16,6 +16,7 @@ mod export;
 mod failure;
 pub(crate) mod filter;
 mod logs;
+mod marks;
 mod metrics;
 pub(crate) mod pattern;
 mod range;
@@ -58,7 +59,7 @@ pub use metrics::{
 };
 pub use range::TimeRange;
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchMode, SearchRequest, TextHit};
-pub use similar::{SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
+pub use similar::{NearRequest, SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
 pub use spans::{
     EventRecord, LinkRecord, MAX_TRACE_SPANS, Moment, ResourceRecord, ScopeRecord, SpanId, SpanRecord, SpanStream,
     StatusRecord, TraceRecord,

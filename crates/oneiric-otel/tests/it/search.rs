@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, EmbeddingWorker};
+use oneiric_otel::otlp::Signal;
 use oneiric_otel::query::{
-    QueryError, QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest,
+    NearRequest, QueryError, QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest,
 };
 use oneiric_otel::store::{Database, Grantees};
+use oneiric_otel_testkit::data::shared_data_for;
+use oneiric_otel_testkit::nezha;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::{NOON, Scene, failed, minilm, span, text, trace_id};
+use crate::scene::{NOON, Scene, failed, log, minilm, span, text, trace_id};
 
 const ZERO: Duration = Duration::ZERO;
 const CLIENT: i32 = 3;
@@ -506,4 +509,79 @@ async fn words_of_every_script_are_found_in_any_locale() {
         assert_eq!(found, [trace_id(wanted)], "{question}");
     }
     assert!(queries.search_traces(&ask("berweisung")).await.unwrap().nothing_near, "no word of any text");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_texts_mask_is_found_by_trace_id_and_in_logs() {
+    let scene = shop().await;
+    let id = TraceId(trace_id(102).try_into().unwrap());
+    let answer = scene.queries().search_traces(&ask(&format!("what happened in {id}?"))).await.unwrap();
+    let found: Vec<TraceId> = answer.hits.iter().map(|hit| hit.newest.trace_id).collect();
+    assert_eq!(found, [id]);
+    scene.logs("frontend", vec![log(303, 9, "order ord-48213 of db-7.example.org", ZERO)]).await;
+    for question in ["ord-48213 is missing", "trouble with db-7.example.org"] {
+        let answer = scene.queries().search_traces(&ask(question)).await.unwrap();
+        assert_eq!(answer.hits[0].newest.trace_id.0.as_slice(), trace_id(303), "{question}");
+        let other = TraceFilter { status: Some("ok".to_owned()), ..TraceFilter::default() };
+        let answer = scene.queries().search_traces(&SearchRequest { filter: other, ..ask(question) }).await.unwrap();
+        assert!(answer.nothing_near, "{question}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_are_found_near_an_embedding_of_the_right_dimension() {
+    let scene = shop().await;
+    let embedding = minilm().embed(&["checkout could not connect to payment, service is down"]).unwrap().remove(0);
+    let request = NearRequest { embedding, threshold: 0.3, limit: 3, filter: TraceFilter::default() };
+    let hits = scene.queries().find_traces_near(&request).await.unwrap();
+    assert_eq!(hits[0].newest.root_name, "POST /checkout");
+    let short = NearRequest { embedding: vec![0.1; 383], ..request };
+    let error = scene.queries().find_traces_near(&short).await.expect_err("too short");
+    assert!(error.to_string().starts_with("embedding: expected 384 finite numbers"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_of_an_earlier_version_are_written_again_and_serve_until_then() {
+    let scene = shop().await;
+    let client = scene.bench.test.client().await;
+    let links = scene.bench.count("otel_trace_texts").await;
+    client
+        .batch_execute(
+            "UPDATE otel_texts SET text_version = text_version - 1, text_hash = gen_random_uuid();
+             INSERT INTO otel_embedding_work (text_id, model_id) SELECT max(text_id), 1 FROM otel_texts",
+        )
+        .await
+        .unwrap();
+    assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0, "a text waits for its vector");
+    client.batch_execute("DELETE FROM otel_embedding_work").await.unwrap();
+    let traces = scene.bench.count("otel_traces").await;
+    assert_eq!(scene.deriver.renew_texts().await.unwrap() as i64, traces);
+    assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0, "they are due already");
+    let answer = scene.queries().search_traces(&ask("could not connect to payment")).await.unwrap();
+    assert_eq!((answer.hits[0].newest.root_name.as_str(), answer.hits[0].trace_count), ("POST /checkout", 5));
+    scene.derive().await;
+    scene.embed().await;
+    let version = oneiric_otel::derive::text::TEXT_VERSION;
+    let new = format!("otel_trace_texts JOIN otel_texts USING (text_id) WHERE text_version = {version}");
+    assert_eq!(scene.bench.count(&new).await, links);
+    assert_eq!(scene.bench.count("otel_trace_texts").await, links);
+    assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_of_a_real_system_is_found_first() {
+    const NAME: &str = "a_fault_of_a_real_system_is_found_first";
+    let Some(dir) = shared_data_for(NAME, nezha::FOLDER) else { return };
+    let scene = Scene::new().await;
+    // The first minutes of the recording, in which a lookup of contacts was broken.
+    for request in nezha::logs(&dir).take(4) {
+        scene.bench.send(Signal::Logs, request.unwrap().to_vec()).await.unwrap();
+    }
+    for request in nezha::traces(&dir).take(3) {
+        scene.bench.send(Signal::Traces, request.unwrap().to_vec()).await.unwrap();
+    }
+    scene.derive().await;
+    scene.embed().await;
+    let answer = scene.queries().search_traces(&ask("contact lookup returns nothing while booking")).await.unwrap();
+    assert!(answer.hits[0].text.contains("No contacts according to"), "{:#?}", answer.hits[0]);
 }

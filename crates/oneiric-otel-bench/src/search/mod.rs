@@ -101,22 +101,31 @@ pub struct Asked {
 const WAYS: [(&str, SearchMode); 3] =
     [("words only", SearchMode::Words), ("vectors only", SearchMode::Meaning), ("hybrid", SearchMode::Hybrid)];
 
-/// Stores the sets and measures. The schema must be migrated. `data` is the folder with the folder `labelled`; without it
-/// there are only the sets of our own. `wanted` limits the sets to those whose name contains it.
+/// What is measured.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scope<'a> {
+    /// The folder with the folder `labelled`; without it there are only the sets of our own.
+    pub data: Option<&'a Path>,
+    /// Only the sets whose names contain this.
+    pub set: Option<&'a str>,
+    /// Leave out the comparison with the original text, whose many vectors take most of the time.
+    pub without_original: bool,
+}
+
+/// Stores the sets and measures. The schema must be migrated.
 ///
 /// # Errors
 /// When a set cannot be read, stored or asked: a measurement of a part would mislead.
 pub async fn run(
     database: &Database,
     embedder: Arc<dyn Embedder>,
-    data: Option<&Path>,
-    wanted: Option<&str>,
+    scope: Scope<'_>,
     watcher: &impl Watcher,
 ) -> Result<Report> {
-    let mut sets = sets::load(data)?;
-    sets.retain(|set| wanted.is_none_or(|wanted| set.name.contains(wanted)));
+    let mut sets = sets::load(scope.data)?;
+    sets.retain(|set| scope.set.is_none_or(|wanted| set.name.contains(wanted)));
     if sets.is_empty() {
-        bail!("no set has a name with {:?}", wanted.unwrap_or_default());
+        bail!("no set has a name with {:?}", scope.set.unwrap_or_default());
     }
     let service = QueryService::new(database.clone(), Some(Arc::clone(&embedder)));
     refuse_other_telemetry(&service).await?;
@@ -125,21 +134,32 @@ pub async fn run(
         watcher.step(&format!("storing {}", set.name), None);
         originals.push(store(database, set).await?);
     }
-    watcher.step("deriving traces", None);
-    Deriver::new(database.clone(), DeriveOptions::default()).derive_all_now().await?;
-    watcher.step("embedding texts", None);
-    let worker = EmbeddingWorker::new(database.clone(), Arc::clone(&embedder), EmbedOptions::default(), Arc::default());
-    let embedded = worker.embed_all_now().await?;
-    if embedded.no_pgvector || embedded.failed > 0 {
-        bail!("{} texts could not be embedded; pgvector missing: {}", embedded.failed, embedded.no_pgvector);
-    }
+    make_searchable(database, &embedder, watcher).await?;
     let mut reports = Vec::new();
     for (set, originals) in sets.iter().zip(originals) {
         watcher.step(&format!("asking about {}", set.name), None);
-        let originals = originals.embed(&embedder).await?;
-        reports.push(measure_set(&service, &embedder, set, &originals).await?);
+        let originals = if scope.without_original { None } else { Some(originals.embed(&embedder).await?) };
+        reports.push(measure_set(&service, &embedder, set, originals.as_ref()).await?);
     }
     Ok(Report { model: embedder.model().to_string(), sets: reports })
+}
+
+/// Derives and embeds what is new, and what an earlier version of the texts' rules has written.
+async fn make_searchable(database: &Database, embedder: &Arc<dyn Embedder>, watcher: &impl Watcher) -> Result<()> {
+    let deriver = Deriver::new(database.clone(), DeriveOptions::default());
+    let worker = EmbeddingWorker::new(database.clone(), Arc::clone(embedder), EmbedOptions::default(), Arc::default());
+    loop {
+        watcher.step("deriving traces", None);
+        deriver.derive_all_now().await?;
+        watcher.step("embedding texts", None);
+        let embedded = worker.embed_all_now().await?;
+        if embedded.no_pgvector || embedded.failed > 0 {
+            bail!("{} texts could not be embedded; pgvector missing: {}", embedded.failed, embedded.no_pgvector);
+        }
+        if deriver.renew_texts().await? == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// A set must not be stored beside what somebody needs.
@@ -183,10 +203,13 @@ async fn measure_set(
     service: &QueryService,
     embedder: &Arc<dyn Embedder>,
     set: &LabelledSet,
-    originals: &Texts,
+    originals: Option<&Texts>,
 ) -> Result<SetReport> {
     let corpus = corpus(service, set).await?;
-    let mut questions = vec![measure_original(embedder, set, originals).await?];
+    let mut questions = Vec::new();
+    if let Some(originals) = originals {
+        questions.push(measure_original(embedder, set, originals).await?);
+    }
     let mut each = Vec::new();
     let mut nothing_near = NothingNear::default();
     for (way, mode) in WAYS {
@@ -217,11 +240,11 @@ async fn measure_set(
         nothing_near.unanswerable_silent += usize::from(hits.is_empty());
     }
     let traces = corpus.values().map(Vec::len).sum();
-    let similar = if set.faults.is_empty() {
-        Vec::new()
-    } else {
-        vec![similar_original(set, originals), similar(service, set, &corpus).await?]
-    };
+    let mut similar = Vec::new();
+    if !set.faults.is_empty() {
+        similar.extend(originals.map(|originals| similar_original(set, originals)));
+        similar.push(find_similar(service, set, &corpus).await?);
+    }
     Ok(SetReport { set: set.name.to_owned(), traces, texts: corpus.len(), questions, similar, nothing_near, each })
 }
 
@@ -299,7 +322,7 @@ fn fault_of<'a>(traces: &[TraceId], faults: &'a HashMap<TraceId, String>) -> Opt
 }
 
 /// For every text of a fault that has others: whether these are found by a trace of it.
-async fn similar(service: &QueryService, set: &LabelledSet, corpus: &Corpus) -> Result<Measured> {
+async fn find_similar(service: &QueryService, set: &LabelledSet, corpus: &Corpus) -> Result<Measured> {
     let faults: HashMap<&str, &str> =
         corpus.iter().filter_map(|(text, traces)| Some((text.as_str(), fault_of(traces, &set.faults)?))).collect();
     let mut all = Vec::new();

@@ -53,6 +53,9 @@ pub(crate) struct Search {
     /// Only the sets whose names contain this
     #[arg(long, value_name = "PART")]
     pub(crate) set: Option<String>,
+    /// Leave out the comparison with the text that this system started from, which takes most of the time
+    #[arg(long)]
+    pub(crate) without_original: bool,
     /// Show every question with what its answer is worth
     #[arg(long)]
     pub(crate) each: bool,

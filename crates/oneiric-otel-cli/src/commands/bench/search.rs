@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
-use oneiric_otel_bench::search::{self, Measured, Report, SetReport};
+use oneiric_otel_bench::search::{self, Measured, Report, Scope, SetReport};
 
 use super::{Ending, Steps};
 use crate::args::Global;
@@ -21,9 +21,9 @@ pub(super) async fn run(global: &Global, search: &Search) -> Result<Ending> {
     }
     let embedder = model::load_in_background(Arc::clone(&progress)).await?;
     let backend = Backend::open_for_writing(&global, &progress).await?;
-    let report =
-        search::run(backend.database(), embedder, search.data.as_deref(), search.set.as_deref(), &Steps(&progress))
-            .await;
+    let scope =
+        Scope { data: search.data.as_deref(), set: search.set.as_deref(), without_original: search.without_original };
+    let report = search::run(backend.database(), embedder, scope, &Steps(&progress)).await;
     progress.end();
     backend.release().await?;
     let report = report?;

@@ -137,6 +137,7 @@ pub async fn fill(
     // A server does it within the hour.
     let began = Instant::now();
     watcher.step("closing partitions", None);
+    database.migrate_deferred().await?;
     filled.indexes = database.close_partitions().await?.len() as u64;
     filled.close_seconds = began.elapsed().as_secs_f64();
     Ok(filled)

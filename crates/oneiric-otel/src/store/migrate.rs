@@ -67,12 +67,20 @@ const REQUIRED: &[Migration] = &[
     },
 ];
 
-const DEFERRED: &[Migration] = &[Migration {
-    version: 2,
-    name: "resource_attributes_index",
-    sql: include_str!("../../migrations/deferred/0002_resource_attributes_index.sql"),
-    index: Some("otel.otel_resources_attributes"),
-}];
+const DEFERRED: &[Migration] = &[
+    Migration {
+        version: 2,
+        name: "resource_attributes_index",
+        sql: include_str!("../../migrations/deferred/0002_resource_attributes_index.sql"),
+        index: Some("otel.otel_resources_attributes"),
+    },
+    Migration {
+        version: 10,
+        name: "metric_series_service_index",
+        sql: include_str!("../../migrations/deferred/0010_metric_series_service_index.sql"),
+        index: Some("otel.otel_metric_series_service"),
+    },
+];
 
 /// The newest required migration this program knows.
 pub const SCHEMA_VERSION: i32 = REQUIRED[REQUIRED.len() - 1].version;

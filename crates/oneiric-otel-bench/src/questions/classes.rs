@@ -39,6 +39,7 @@ classes! {
     "logs of a day by a part of a class name", None, logs_by_class;
     "logs of a day by a phrase and a level", None, logs_by_phrase;
     "logs of a trace", None, logs_of_trace;
+    "log patterns of an hour", None, log_patterns;
     "traces of a day by error", SOON, by_error;
     "error groups of a day", None, error_groups;
     "services of a day", None, services;
@@ -110,6 +111,13 @@ async fn logs_by_phrase(service: &QueryService, arguments: Arguments) -> Result<
 
 async fn logs_of_trace(service: &QueryService, arguments: Arguments) -> Result<usize> {
     logs(service, LogsRequest { trace_id: Some(arguments.trace_id), limit: PAGE, ..LogsRequest::default() }).await
+}
+
+async fn log_patterns(service: &QueryService, arguments: Arguments) -> Result<usize> {
+    let range = arguments.last(HOUR)?;
+    let request =
+        LogsRequest { start: Some(range.start()), end: Some(range.end()), limit: PAGE, ..LogsRequest::default() };
+    Ok(service.log_patterns(&request).await?.patterns.len())
 }
 
 fn of_last_day(arguments: &Arguments) -> Result<LogsRequest> {

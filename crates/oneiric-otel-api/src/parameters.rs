@@ -163,7 +163,8 @@ read_by_meaning!(
     Label,
     AggregationName,
     PatternText,
-    Prefix
+    Prefix,
+    TemplateId
 );
 
 /// A time: RFC 3339 (`2026-03-01T12:30:00Z`), a span before now (`2h`), or nanoseconds since 1970.
@@ -445,6 +446,21 @@ impl Meaning for Prefix {
     fn read(text: &str) -> Option<Self> {
         let fits = text.chars().count() <= 1024 && !text.contains('\0');
         fits.then(|| Self(text.to_owned()))
+    }
+}
+
+/// The id of a template of log records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(value_type = i64)]
+pub(crate) struct TemplateId(pub(crate) i64);
+
+impl Meaning for TemplateId {
+    const ACCEPTED: &'static str = "a whole number of 64 bits";
+
+    fn read(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|_| plain).map(Self)
     }
 }
 

@@ -19,7 +19,7 @@ use oneiric_otel::query::{AttributeFilter, TraceId};
 use oneiric_otel_api::CorsOrigin;
 use oneiric_otel_server::ServerOptions;
 
-pub(crate) use ask::{Diff, Errors, Logs, Order, Services};
+pub(crate) use ask::{Diff, Errors, Logs, Metrics, Order, Services};
 pub(crate) use export::{Export, Format};
 
 use crate::moment::{Length, Moment};
@@ -106,7 +106,10 @@ impl Arguments {
         if let Command::Logs(Logs { since, until, .. }) = &self.command {
             return check_range(*since, *until);
         }
-        if let Command::Errors(Errors { when, .. }) | Command::Services(Services { when, .. }) = &self.command {
+        if let Command::Errors(Errors { when, .. })
+        | Command::Services(Services { when, .. })
+        | Command::Metrics(Metrics { when, .. }) = &self.command
+        {
             return check_range(when.since, when.until);
         }
         let narrow = match &self.command {
@@ -187,6 +190,8 @@ pub(crate) enum Command {
     Errors(Errors),
     /// List log records, by words and by what else is known of them
     Logs(Logs),
+    /// List metrics, the labels of one, or its values over time
+    Metrics(Metrics),
     /// List services, the operations of one, or who calls whom
     Services(Services),
     /// Say whether all is well, and how much is stored and waiting

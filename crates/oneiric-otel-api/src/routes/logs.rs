@@ -1,7 +1,7 @@
 //! Log records by words and by what else is known of them.
 
 use oneiric_otel::otlp::{Group, json};
-use oneiric_otel::query::{Level, LogPage, LogsRequest};
+use oneiric_otel::query::{Level, LogPage, LogPatterns, LogsRequest};
 use serde_json::value::RawValue;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -11,65 +11,109 @@ use crate::answer::Answer;
 use crate::asking::Asking;
 use crate::openapi::{Problems, ProblemsOfOne};
 use crate::parameters::{
-    Cursor, LevelName, Limit, Name, Nothing, OneInPath, Query, Question, SpanIdText, Time, TraceIdText,
+    Cursor, LevelName, Limit, Name, Nothing, OneInPath, Query, Question, SpanIdText, TemplateId, Time, TraceIdText,
 };
 use crate::problem::{Problem, ProblemType};
 
 pub(super) fn routes() -> OpenApiRouter<Asked> {
-    OpenApiRouter::new().routes(routes!(search_logs)).routes(routes!(get_log))
+    OpenApiRouter::new().routes(routes!(search_logs)).routes(routes!(get_log)).routes(routes!(log_patterns))
 }
 
-/// Which log records.
-#[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct FindLogs {
-    /// Words, `"phrases"`, `-exclusions` and `prefixes*` that a record must have.
-    #[param(inline)]
-    query: Option<Question>,
-    /// Records of this trace.
-    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
-    trace_id: Option<TraceIdText>,
-    /// Records of this span.
-    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{16}$")]
-    span_id: Option<SpanIdText>,
-    /// The lowest severity.
-    #[param(inline, value_type = Option<Level>)]
-    level: Option<LevelName>,
-    /// Records of this service.
-    #[param(inline)]
-    service: Option<Name>,
-    /// From this time on, to the microsecond.
-    #[param(inline)]
-    since: Option<Time>,
-    /// Before this time, to the microsecond.
-    #[param(inline)]
-    until: Option<Time>,
-    /// How many at most.
-    #[serde(default = "Limit::many")]
-    #[param(inline, default = 100)]
-    limit: Limit,
-    /// Where the page begins: `next` of the page before, asked for with the same filter.
-    #[param(inline)]
-    cursor: Option<Cursor>,
+/// Defines the parameters of a question about log records: those of the filter, and its own.
+macro_rules! of_logs {
+    ($(#[$about:meta])* pub(crate) struct $name:ident { $($(#[$field_about:meta])* $field:ident: $kind:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Debug, serde::Deserialize, utoipa::IntoParams)]
+        #[serde(deny_unknown_fields)]
+        #[into_params(parameter_in = Query)]
+        pub(crate) struct $name {
+            $($(#[$field_about])* $field: $kind,)*
+            /// Words, `"phrases"`, `-exclusions` and `prefixes*` that a record must have.
+            #[param(inline)]
+            query: Option<Question>,
+            /// Records of this trace.
+            #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
+            trace_id: Option<TraceIdText>,
+            /// Records of this span.
+            #[param(value_type = Option<String>, pattern = "^[0-9a-f]{16}$")]
+            span_id: Option<SpanIdText>,
+            /// The lowest severity.
+            #[param(inline, value_type = Option<Level>)]
+            level: Option<LevelName>,
+            /// Records of this service.
+            #[param(inline)]
+            service: Option<Name>,
+            /// Records of these templates: ids that a pattern has.
+            #[serde(default)]
+            #[param(inline, style = Form, explode, required = false)]
+            template: Vec<TemplateId>,
+            /// From this time on, to the microsecond.
+            #[param(inline)]
+            since: Option<Time>,
+            /// Before this time, to the microsecond.
+            #[param(inline)]
+            until: Option<Time>,
+        }
+
+        impl $name {
+            fn request(&self, limit: Limit, cursor: Option<&Cursor>) -> LogsRequest {
+                let templates: Vec<i64> = self.template.iter().map(|id| id.0).collect();
+                LogsRequest {
+                    query: self.query.as_ref().map(|question| question.0.clone()),
+                    trace_id: self.trace_id.map(|id| id.0),
+                    span_id: self.span_id.as_ref().map(|id| id.0.clone()),
+                    level: self.level.map(|level| level.0.as_str().to_owned()),
+                    service: self.service.as_ref().map(|name| name.0.clone()),
+                    start: self.since.map(|time| time.0),
+                    end: self.until.map(|time| time.0),
+                    templates: (!templates.is_empty()).then_some(templates),
+                    limit: limit.0,
+                    cursor: cursor.map(|cursor| cursor.0.clone()),
+                }
+            }
+        }
+    };
+}
+
+of_logs! {
+    /// Which log records.
+    pub(crate) struct FindLogs {
+        /// How many at most.
+        #[serde(default = "Limit::many")]
+        #[param(inline, default = 100)]
+        limit: Limit,
+        /// Where the page begins: `next` of the page before, asked for with the same filter.
+        #[param(inline)]
+        cursor: Option<Cursor>,
+    }
+}
+
+of_logs! {
+    /// The patterns of which log records.
+    pub(crate) struct FindPatterns {
+        /// How many patterns at most.
+        #[serde(default = "Limit::many")]
+        #[param(inline, default = 100)]
+        limit: Limit,
+    }
+}
+
+/// The patterns of log records, the most frequent first: what they say without what varies.
+#[utoipa::path(get, path = "/api/v1/logs/patterns", tag = "logs", params(FindPatterns),
+    responses((status = 200, description = "The patterns", body = LogPatterns), Problems))]
+async fn log_patterns(
+    Asking(service): Asking,
+    Query(query): Query<FindPatterns>,
+) -> Result<Answer<LogPatterns>, Problem> {
+    let request = query.request(query.limit, None);
+    Ok(Answer::until(request.end, service.log_patterns(&request).await?))
 }
 
 /// Log records, the newest first.
 #[utoipa::path(get, path = "/api/v1/logs", tag = "logs", params(FindLogs),
     responses((status = 200, description = "Log records", body = LogPage), Problems))]
 async fn search_logs(Asking(service): Asking, Query(query): Query<FindLogs>) -> Result<Answer<LogPage>, Problem> {
-    let request = LogsRequest {
-        query: query.query.map(|question| question.0),
-        trace_id: query.trace_id.map(|id| id.0),
-        span_id: query.span_id.map(|id| id.0),
-        level: query.level.map(|level| level.0.as_str().to_owned()),
-        service: query.service.map(|name| name.0),
-        start: query.since.map(|time| time.0),
-        end: query.until.map(|time| time.0),
-        limit: query.limit.0,
-        cursor: query.cursor.map(|cursor| cursor.0),
-        ..LogsRequest::default()
-    };
+    let request = query.request(query.limit, query.cursor.as_ref());
     Ok(Answer::until(request.end, service.search_logs(&request).await?))
 }
 

@@ -1,10 +1,10 @@
-//! How `traces`, `diff`, `errors`, `logs` and `services` are asked.
+//! How `traces`, `diff`, `errors`, `logs`, `metrics` and `services` are asked.
 
 use clap::{Args, ValueEnum};
 use jiff::{SignedDuration, Timestamp};
-use oneiric_otel::query::{TimeRange, TraceId};
+use oneiric_otel::query::{Aggregation, TimeRange, TraceId};
 
-use crate::moment::Moment;
+use crate::moment::{Length, Moment};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Order {
@@ -40,15 +40,17 @@ impl When {
 
 #[derive(Debug, Args)]
 pub(crate) struct Errors {
+    /// List the traces whose error is like this: a part of its message or type; % is any text, _ any character
+    pub(crate) pattern: Option<String>,
     #[command(flatten)]
     pub(crate) when: When,
     /// Failures of traces in which this service took part
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,
     /// Only kinds of failure that no trace had before this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "pattern")]
     pub(crate) new_since: Option<Moment>,
-    /// How many kinds at most, 1 to 1000
+    /// How many kinds, or traces, at most, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
     /// Go on behind a page, with the cursor that came with it and the same flags
@@ -102,8 +104,14 @@ pub(crate) struct Logs {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
     /// Go on behind a page, with the cursor that came with it and the same flags
-    #[arg(long, value_name = "CURSOR")]
+    #[arg(long, value_name = "CURSOR", conflicts_with = "patterns")]
     pub(crate) cursor: Option<String>,
+    /// Show what the records say without what varies, the most frequent first
+    #[arg(long)]
+    pub(crate) patterns: bool,
+    /// Records of this template, an id that a pattern has; may be repeated
+    #[arg(long = "template", value_name = "ID", allow_hyphen_values = true)]
+    pub(crate) templates: Vec<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -126,6 +134,53 @@ impl Level {
             Self::Warn => "warn",
             Self::Error => "error",
             Self::Fatal => "fatal",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Metrics {
+    /// Show the values of this metric; none: list metrics
+    pub(crate) name: Option<String>,
+    /// Show the labels of the metric and their values instead
+    #[arg(long, requires = "name")]
+    pub(crate) labels: bool,
+    /// Series with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(crate) with: Vec<Label>,
+    /// Metrics of this service
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    #[command(flatten)]
+    pub(crate) when: When,
+    /// Time between two points: 10s, 5m [default: a sixtieth of the time asked about]
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) step: Option<Length>,
+    /// How the values of a step become one: avg, sum, min, max, count, last, rate, increase, p95 and the like
+    #[arg(long = "agg", value_name = "HOW", default_value = "avg")]
+    pub(crate) aggregation: Aggregation,
+    /// Put series together by this label; may be repeated
+    #[arg(long, value_name = "LABEL", conflicts_with = "total")]
+    pub(crate) by: Vec<String>,
+    /// Put all series together
+    #[arg(long)]
+    pub(crate) total: bool,
+    /// How many metrics at most, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+}
+
+/// A label with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Label(pub(crate) (String, String));
+
+impl std::str::FromStr for Label {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self((key.to_owned(), value.to_owned()))),
+            _ => Err("expected KEY=VALUE".to_owned()),
         }
     }
 }

@@ -1,25 +1,59 @@
-//! `errors`: failing traces grouped by what they have in common.
+//! `errors`: failing traces grouped by what they have in common, or listed by their error.
 
 use anyhow::Result;
-use oneiric_otel::query::{ErrorGroup, ErrorGroups, ErrorGroupsRequest};
+use oneiric_otel::query::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ErrorTracesRequest, TracePage};
+use serde::Serialize;
 
 use super::Ending;
 use crate::args::{Errors, Global};
 use crate::finder::{self, Finder, Waiting};
 use crate::{moment, screen};
 
+/// What was asked for.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Groups(ErrorGroups),
+    Traces(TracePage),
+}
+
 pub(crate) async fn run(global: &Global, errors: &Errors) -> Result<Ending> {
     let finder = Finder::open(global, false).await?;
-    let found = groups(&finder, errors).await;
+    let found = match &errors.pattern {
+        None => groups(&finder, errors).await.map(Answer::Groups),
+        Some(pattern) => traces(&finder, errors, pattern).await.map(Answer::Traces),
+    };
     let traces_to_derive = finder.traces_to_derive().await;
     finder.release().await?;
     let answer = Waiting { answer: found?, traces_to_derive: traces_to_derive? };
     if global.json {
         screen::print_json(&answer)?;
     } else {
-        screen::print(&tell(&answer))?;
+        let told = match &answer.answer {
+            Answer::Groups(groups) => tell(groups),
+            Answer::Traces(page) => tell_traces(page),
+        };
+        screen::print(&(told + &answer.note()))?;
     }
     Ok(Ending::Good)
+}
+
+async fn traces(finder: &Finder, errors: &Errors, pattern: &str) -> Result<TracePage> {
+    let request = ErrorTracesRequest {
+        pattern: pattern.to_owned(),
+        service: errors.service.clone(),
+        range: errors.when.range()?,
+        limit: errors.limit as usize,
+        after: errors.cursor.clone(),
+    };
+    finder.service.get_traces_by_error(&request).await.map_err(|error| finder.explain(error))
+}
+
+fn tell_traces(page: &TracePage) -> String {
+    if page.traces.is_empty() {
+        return "no trace failed like this in this time\n".to_owned();
+    }
+    finder::show_traces(&page.traces) + &finder::more(page.next.as_deref())
 }
 
 async fn groups(finder: &Finder, errors: &Errors) -> Result<ErrorGroups> {
@@ -35,18 +69,16 @@ async fn groups(finder: &Finder, errors: &Errors) -> Result<ErrorGroups> {
     finder.service.error_groups(&request).await.map_err(|error| finder.explain(error))
 }
 
-fn tell(waiting: &Waiting<ErrorGroups>) -> String {
-    let answer = &waiting.answer;
+fn tell(answer: &ErrorGroups) -> String {
     if answer.groups.is_empty() {
-        return format!("nothing failed in this time\n{}", waiting.note());
+        return "nothing failed in this time\n".to_owned();
     }
     let mut lines = String::new();
     for group in &answer.groups {
         lines.push_str(&show(group));
         lines.push('\n');
     }
-    lines.push_str(&finder::more(answer.next.as_deref()));
-    lines + &waiting.note()
+    lines + &finder::more(answer.next.as_deref())
 }
 
 fn show(group: &ErrorGroup) -> String {

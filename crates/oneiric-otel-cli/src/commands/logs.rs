@@ -1,7 +1,8 @@
-//! `logs`: log records, the newest first.
+//! `logs`: log records, the newest last as in a file, or their patterns.
 
 use anyhow::Result;
-use oneiric_otel::query::{LogEntry, LogPage, LogsRequest};
+use oneiric_otel::query::{LogEntry, LogPage, LogPatterns, LogsRequest};
+use serde::Serialize;
 
 use super::Ending;
 use crate::args::{Global, Logs};
@@ -18,20 +19,57 @@ pub(crate) async fn run(global: &Global, logs: &Logs) -> Result<Ending> {
         service: logs.service.clone(),
         start: logs.since.map(|moment| moment.0),
         end: logs.until.map(|moment| moment.0),
+        templates: Some(logs.templates.clone()).filter(|templates| !templates.is_empty()),
         limit: logs.limit as usize,
         cursor: logs.cursor.clone(),
         ..LogsRequest::default()
     };
     let finder = Finder::open(global, false).await?;
-    let found = finder.service.search_logs(&request).await.map_err(|error| finder.explain(error));
-    finder.release().await?;
-    let page = found?;
-    if global.json {
-        screen::print_json(&page)?;
+    let found = if logs.patterns {
+        finder.service.log_patterns(&request).await.map(Answer::Patterns)
     } else {
-        screen::print(&tell(&page))?;
+        finder.service.search_logs(&request).await.map(Answer::Page)
+    };
+    let found = found.map_err(|error| finder.explain(error));
+    finder.release().await?;
+    let answer = found?;
+    if global.json {
+        screen::print_json(&answer)?;
+    } else {
+        screen::print(&match &answer {
+            Answer::Page(page) => tell(page),
+            Answer::Patterns(patterns) => tell_patterns(patterns),
+        })?;
     }
     Ok(Ending::Good)
+}
+
+/// What was asked for.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Page(LogPage),
+    Patterns(LogPatterns),
+}
+
+fn tell_patterns(patterns: &LogPatterns) -> String {
+    if patterns.patterns.is_empty() {
+        return "no such log records\n".to_owned();
+    }
+    let mut lines = String::new();
+    for pattern in &patterns.patterns {
+        let level = pattern.level.map_or("-", oneiric_otel::query::Level::as_str);
+        let service = screen::clean_short(&pattern.service_name, 40);
+        let last = moment::show_short(moment::unix_nanos(pattern.last));
+        let head = format!("{}  {level}  {service}  last {last}\n", pattern.count);
+        lines.push_str(&head);
+        lines.push_str(&screen::indent(&screen::clean_short(&pattern.pattern, BODY_CHARACTERS)));
+    }
+    if patterns.more_records > 0 {
+        let rest = format!("note: {} more records have rarer patterns\n", patterns.more_records);
+        lines.push_str(&rest);
+    }
+    lines
 }
 
 fn tell(page: &LogPage) -> String {

@@ -11,6 +11,7 @@ pub(crate) mod export;
 pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod logs;
+pub(crate) mod metrics;
 pub(crate) mod psql;
 pub(crate) mod search;
 pub(crate) mod serve;
@@ -62,6 +63,7 @@ pub(crate) async fn run(
             Command::Bench { command } => bench::run(global, &command).await,
             Command::Sql(sql) => sql::run(global, &sql).await,
             Command::Diff(diff) => diff::run(global, &diff).await,
+            Command::Metrics(metrics) => metrics::run(global, &metrics).await,
             Command::Logs(logs) => logs::run(global, &logs).await,
             Command::Errors(errors) => errors::run(global, &errors).await,
             Command::Services(services) => services::run(global, &services).await,

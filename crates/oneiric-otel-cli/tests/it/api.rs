@@ -82,3 +82,30 @@ async fn every_example_of_the_page_about_the_api_works() {
     serving.terminate().await;
     assert_eq!(serving.end().await, Some(0));
 }
+
+#[tokio::test]
+async fn strangers_get_a_problem_and_a_browser_may_ask_before_it_shows_a_token() {
+    const TOKEN: &str = "a-token-of-the-tests";
+    let database = TestDatabase::create().await;
+    let variables = [("OTEL_STORAGE_TOKENS", TOKEN), ("OTEL_STORAGE_CORS_ORIGINS", "https://a.example")];
+    let serving = Serving::start_with(&["--database-url", database.url()], &variables).await;
+    let place = format!("http://{}/api/v1/traces", serving.address("api_addr"));
+    let ask = async |flags: &str| shell(&format!("curl -sS -i {flags} {place}")).await.unwrap().to_ascii_lowercase();
+    for (flags, reason) in [("", "is missing"), ("-H 'authorization: Bearer another-token-of-all'", "is not known")] {
+        let refused = ask(flags).await;
+        assert!(refused.starts_with("http/1.1 401"), "{refused}");
+        for part in ["application/problem+json", "www-authenticate: bearer", "problem:unauthenticated", reason] {
+            assert!(refused.contains(part), "{part}: {refused}");
+        }
+    }
+    let known = ask(&format!("-H 'authorization: Bearer {TOKEN}' -H 'origin: https://a.example'")).await;
+    assert!(known.starts_with("http/1.1 200") && known.contains("allow-origin: https://a.example"), "{known}");
+    let before = "-X OPTIONS -H 'origin: https://a.example' -H 'access-control-request-method: GET' \
+                  -H 'access-control-request-headers: authorization'";
+    let may = ask(before).await;
+    assert!(may.starts_with("http/1.1 200") && may.contains("allow-headers: authorization"), "{may}");
+    let may_not = ask(&before.replace("a.example", "b.example")).await;
+    assert!(!may_not.contains("allow-origin"), "{may_not}");
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+}

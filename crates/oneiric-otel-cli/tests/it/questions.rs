@@ -33,7 +33,19 @@ fn scene(traces: u64) -> String {
             "traceId": format!("{:032x}", 1), "body": {"stringValue": "java.net.SocketTimeoutException: \u{1b}]0;closed"},
         }]}],
     }]});
-    format!("{spans}\n{logs}\n")
+    let points: Vec<Value> = (0..traces)
+        .map(|number| {
+            json!({
+                "timeUnixNano": (start + number * 60_000_000_000).to_string(), "asDouble": number,
+                "attributes": [{"key": "pool", "value": {"stringValue": "\u{1b}[31mred"}}],
+            })
+        })
+        .collect();
+    let metrics = json!({"resourceMetrics": [{
+        "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "bank"}}]},
+        "scopeMetrics": [{"metrics": [{"name": "queue.length", "unit": "{item}", "gauge": {"dataPoints": points}}]}],
+    }]});
+    format!("{spans}\n{logs}\n{metrics}\n")
 }
 
 pub(crate) async fn database() -> TestDatabase {
@@ -49,7 +61,14 @@ async fn tables_for_people_are_harmless_and_json_for_programs_says_the_same() {
     let since = "--since=2025-12-01";
     let first = format!("{:032x}", 1);
     let second = format!("{:032x}", 2);
-    let cases: [(&[&str], &[&str], &str, Value); 7] = [
+    let minutes = ["--since=2026-01-01T00:00:00Z", "--until=2026-01-01T00:06:00Z"];
+    let values = [&["metrics", "queue.length", "--step=1m"], &minutes[..]].concat();
+    let cases: [(&[&str], &[&str], &str, Value); 12] = [
+        (&["errors", "bank is", since], &["pay"], "/traces/0/error_message", json!("\u{1b}[31mbank is closed")),
+        (&["logs", "--patterns"], &["1  error  bank", "SocketTimeoutException"], "/patterns/0/count", json!(1)),
+        (&["metrics"], &["queue.length", "gauge", "bank"], "/0/streams", json!(1)),
+        (&["metrics", "queue.length", "--labels"], &["pool"], "/0/key", json!("pool")),
+        (&values, &["avg every 60", "last 5", "▁"], "/series/0/points/5/value", json!(5.0)),
         (&["errors", since], &["2 traces", "1 trace,", "bank is closed", "such as"], "/groups/0/count", json!(2)),
         (&["services", since], &["service", "till", "bank"], "/services/0/name", json!("bank")),
         (&["services", "bank", since], &["debit", "server"], "/operations/0/count", json!(6)),
@@ -107,7 +126,7 @@ async fn traces_are_narrowed_and_listed_page_by_page() {
 async fn wrong_questions_are_refused_with_what_is_accepted() {
     let database = database().await;
     let url = ["--database-url", database.url()];
-    let cases: [(&[&str], i32, &str); 9] = [
+    let cases: [(&[&str], i32, &str); 11] = [
         (&["traces", "--attr", "=x"], 2, "key=value"),
         (&["traces", "--min-duration", "5"], 2, "250ms"),
         (&["traces", "--cursor", "nonsense"], 1, "cursor"),
@@ -115,6 +134,8 @@ async fn wrong_questions_are_refused_with_what_is_accepted() {
         (&["traces", "--service", "tell"], 1, "till"),
         (&["errors", "--since", "1h", "--until", "2h"], 2, "after --since"),
         (&["logs", "..."], 1, "query"),
+        (&["metrics", "queue.length", "--agg", "median"], 2, "increase"),
+        (&["metrics", "queue.size"], 1, "queue.length"),
         (&["services", "--limit", "0"], 2, "1..=1000"),
         (&["diff", &"0".repeat(31), "x"], 2, "32 hexadecimal digits"),
     ];

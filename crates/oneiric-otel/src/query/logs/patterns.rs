@@ -20,6 +20,7 @@ const MAX_MADE_AGAIN: usize = 50;
 
 /// The patterns of logs, the most frequent first.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogPatterns {
     /// The patterns.
     pub patterns: Vec<LogPattern>,
@@ -33,6 +34,7 @@ pub struct LogPatterns {
 
 /// Records that say the same but for what varies.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogPattern {
     /// What they say, with `<*>` where something varies.
     pub pattern: String,

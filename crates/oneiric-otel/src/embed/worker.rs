@@ -15,9 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field};
 
 use super::{EmbedError, Embedder};
+use crate::pipeline::template::HOLE;
 use crate::self_trace;
 use crate::store::embeddings::{RegisteredModel, Work, claim_work, postpone_work, store_vectors};
-use crate::store::{Database, StoreError};
+use crate::store::template_vectors::{claim_templates, store_template_vectors};
+use crate::store::{Database, LogTemplate, StoreError};
 
 /// How much is embedded at a time.
 #[derive(Debug, Clone)]
@@ -42,6 +44,9 @@ impl Default for EmbedOptions {
         }
     }
 }
+
+/// Log templates of one call of the model.
+const TEMPLATES_AT_ONCE: usize = 16;
 
 /// What a pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -143,7 +148,11 @@ impl EmbeddingWorker {
 
     /// Embeds every text that waits now. Those that failed wait for their next try and are counted.
     pub async fn embed_all_now(&self) -> Result<Embedded, StoreError> {
-        self.pass(false).await
+        let embedded = self.pass(false).await?;
+        if let Some(model) = self.database.register_model(self.embedder.model()).await? {
+            while self.embed_templates(&model).await? {}
+        }
+        Ok(embedded)
     }
 
     async fn pass(&self, upkeep: bool) -> Result<Embedded, StoreError> {
@@ -186,9 +195,33 @@ impl EmbeddingWorker {
             }
         }
         if upkeep {
+            while self.embed_templates(&model).await? {}
             self.database.build_vector_index(&model).await?;
         }
         Ok(total)
+    }
+
+    /// Embeds a batch of log templates. Returns whether there may be more.
+    async fn embed_templates(&self, model: &RegisteredModel) -> Result<bool, StoreError> {
+        let mut client = self.database.client().await?;
+        let transaction = client.transaction().await?;
+        let claimed = claim_templates(&transaction, model, self.options.batch_texts as i64).await?;
+        if claimed.is_empty() {
+            return Ok(false);
+        }
+        let mut vectors = Vec::with_capacity(claimed.len());
+        for part in claimed.chunks(TEMPLATES_AT_ONCE) {
+            let work = part.iter().map(|(id, template)| Work { text_id: *id, text: spoken(template), attempts: 0 });
+            let embedded = self.embed(model, work.collect()).await?;
+            if let Err(error) = &embedded {
+                tracing::warn!(%error, templates = part.len(), "log templates stay without vectors for now");
+            }
+            let mut embedded = embedded.unwrap_or_default().into_iter();
+            vectors.extend(part.iter().map(|(id, _)| (*id, embedded.next())));
+        }
+        store_template_vectors(&transaction, model, &vectors).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Embeds one claimed batch. Returns also how many texts were claimed.
@@ -276,6 +309,18 @@ impl EmbeddingWorker {
             Err(error) => Err(interrupted(&error)),
         }
     }
+}
+
+/// A template as a sentence: who says it, how grave it is, and what stays the same.
+fn spoken(template: &LogTemplate) -> String {
+    let kind = match template.severity {
+        21.. => "fatal error",
+        17.. => "error",
+        13.. => "warning",
+        _ => "log",
+    };
+    let said = template.text.split(HOLE).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+    format!("{kind} in {}: {said}", template.service_name)
 }
 
 /// A vector that is not one would poison every comparison with it.

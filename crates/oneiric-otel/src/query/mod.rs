@@ -52,7 +52,9 @@ pub use errors::{ErrorGroup, ErrorGroups, ErrorGroupsRequest, ErrorTracesRequest
 pub use export::{Export, ExportPart, ExportRequest};
 pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
-pub use logs::{LEVELS, Level, LogEntry, LogPage, LogPattern, LogPatterns, LogsRequest};
+pub use logs::{
+    LEVELS, LOG_FLOOR, Level, LogEntry, LogPage, LogPattern, LogPatterns, LogsByMeaning, LogsRequest, NearLogTemplate,
+};
 pub(crate) use metrics::roll_up;
 pub use metrics::{
     Aggregation, MAX_STEPS, MetricLabel, MetricOverview, MetricPoint, MetricRange, MetricSeries, MetricsRequest,

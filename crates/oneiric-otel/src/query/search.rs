@@ -174,6 +174,18 @@ impl QueryService {
         Ok(SearchAnswer { nothing_near: hits.is_empty(), hits, note })
     }
 
+    /// The question's vector and the model it is of.
+    ///
+    /// # Errors
+    /// [`QueryError::Unavailable`] without a model or vectors of it.
+    pub(super) async fn vector_of(&self, question: &str) -> Result<(RegisteredModel, Vec<f32>), QueryError> {
+        let unavailable = |reason: &str| QueryError::Unavailable { reason: reason.to_owned() };
+        let embedder = self.embedder.as_ref().ok_or_else(|| unavailable("no embedding model is at hand"))?;
+        let model = self.database.registered_model(embedder.model()).await?;
+        let missing = || unavailable("the database has no vectors of this model yet, or no pgvector");
+        Ok((model.ok_or_else(missing)?, embed_one(embedder, question.to_owned()).await?))
+    }
+
     /// The question's vector, or why there is none.
     async fn meaning(
         &self,

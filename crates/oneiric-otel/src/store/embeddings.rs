@@ -51,7 +51,13 @@ impl RegisteredModel {
         format!("{}.halfvec", self.vector_schema)
     }
 
-    fn distance(&self) -> String {
+    /// The quoted schema of pgvector.
+    pub(super) fn vector_schema(&self) -> &str {
+        &self.vector_schema
+    }
+
+    /// The operator of the distance by cosine.
+    pub(super) fn distance(&self) -> String {
         format!("OPERATOR({}.<=>)", self.vector_schema)
     }
 }
@@ -449,7 +455,7 @@ async fn vector_schema(client: &Client, install: bool) -> Result<Option<String>,
 }
 
 /// A vector as pgvector reads it.
-fn vector_literal(vector: &[f32]) -> String {
+pub(super) fn vector_literal(vector: &[f32]) -> String {
     use std::fmt::Write as _;
     let mut literal = String::with_capacity(vector.len() * 12 + 2);
     literal.push('[');

@@ -34,6 +34,7 @@ pub(crate) mod sample;
 pub(crate) mod search;
 mod spans;
 pub(crate) mod sql;
+pub(crate) mod template_vectors;
 pub(crate) mod templates;
 pub(crate) mod texts;
 mod tls;

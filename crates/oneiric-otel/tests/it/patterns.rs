@@ -92,3 +92,57 @@ async fn records_of_older_versions_and_templates_that_are_gone_are_told() {
     other.submit(request).await.unwrap();
     assert_eq!(scene.bench.count("otel_log_templates").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_found_by_what_they_mean() {
+    let scene = Scene::new().await;
+    let line = |severity, body: &str, at| log(at, severity, body, Duration::from_secs(at));
+    let mut logs = vec![
+        line(17, "connect ECONNREFUSED 10.0.3.7:8443", 1),
+        line(17, "deadlock detected while updating table orders", 2),
+        line(9, "user 42 logged in from Vienna", 3),
+        line(9, "cache warmed with 1000 entries", 4),
+        line(13, "certificate expires in 3 days", 5),
+    ];
+    logs.extend((10..15).map(|at| line(17, &format!("connect ECONNREFUSED 10.0.3.{at}:8443"), at)));
+    scene.logs("shop", logs).await;
+    let ask = |question: &str| LogsRequest { query: Some(question.to_owned()), ..ask(3) };
+    let queries = scene.queries();
+    let none = queries.search_logs_by_meaning(&ask("the server could not be reached")).await.expect_err("no vectors");
+    assert!(matches!(none, oneiric_otel::query::QueryError::Unavailable { .. }), "{none}");
+    scene.embed().await;
+    assert_eq!(scene.bench.count("otel_texts").await, 0, "templates are no texts of traces");
+    for (question, template) in [
+        ("the server could not be reached over the network", "connect ECONNREFUSED <*>"),
+        ("two database transactions blocked each other", "deadlock detected while updating table orders"),
+        ("TLS is about to run out", "certificate expires in <*> days"),
+        ("somebody signed in", "user <*> logged in from Vienna"),
+    ] {
+        let found = queries.search_logs_by_meaning(&ask(question)).await.unwrap();
+        assert_eq!(
+            found.templates.first().map(|near| near.template.as_str()),
+            Some(template),
+            "{question}: {found:#?}"
+        );
+        assert!(!found.page.logs.is_empty());
+    }
+    let refused = queries.search_logs_by_meaning(&ask("connection refused")).await.unwrap();
+    assert_eq!(refused.page.logs[0].body.as_deref(), Some("connect ECONNREFUSED 10.0.3.14:8443"), "the newest first");
+    let next = LogsRequest {
+        query: None,
+        templates: Some(refused.templates.iter().map(|near| near.template_id).collect()),
+        cursor: refused.page.next,
+        ..ask("")
+    };
+    assert_eq!(
+        queries.search_logs(&next).await.unwrap().logs[0].body.as_deref(),
+        Some("connect ECONNREFUSED 10.0.3.11:8443")
+    );
+    let found = queries.search_logs_by_meaning(&ask("how do I bake sourdough bread")).await.unwrap();
+    assert!(found.nothing_near && found.page.logs.is_empty(), "{found:#?}");
+    let warnings = LogsRequest { level: Some("error".to_owned()), ..ask("TLS is about to run out") };
+    let found = queries.search_logs_by_meaning(&warnings).await.unwrap();
+    assert!(found.templates.iter().all(|near| near.level == Some(Level::Error)));
+    let empty = queries.search_logs_by_meaning(&ask(" ")).await.expect_err("empty").to_string();
+    assert_eq!(empty, "query: expected a description of 1 to 1000 characters");
+}

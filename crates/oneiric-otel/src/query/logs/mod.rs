@@ -5,6 +5,7 @@
 //! stopped there, and its cursor goes on.
 
 mod level;
+mod meaning;
 mod merge;
 mod patterns;
 mod place;
@@ -21,6 +22,7 @@ use crate::store::logs::{LogFilter, LogKey, LogRow, LogWords};
 use crate::store::{Micros, StoreError, Stored};
 
 pub use level::{LEVELS, Level};
+pub use meaning::{LOG_FLOOR, LogsByMeaning, NearLogTemplate};
 pub use patterns::{LogPattern, LogPatterns};
 use terms::Terms;
 

@@ -251,7 +251,8 @@ fn points_sql(numbers_only: bool) -> String {
     )
 }
 
-/// Points of several ranges and roll-ups, as one list. The roll-up is the last column.
+/// Points of several ranges and roll-ups, as one list. The last column but one is the roll-up. The ends of the lists,
+/// which are in order, leave partitions out.
 fn mixed_sql(numbers_only: bool) -> String {
     let more = if numbers_only { "" } else { WIDE_COLUMNS };
     let none = ", NULL".repeat(more.split(',').skip(1).count());
@@ -260,10 +261,12 @@ fn mixed_sql(numbers_only: bool) -> String {
          FROM unnest($2::timestamptz[], $3::timestamptz[]) AS r (lower, upper)
          CROSS JOIN LATERAL (SELECT * FROM otel.otel_metrics p
                              WHERE p.series_id = ANY($1) AND p.time >= r.lower AND p.time < r.upper
+                               AND p.time >= ($2)[1] AND p.time < ($3)[cardinality($3)]
                                AND p.flags & {NO_RECORDED_VALUE} = 0) p
          UNION ALL
          SELECT u.series_id, u.hour, 0::smallint, NULL, NULL {none}, u.stretch, 0
          FROM otel.otel_metric_rollups u WHERE u.series_id = ANY($1) AND u.hour = ANY($4)
+           AND u.hour >= ($4)[1] AND u.hour <= ($4)[cardinality($4)]
          ORDER BY 1, 2, 3, {}",
         POINT_COLUMNS + more.split(',').skip(1).count() + 2
     )

@@ -1,7 +1,7 @@
 //! Traces by description: meaning and words, weighed and added.
 //!
-//! Distinct texts are ranked. A text's score is 0.65 times its cosine to the question plus 0.35 times its BM25 score, each
-//! divided by the best of all candidates. Candidates are the texts nearest by vector and those with the rarest words of
+//! Distinct texts are ranked. A text's score is 0.66 times its cosine to the question plus 0.28 times its BM25 score, each
+//! divided by the best of all candidates, plus 0.06 if it tells of a failure. Candidates are the texts nearest by vector and those with the rarest words of
 //! the question. Ids, numbers and hosts are masked in texts, and looked up besides: see `marks`.
 
 use std::collections::{HashMap, HashSet};
@@ -30,8 +30,10 @@ pub const SEARCH_FLOOR: f64 = 0.30;
 /// A text with this share of the question's words, weighed by their rarity, is near whatever its vector says.
 const WORDS_FLOOR: f64 = 0.5;
 
-const VECTOR_WEIGHT: f64 = 0.65;
-const WORDS_WEIGHT: f64 = 0.35;
+const VECTOR_WEIGHT: f64 = 0.66;
+const WORDS_WEIGHT: f64 = 0.28;
+/// Of a text that begins with a failure: what was looked for seldom went well, or merely with a warning.
+const FAILURE_WEIGHT: f64 = 0.06;
 
 /// Candidates by vector, and again when they gave too few hits: a filter or runs with many texts each can use them up.
 const FIRST_CANDIDATES: i64 = 200;
@@ -107,6 +109,8 @@ struct Candidate {
     cosine: Option<f64>,
     bm25: f64,
     word_share: f64,
+    /// Whether the text begins with a failure, and the question is about one.
+    fails: bool,
 }
 
 impl Candidate {
@@ -230,6 +234,12 @@ impl QueryService {
                 candidates.entry(near.text_id).or_default().cosine = Some(near.cosine);
             }
         }
+        if meaning.is_some() && !question.is_empty() && is_about_failure(question) {
+            let ids: Vec<i64> = candidates.keys().copied().collect();
+            for text_id in self.database.failing_texts(&ids).await? {
+                candidates.entry(text_id).or_default().fails = true;
+            }
+        }
         let mut ranked: Vec<(i64, Candidate)> = candidates.into_iter().collect();
         let best_cosine = ranked.iter().filter_map(|(_, candidate)| candidate.cosine).fold(0.0, f64::max);
         let best_bm25 = ranked.iter().map(|(_, candidate)| candidate.bm25).fold(0.0, f64::max);
@@ -338,9 +348,12 @@ const GOOD_ENDS: &[&str] = &["succeeded", "succeeds", "successful", "successfull
 /// A question as it is compared with texts. What is looked for has failed as a rule, and its text says so; the question
 /// seldom does. Without the word, healthy requests with the same names lie nearer.
 fn asked(question: &str) -> String {
+    if is_about_failure(question) { format!("{question} failed") } else { question.to_owned() }
+}
+
+fn is_about_failure(question: &str) -> bool {
     let lower = question.to_lowercase();
-    let good = lower.split(|c: char| !c.is_alphanumeric()).any(|word| GOOD_ENDS.contains(&word));
-    if good { question.to_owned() } else { format!("{question} failed") }
+    !lower.split(|c: char| !c.is_alphanumeric()).any(|word| GOOD_ENDS.contains(&word))
 }
 
 /// The weighted sum. Without vectors the words are all there is.
@@ -351,7 +364,8 @@ fn total(candidate: &Candidate, meaning: bool, best_cosine: f64, best_bm25: f64)
     }
     let cosine = candidate.cosine.unwrap_or(0.0).max(0.0);
     let near = if best_cosine > 0.0 { cosine / best_cosine } else { 0.0 };
-    VECTOR_WEIGHT * near + WORDS_WEIGHT * words
+    let failure = if candidate.fails { FAILURE_WEIGHT } else { 0.0 };
+    VECTOR_WEIGHT * near + WORDS_WEIGHT * words + failure
 }
 
 /// The inverse document frequency of BM25, never below zero.
@@ -389,8 +403,10 @@ mod tests {
 
     #[test]
     fn the_sum_is_weighed_and_words_stand_alone_without_vectors() {
-        let candidate = Candidate { cosine: Some(0.25), bm25: 2.0, word_share: 0.4 };
-        assert!((total(&candidate, true, 0.5, 4.0) - (0.65 * 0.5 + 0.35 * 0.5)).abs() < 1e-12);
+        let candidate = Candidate { cosine: Some(0.25), bm25: 2.0, word_share: 0.4, fails: false };
+        assert!((total(&candidate, true, 0.5, 4.0) - (0.66 * 0.5 + 0.28 * 0.5)).abs() < 1e-12);
+        let failing = Candidate { fails: true, ..candidate };
+        assert!((total(&failing, true, 0.5, 4.0) - 0.53).abs() < 1e-12);
         assert!((total(&candidate, false, 0.5, 4.0) - 0.5).abs() < 1e-12);
         let nothing = Candidate::default();
         assert!(total(&nothing, true, 0.0, 0.0).abs() < 1e-12);
@@ -407,6 +423,6 @@ mod tests {
     fn near_is_by_meaning_or_by_words() {
         assert!(Candidate { cosine: Some(SEARCH_FLOOR), ..Candidate::default() }.is_near());
         assert!(Candidate { word_share: WORDS_FLOOR, ..Candidate::default() }.is_near());
-        assert!(!Candidate { cosine: Some(SEARCH_FLOOR - 0.01), word_share: 0.3, bm25: 9.0 }.is_near());
+        assert!(!Candidate { cosine: Some(SEARCH_FLOOR - 0.01), word_share: 0.3, bm25: 9.0, fails: true }.is_near());
     }
 }

@@ -405,6 +405,19 @@ impl Database {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// Which of the texts are sentences that begin with a failure. Messages of agents begin with who speaks, and a colon.
+    pub(crate) async fn failing_texts(&self, texts: &[i64]) -> Result<Vec<i64>, StoreError> {
+        let client = self.reader().await?;
+        let rows = client
+            .query_typed(
+                "SELECT text_id FROM otel.otel_texts
+                 WHERE text_id = ANY($1) AND text ~ '^[^:]{1,200} (failed (calling|in)|reports an error)'",
+                &[(&texts, Type::INT8_ARRAY)],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
     /// How often the words stand in the texts; pairs without any are left out.
     pub(crate) async fn word_counts(&self, texts: &[i64], words: &[String]) -> Result<Vec<WordCount>, StoreError> {
         let client = self.reader().await?;

@@ -75,9 +75,9 @@ const DEFERRED: &[Migration] = &[
         index: Some("otel.otel_resources_attributes"),
     },
     Migration {
-        version: 10,
+        version: 11,
         name: "metric_series_service_index",
-        sql: include_str!("../../migrations/deferred/0010_metric_series_service_index.sql"),
+        sql: include_str!("../../migrations/deferred/0011_metric_series_service_index.sql"),
         index: Some("otel.otel_metric_series_service"),
     },
 ];
@@ -335,4 +335,18 @@ fn verify(applied: &[Applied]) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_migration_has_a_number_of_its_own_and_required_ones_rise() {
+        let all: Vec<i32> = REQUIRED.iter().chain(DEFERRED).map(|migration| migration.version).collect();
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
+        assert!(REQUIRED.is_sorted_by_key(|migration| migration.version));
+    }
 }

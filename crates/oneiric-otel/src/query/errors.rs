@@ -20,7 +20,7 @@ pub struct ErrorTracesRequest {
     pub pattern: String,
     /// A service that took part.
     pub service: Option<String>,
-    /// When the traces began.
+    /// When the traces began. Later pages are about the time of the first.
     pub range: TimeRange,
     /// How many traces, 1 to 1000.
     pub limit: usize,
@@ -31,7 +31,7 @@ pub struct ErrorTracesRequest {
 /// Groups of failing traces are asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorGroupsRequest {
-    /// When the traces began.
+    /// When the traces began. Later pages are about the time of the first, and so is `new_since`.
     pub range: TimeRange,
     /// A service that took part.
     pub service: Option<String>,
@@ -57,7 +57,8 @@ pub struct ErrorGroups {
     pub start_time: Timestamp,
     /// Seconds of a step of the trends.
     pub step_seconds: u64,
-    /// The cursor of the next page; none after the last.
+    /// The cursor of the next page; none after the last. Traces that come or go between two pages change counts, and by
+    /// that the order: a group may then be missing from the pages or stand on two of them.
     pub next: Option<String>,
 }
 
@@ -118,12 +119,13 @@ impl QueryService {
     pub async fn get_traces_by_error(&self, request: &ErrorTracesRequest) -> Result<TracePage, QueryError> {
         let pattern = Pattern::parse("pattern", &request.pattern)?;
         let limit = check_limit(request.limit)?;
-        let query = ErrorTracesRequest { limit: 0, after: None, ..request.clone() };
-        let after = request.after.as_deref().map(|after| cursor::open("traces_by_error", &query, after)).transpose()?;
+        let query = (&request.pattern, &request.service);
+        let (range, after): (TimeRange, _) =
+            cursor::open("traces_by_error", &query, request.range, request.after.as_deref())?;
         if let Some(service) = &request.service {
             self.check_service(service).await?;
         }
-        let (start, end) = request.range.micros();
+        let (start, end) = range.micros();
         let filter = ErrorFilter {
             start,
             end,
@@ -139,7 +141,7 @@ impl QueryService {
         let next = match rows.last() {
             Some(last) if more => {
                 let position = (last.start_unix_nanos, TraceId(last.trace_id.into_bytes()));
-                Some(cursor::seal("traces_by_error", &query, &position)?)
+                Some(cursor::seal("traces_by_error", &query, &range, &position)?)
             }
             _ => None,
         };
@@ -153,7 +155,6 @@ impl QueryService {
     /// [`QueryError::Unknown`] for a service of which nothing is stored.
     pub async fn error_groups(&self, request: &ErrorGroupsRequest) -> Result<ErrorGroups, QueryError> {
         let limit = check_limit(request.limit)?;
-        let (step, steps) = request.range.steps(request.step)?;
         if request.only_new && request.new_since.is_none() {
             return Err(QueryError::InvalidArgument {
                 name: "new_since",
@@ -163,8 +164,11 @@ impl QueryService {
         if let Some(service) = &request.service {
             self.check_service(service).await?;
         }
-        let query = ErrorGroupsRequest { limit: 0, after: None, ..request.clone() };
-        let after = request.after.as_deref().map(|after| cursor::open("error_groups", &query, after)).transpose()?;
+        let asked = (request.range, request.new_since);
+        let ((range, new_since), after) =
+            cursor::open("error_groups", &decisive(request), asked, request.after.as_deref())?;
+        let request = &ErrorGroupsRequest { range, new_since, ..request.clone() };
+        let (step, steps) = request.range.steps(request.step)?;
         let (start, end) = request.range.micros();
         let new_since = request.new_since.map(micros);
         let filter = GroupFilter {
@@ -176,15 +180,19 @@ impl QueryService {
         let ask = async {
             // One more tells whether there is another page.
             let rows = self.database.error_groups(&filter, step.as_secs_f64(), after, limit as i64 + 1).await?;
-            answer_groups(request, &query, rows, (step, steps), limit)
+            answer_groups(request, rows, (step, steps), limit)
         };
         self.cached("error_groups", request, request.range.end(), ask).await
     }
 }
 
+/// What decides about groups and their order, but times.
+fn decisive(request: &ErrorGroupsRequest) -> impl Serialize + '_ {
+    (&request.service, request.only_new, request.step)
+}
+
 fn answer_groups(
     request: &ErrorGroupsRequest,
-    query: &ErrorGroupsRequest,
     mut rows: Vec<GroupRow>,
     (step, steps): (Duration, usize),
     limit: usize,
@@ -192,7 +200,10 @@ fn answer_groups(
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = match rows.last() {
-        Some(last) if more => Some(cursor::seal("error_groups", query, &(last.count, last.shape))?),
+        Some(last) if more => {
+            let times = (request.range, request.new_since);
+            Some(cursor::seal("error_groups", &decisive(request), &times, &(last.count, last.shape))?)
+        }
         _ => None,
     };
     let groups = rows.into_iter().map(|row| group(row, steps, request.new_since)).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::QueryError;
 use crate::store::Micros;
@@ -19,10 +19,26 @@ const LENGTHS: &[u64] = &[
 ];
 
 /// A time with a beginning and an end, neither empty nor reversed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Ends")]
 pub struct TimeRange {
     start: Timestamp,
     end: Timestamp,
+}
+
+/// A range as a cursor has it.
+#[derive(Deserialize)]
+struct Ends {
+    start: Timestamp,
+    end: Timestamp,
+}
+
+impl TryFrom<Ends> for TimeRange {
+    type Error = QueryError;
+
+    fn try_from(Ends { start, end }: Ends) -> Result<Self, QueryError> {
+        Self::new(start, end)
+    }
 }
 
 impl TimeRange {

@@ -148,7 +148,7 @@ impl FromStr for TraceOrder {
 /// A page of traces is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TracesRequest {
-    /// Which.
+    /// Which. Later pages are about the time of the first.
     pub filter: TraceFilter,
     /// In which order.
     pub order: TraceOrder,
@@ -209,15 +209,16 @@ impl QueryService {
                 return Err(QueryError::InvalidArgument { name: "since", accepted });
             }
         };
-        let query = (&request.filter, request.order);
-        let after = match &request.cursor {
-            None => None,
-            Some(cursor) => {
-                let (start_unix_nanos, duration_ns, id): Position = cursor::open("traces", &query, cursor)?;
-                Some(RowPosition { start_unix_nanos, duration_ns, trace_id: Uuid::from_bytes(id.0) })
-            }
-        };
-        let filter = self.row_filter(&request.filter).await?;
+        let asked = (request.filter.since, request.filter.until);
+        let query = (TraceFilter { since: None, until: None, ..request.filter.clone() }, request.order);
+        let (times, position) = cursor::open("traces", &query, asked, request.cursor.as_deref())?;
+        let after = position.map(|(start_unix_nanos, duration_ns, id): Position| RowPosition {
+            start_unix_nanos,
+            duration_ns,
+            trace_id: Uuid::from_bytes(id.0),
+        });
+        let (since, until) = times;
+        let filter = self.row_filter(&TraceFilter { since, until, ..request.filter.clone() }).await?;
         // One more than is shown tells whether there is a next page.
         let mut rows = self.database.trace_rows(&filter, order, after.as_ref(), limit as i64 + 1).await?;
         let more = rows.len() > limit;
@@ -225,7 +226,7 @@ impl QueryService {
         let next = match rows.last().filter(|_| more) {
             Some(last) => {
                 let id = TraceId(last.trace_id.into_bytes());
-                Some(cursor::seal("traces", &query, &(last.start_unix_nanos, last.duration_ns, id))?)
+                Some(cursor::seal("traces", &query, &times, &(last.start_unix_nanos, last.duration_ns, id))?)
             }
             None => None,
         };

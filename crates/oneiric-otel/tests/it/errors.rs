@@ -75,6 +75,12 @@ async fn groups_come_in_pages_without_gap_or_repetition() {
     }
     assert_eq!(seen, all);
     assert!(seen.windows(2).all(|pair| (-pair[0].count, pair[0].shape) < (-pair[1].count, pair[1].shape)));
+    // "Until now" is another time on every page.
+    let later = TimeRange::new(noon() + SignedDuration::from_secs(90), noon() + SignedDuration::from_hours(2)).unwrap();
+    let page = asking(&scene).error_groups(&ErrorGroupsRequest { limit: 1, ..groups() }).await.unwrap();
+    let rest = ErrorGroupsRequest { range: later, after: page.next, ..groups() };
+    let rest = asking(&scene).error_groups(&rest).await.unwrap();
+    assert_eq!((rest.start_time, rest.groups.as_slice()), (page.start_time, &all[1..]));
     let of_another = ErrorGroupsRequest { service: Some("edge".to_owned()), ..request };
     let error = asking(&scene).error_groups(&of_another).await.expect_err("a cursor of another question");
     assert!(error.to_string().starts_with("cursor: expected"), "{error}");
@@ -183,6 +189,11 @@ async fn traces_are_found_by_patterns_of_their_error() {
         request.after = Some(next);
     }
     assert_eq!(seen.concat(), "edcba");
+    // "Until now" is another time on every page.
+    let first = asking(&scene).get_traces_by_error(&ErrorTracesRequest { limit: 2, ..errors("io") }).await.unwrap();
+    let later = TimeRange::new(hour().start(), hour().end() + SignedDuration::from_secs(1)).unwrap();
+    let rest = ErrorTracesRequest { range: later, after: first.next, ..errors("io") };
+    assert_eq!(found(&scene, &rest).await.concat(), "cba");
     let error = asking(&scene).get_traces_by_error(&errors("ends in \\")).await.expect_err("no pattern");
     assert!(matches!(error, QueryError::InvalidArgument { name: "pattern", .. }), "{error}");
     let nobody = ErrorTracesRequest { service: Some("shoop".to_owned()), ..errors("io") };

@@ -56,25 +56,31 @@ pub struct LogsRequest {
     pub templates: Option<Vec<i64>>,
     /// How many, 1 to 1000.
     pub limit: usize,
-    /// [`LogPage::next`] of the page before.
+    /// [`LogPage::next`] of the page before. Later pages are about the time of the first.
     pub cursor: Option<String>,
 }
 
 impl LogsRequest {
-    fn seal(&self, key: LogKey) -> Result<String, QueryError> {
-        cursor::seal("search_logs", &self.decisive(), &place::write(key))
+    fn seal(&self, times: Times, key: LogKey) -> Result<String, QueryError> {
+        cursor::seal("search_logs", &self.decisive(), &times, &place::write(key))
     }
 
-    fn open(&self, cursor: &str) -> Result<LogKey, QueryError> {
-        place::read(&cursor::open::<_, String>("search_logs", &self.decisive(), cursor)?)
+    fn open(&self) -> Result<(Times, Option<LogKey>), QueryError> {
+        let asked = (self.start, self.end);
+        let (times, place) = cursor::open("search_logs", &self.decisive(), asked, self.cursor.as_deref())?;
+        let key = place.map(|place: String| place::read(&place)).transpose()?;
+        Ok((times, key))
     }
 
-    /// What decides about records and their order.
+    /// What decides about records and their order, but times.
     fn decisive(&self) -> impl Serialize + '_ {
         let who = (&self.trace_id, &self.span_id, &self.service, &self.templates);
-        (&self.query, &self.level, who, &self.start, &self.end)
+        (&self.query, &self.level, who)
     }
 }
+
+/// Start and end, as far as they are given.
+type Times = (Option<Timestamp>, Option<Timestamp>);
 
 /// Log records, the newest first.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -165,8 +171,8 @@ impl QueryService {
     /// nothing was ever stored.
     pub async fn search_logs(&self, request: &LogsRequest) -> Result<LogPage, QueryError> {
         let limit = check_limit(request.limit)?;
-        let range = time_range(request.start, request.end)?;
-        let after = request.cursor.as_deref().map(|cursor| request.open(cursor)).transpose()?;
+        let (times, after) = request.open()?;
+        let range = time_range(times.0, times.1)?;
         let filter = self.log_filter(request).await?;
         let found = self.find_logs(&filter, range, after, limit).await?;
         if let (Some(service), true) = (&request.service, found.rows.is_empty()) {
@@ -177,7 +183,7 @@ impl QueryService {
             (Some(last), _) if full => Some(last.key),
             (_, stopped) => stopped.map(LogKey::before),
         };
-        let next = next.map(|key| request.seal(key)).transpose()?;
+        let next = next.map(|key| request.seal(times, key)).transpose()?;
         let searched_back_to = found.stopped.filter(|_| !full).map(|time| timestamp(time, 0));
         Ok(LogPage { logs: found.rows.into_iter().map(LogEntry::from).collect(), next, searched_back_to })
     }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::argument::name_argument;
 use super::range::{TimeRange, timestamp};
 use super::{QueryError, QueryService, check_limit};
 use crate::store::catalogue::{Counted, SampledTrace};
@@ -254,7 +255,9 @@ impl QueryService {
     /// stored.
     pub async fn operations(&self, request: &OperationsRequest) -> Result<Operations, QueryError> {
         let limit = check_limit(request.limit)?;
+        let service = name_argument("service", &request.service)?;
         self.check_service(&request.service).await?;
+        let request = &OperationsRequest { service, ..request.clone() };
         self.cached("operations", request, request.range.end(), self.ask_operations(request, limit)).await
     }
 

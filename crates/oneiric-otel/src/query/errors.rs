@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use super::argument::service_argument;
 use super::pattern::Pattern;
 use super::range::{TimeRange, micros, timestamp};
 use super::trace::{TraceId, TraceOverview, TracePage};
@@ -122,6 +123,7 @@ impl QueryService {
         let query = (&request.pattern, &request.service);
         let (range, after): (TimeRange, _) =
             cursor::open("traces_by_error", &query, request.range, request.after.as_deref())?;
+        let service = service_argument(request.service.as_deref())?;
         if let Some(service) = &request.service {
             self.check_service(service).await?;
         }
@@ -129,7 +131,7 @@ impl QueryService {
         let filter = ErrorFilter {
             start,
             end,
-            service: request.service.as_deref(),
+            service: service.as_deref(),
             pattern: (pattern.operator(), pattern.operand()),
             literals: pattern.literals(),
             before: after.map(|(start, id): (u64, TraceId)| (start, Uuid::from_bytes(id.0))),
@@ -155,6 +157,7 @@ impl QueryService {
     /// [`QueryError::Unknown`] for a service of which nothing is stored.
     pub async fn error_groups(&self, request: &ErrorGroupsRequest) -> Result<ErrorGroups, QueryError> {
         let limit = check_limit(request.limit)?;
+        let service = service_argument(request.service.as_deref())?;
         if request.only_new && request.new_since.is_none() {
             return Err(QueryError::InvalidArgument {
                 name: "new_since",
@@ -171,12 +174,8 @@ impl QueryService {
         let (step, steps) = request.range.steps(request.step)?;
         let (start, end) = request.range.micros();
         let new_since = request.new_since.map(micros);
-        let filter = GroupFilter {
-            start,
-            end,
-            service: request.service.as_deref(),
-            new_since: new_since.filter(|_| request.only_new),
-        };
+        let filter =
+            GroupFilter { start, end, service: service.as_deref(), new_since: new_since.filter(|_| request.only_new) };
         let ask = async {
             // One more tells whether there is another page.
             let rows = self.database.error_groups(&filter, step.as_secs_f64(), after, limit as i64 + 1).await?;

@@ -13,6 +13,7 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
+use super::argument::without_nul;
 use super::{QueryError, QueryService};
 use crate::otlp::canonical::bytes as canonical;
 use crate::otlp::file::MAX_REQUEST_BYTES;
@@ -74,7 +75,7 @@ impl QueryService {
     /// Begins an export. What is stored while it goes on may or may not be in it.
     ///
     /// # Errors
-    /// [`QueryError::InvalidArgument`] for a range that ends before it begins.
+    /// [`QueryError::InvalidArgument`] for a range that ends before it begins, or a service with a NUL.
     pub fn export(&self, request: ExportRequest) -> Result<Export, QueryError> {
         let ExportRequest { since, until, service, signals, encoding } = request;
         if let (Some(since), Some(until)) = (since, until)
@@ -82,6 +83,7 @@ impl QueryService {
         {
             return Err(QueryError::InvalidArgument { name: "until", accepted: "a time after since".to_owned() });
         }
+        service.as_deref().map(|service| without_nul("service", service)).transpose()?;
         let nanos = |time: jiff::Timestamp| u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
         let filter = RecordFilter { since_unix_nanos: since.map(nanos), until_unix_nanos: until.map(nanos), service };
         Ok(Export {

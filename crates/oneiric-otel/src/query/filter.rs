@@ -13,9 +13,9 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 use super::QueryError;
+use super::argument::{name_argument, service_argument};
 use super::pattern::Pattern;
 use crate::conventions::same_names;
-use crate::derive::trace::{MAX_NAME_BYTES, cut};
 use crate::store::attributes::{AttributeCondition, AttributeTest};
 use crate::store::search::RowFilter;
 
@@ -258,14 +258,8 @@ pub(super) fn row_filter(filter: &TraceFilter) -> Result<RowFilter, QueryError> 
     {
         return Err(QueryError::InvalidArgument { name: "status", accepted: "error, ok or unset".to_owned() });
     }
-    for (name, text) in [("service", &filter.service), ("operation", &filter.operation)] {
-        if text.as_ref().is_some_and(|text| text.is_empty() || text.contains('\0')) {
-            return Err(QueryError::InvalidArgument {
-                name,
-                accepted: "a name that is not empty, without NUL".to_owned(),
-            });
-        }
-    }
+    let service = service_argument(filter.service.as_deref())?;
+    let operation = filter.operation.as_deref().map(|name| name_argument("operation", name)).transpose()?;
     let duration = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
     if let (Some(min), Some(max)) = (filter.min_duration, filter.max_duration)
         && max < min
@@ -281,9 +275,8 @@ pub(super) fn row_filter(filter: &TraceFilter) -> Result<RowFilter, QueryError> 
     Ok(RowFilter {
         since_unix_nanos: filter.since.map(nanos),
         until_unix_nanos: filter.until.map(nanos),
-        // Rows have the beginning of a very long name.
-        service: filter.service.as_deref().map(|name| cut(name, MAX_NAME_BYTES)),
-        operation: filter.operation.as_deref().map(|name| cut(name, MAX_NAME_BYTES)),
+        service,
+        operation,
         status: filter.status.clone(),
         min_duration_ns: filter.min_duration.map(duration),
         max_duration_ns: filter.max_duration.map(duration),

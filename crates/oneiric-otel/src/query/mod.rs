@@ -4,6 +4,7 @@
 //! no empty success; a part that is missing (pgvector, a model, a vector) is said, never papered over. Scores are shown
 //! as what they are: a cosine is a cosine.
 
+mod argument;
 mod attributes;
 mod cache;
 mod catalogue;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use oneiric_otel::query::{ErrorGroupsRequest, ErrorTracesRequest, QueryError, TimeRange};
+use oneiric_otel::query::{ErrorGroupsRequest, ErrorTracesRequest, OperationsRequest, QueryError, TimeRange};
 
 use crate::catalogue::{asking, hour, noon};
 use crate::scene::{Scene, failed, log, span};
@@ -130,6 +130,39 @@ async fn questions_that_cannot_be_answered_are_named() {
     ] {
         assert_eq!(asking(&scene).error_groups(&request).await.expect_err("wrong").to_string(), message);
     }
+    let (service, queries) = ("a\0b".to_owned(), asking(&scene));
+    let of_groups = ErrorGroupsRequest { service: Some(service.clone()), ..groups() };
+    let of_traces = ErrorTracesRequest { service: Some(service.clone()), ..errors("x") };
+    let of_operations = OperationsRequest { range: hour(), service, limit: 10 };
+    for error in [
+        queries.error_groups(&of_groups).await.expect_err("NUL"),
+        queries.get_traces_by_error(&of_traces).await.expect_err("NUL"),
+        queries.operations(&of_operations).await.expect_err("NUL"),
+        queries.metrics(None, Some("a\0b"), 10).await.expect_err("NUL"),
+    ] {
+        assert!(matches!(error, QueryError::InvalidArgument { name: "service", .. }), "{error}");
+    }
+    for error in [
+        queries.metrics(Some("a\0b"), None, 10).await.expect_err("NUL"),
+        queries.metric_labels("a\0b").await.expect_err("NUL"),
+    ] {
+        assert!(matches!(error, QueryError::InvalidArgument { name: "name", .. }), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_found_by_their_whole_name_however_long_it_is() {
+    let scene = Scene::new().await;
+    let service = "shop".repeat(100);
+    scene.spans(&service, vec![failed(span(1, 1, 0, "pay", Duration::ZERO), "refused", &[])]).await;
+    scene.derive().await;
+    let queries = asking(&scene);
+    let of_groups = ErrorGroupsRequest { service: Some(service.clone()), ..groups() };
+    assert_eq!(queries.error_groups(&of_groups).await.unwrap().groups.len(), 1);
+    let of_traces = ErrorTracesRequest { service: Some(service.clone()), ..errors("refused") };
+    assert_eq!(found(&scene, &of_traces).await, ["pay"]);
+    let of_operations = OperationsRequest { range: hour(), service, limit: 10 };
+    assert_eq!(queries.operations(&of_operations).await.unwrap().operations.len(), 1);
 }
 
 fn errors(pattern: &str) -> ErrorTracesRequest {

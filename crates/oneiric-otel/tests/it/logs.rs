@@ -206,11 +206,12 @@ async fn wrong_arguments_are_named() {
     scene.logs("shop", vec![at(1, 9, "x")]).await;
     let noon = Timestamp::UNIX_EPOCH;
     let words = "query: expected words, \"phrases\", -exclusions or prefixes*, with a letter or digit and 1000 characters \
-                 at most";
+                 at most, without NUL";
     for (request, message) in [
         (LogsRequest { limit: 0, ..all() }, "limit: expected a number from 1 to 1000"),
         (ask("  "), words),
         (ask("-- \\"), words),
+        (ask("a\0b"), words),
         (ask(&"x".repeat(1001)), words),
         (
             LogsRequest { level: Some("loud".to_owned()), ..all() },
@@ -220,6 +221,10 @@ async fn wrong_arguments_are_named() {
         (
             LogsRequest { cursor: Some("abc".to_owned()), ..all() },
             "cursor: expected the next of a page of this same query, with the same filters and order",
+        ),
+        (
+            LogsRequest { service: Some("a\0b".to_owned()), ..all() },
+            "service: expected a name that is not empty, without NUL",
         ),
         (LogsRequest { service: Some("shoop".to_owned()), ..all() }, "service: \"shoop\" is not known; there is shop"),
     ] {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{Level, LogPage, LogsRequest};
+use crate::query::argument::service_argument;
 use crate::query::{QueryError, QueryService, check_limit};
 
 /// A template whose cosine to the description is lower is not near. Seen with all-MiniLM-L6-v2 on eight kinds of error
@@ -52,18 +53,19 @@ impl QueryService {
     pub async fn search_logs_by_meaning(&self, request: &LogsRequest) -> Result<LogsByMeaning, QueryError> {
         check_limit(request.limit)?;
         let question = request.query.as_deref().unwrap_or_default().trim();
-        if question.is_empty() || question.chars().count() > MAX_CHARACTERS {
+        if question.is_empty() || question.contains('\0') || question.chars().count() > MAX_CHARACTERS {
             return Err(QueryError::InvalidArgument {
                 name: "query",
-                accepted: format!("a description of 1 to {MAX_CHARACTERS} characters"),
+                accepted: format!("a description of 1 to {MAX_CHARACTERS} characters without NUL"),
             });
         }
         let level = request.level.as_deref().map(Level::read).transpose()?;
+        let service = service_argument(request.service.as_deref())?;
         if let Some(service) = &request.service {
             self.check_service(service).await?;
         }
         let (model, vector) = self.vector_of(question).await?;
-        let filter = (request.service.as_deref(), level.map(Level::number));
+        let filter = (service.as_deref(), level.map(Level::number));
         let mut near = self.database.nearest_templates(&model, &vector, filter, MAX_TEMPLATES).await?;
         near.retain(|template| template.cosine >= LOG_FLOOR);
         let ids: Vec<i64> = near.iter().map(|template| template.template_id).collect();

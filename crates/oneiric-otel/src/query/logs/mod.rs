@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::argument::service_argument;
 use super::trace::TraceId;
 use super::{QueryError, QueryService, SpanId, check_limit, cursor};
 use crate::store::logs::{LogFilter, LogKey, LogRow, LogWords};
@@ -211,7 +212,7 @@ impl QueryService {
             None => None,
         };
         Ok(LogFilter {
-            service: request.service.clone(),
+            service: service_argument(request.service.as_deref())?,
             level: request.level.as_deref().map(Level::read).transpose()?.map(Level::floor),
             trace_id: request.trace_id.map(|id| uuid::Uuid::from_bytes(id.0)),
             span_id: request.span_id.clone().map(|id| id.0),
@@ -225,10 +226,10 @@ impl QueryService {
             name: "query",
             accepted: format!(
                 "words, \"phrases\", -exclusions or prefixes*, with a letter or digit and {MAX_QUESTION_CHARACTERS} \
-                 characters at most"
+                 characters at most, without NUL"
             ),
         };
-        if question.chars().count() > MAX_QUESTION_CHARACTERS {
+        if question.contains('\0') || question.chars().count() > MAX_QUESTION_CHARACTERS {
             return Err(wrong());
         }
         let terms = Terms::read(question);

@@ -20,6 +20,7 @@ use deadpool_postgres::Transaction;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::argument::without_nul;
 use super::{QueryError, QueryService, check_limit, nearest};
 use crate::store::metrics::{Piece, StreamFilter, StreamRow, WantedPoints};
 use crate::store::rollups::{self, Rollup};
@@ -162,6 +163,8 @@ impl QueryService {
         limit: usize,
     ) -> Result<Vec<MetricOverview>, QueryError> {
         let limit = check_limit(limit)?;
+        name.map(|name| without_nul("name", name)).transpose()?;
+        service.map(|service| without_nul("service", service)).transpose()?;
         if let Some(service) = service {
             self.check_service(service).await?;
         }
@@ -186,6 +189,7 @@ impl QueryService {
     /// # Errors
     /// [`QueryError::Unknown`] for a metric that is not stored.
     pub async fn metric_labels(&self, name: &str) -> Result<Vec<MetricLabel>, QueryError> {
+        without_nul("name", name)?;
         self.check_metric(name).await?;
         let labels = self.database.metric_labels(name, MAX_LABEL_VALUES).await?;
         Ok(labels.into_iter().map(|(key, values)| MetricLabel { key, values }).collect())
@@ -228,6 +232,12 @@ impl QueryService {
     }
 
     async fn matching_streams(&self, request: &MetricsRequest) -> Result<Vec<StreamRow>, QueryError> {
+        without_nul("name", &request.name)?;
+        request.service.as_deref().map(|service| without_nul("service", service)).transpose()?;
+        for (key, value) in &request.labels {
+            without_nul("labels", key)?;
+            without_nul("labels", value)?;
+        }
         let filter = StreamFilter {
             name: request.name.clone(),
             service: request.service.clone(),

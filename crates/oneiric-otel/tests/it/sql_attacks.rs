@@ -211,6 +211,8 @@ async fn a_gigabyte_is_not_fetched() {
         "SELECT array_agg(n) FROM generate_series(1, 10000000) n",
         "SELECT ROW(repeat('x', 100000000))",
         "SELECT string_agg(n::text, ',') FROM generate_series(1, 5000000) n",
+        "--\rSELECT repeat('x', 100000000) AS\nexplain",
+        "--\rSELECT repeat('x', 100000000) AS\nshow",
     ] {
         let outcome = outcome(&desk, sql).await;
         // 54000: too large for an answer, or, of the server itself, too large for a value.
@@ -219,6 +221,7 @@ async fn a_gigabyte_is_not_fetched() {
     for sql in [
         "SELECT * FROM generate_series(1, 100000000)",
         "SELECT n, repeat('x', 1000000) FROM generate_series(1, 1000) n",
+        "--\rSELECT n AS\nexplain FROM generate_series(1, 100000000) n",
     ] {
         let answer = desk.ask(sql).await.unwrap();
         assert!(answer.truncated.is_some() && answer.rows.len() <= 10_000, "{sql}");

@@ -21,10 +21,9 @@ pub(super) struct Wrapped {
     pub(super) prefix: usize,
 }
 
-/// Wraps what can be wrapped. What EXPLAIN and SHOW return is small.
+/// Wraps what can be wrapped. What EXPLAIN and SHOW return is small, and cannot be.
 pub(super) fn wrap(text: &str, statement: &Statement, limits: SqlLimits) -> Option<Wrapped> {
-    let first = first_word(text);
-    if first.eq_ignore_ascii_case("explain") || first.eq_ignore_ascii_case("show") {
+    if is_bare(text, statement) {
         return None;
     }
     let kinds: Vec<&Type> = statement.columns().iter().map(tokio_postgres::Column::type_).collect();
@@ -45,6 +44,16 @@ pub(super) fn wrap(text: &str, statement: &Statement, limits: SqlLimits) -> Opti
     write!(wrapped, "\n) AS s({names}) LIMIT {}) AS r OFFSET 0) AS q", limits.rows.saturating_add(1))
         .unwrap_or_default(); // Writing to a string cannot fail.
     Some(Wrapped { text: wrapped, prefix })
+}
+
+/// Whether it is EXPLAIN or SHOW: by its first word, and by the columns that the server said it has.
+fn is_bare(text: &str, statement: &Statement) -> bool {
+    let columns: Vec<&str> = statement.columns().iter().map(tokio_postgres::Column::name).collect();
+    match first_word(text).to_ascii_lowercase().as_str() {
+        "explain" => columns == ["QUERY PLAN"],
+        "show" => columns.len() == 1 || columns == ["name", "setting", "description"],
+        _ => false,
+    }
 }
 
 /// An expression for the bytes of a column, unless they are few.
@@ -76,12 +85,12 @@ fn size(kind: &Type, number: usize) -> Option<String> {
     Some(format!("coalesce(pg_catalog.{function}(c{number}), 0)::bigint"))
 }
 
-/// The first word, behind comments.
+/// The first word, behind comments. What ends a comment is what ends it for PostgreSQL.
 fn first_word(text: &str) -> &str {
     let mut rest = text.trim_start();
     loop {
         rest = if let Some(comment) = rest.strip_prefix("--") {
-            comment.split_once('\n').map_or("", |(_, rest)| rest)
+            comment.split_once(['\n', '\r']).map_or("", |(_, rest)| rest)
         } else if rest.starts_with("/*") {
             behind_comment(rest)
         } else {
@@ -129,6 +138,8 @@ mod tests {
             ("(SELECT 1)", ""),
             ("", ""),
             ("/*/ x */ select", "select"),
+            ("--\rSELECT 1 AS\nexplain", "SELECT"),
+            ("-- a\r\nshow all", "show"),
         ] {
             assert_eq!(first_word(text), word, "{text}");
         }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use futures::{TryStreamExt as _, pin_mut};
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{Mutex, Semaphore};
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 use tokio_postgres::{Row, RowStream};
 
@@ -39,6 +39,8 @@ const CONCURRENCY: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What the client waits longer than the server, which can say more about it.
 const GRACE: Duration = Duration::from_secs(2);
+/// How long a role counts as fit once it was found so.
+const TRUST: Duration = Duration::from_mins(1);
 /// Names of types beyond the server's own were looked up, and what looks them up stays prepared in the session.
 const FIRST_OID_OF_USERS: u32 = 16_384;
 
@@ -46,8 +48,9 @@ const FIRST_OID_OF_USERS: u32 = 16_384;
 #[derive(Debug, Clone)]
 pub struct SqlReader {
     database: Database,
-    /// Whether the role was found fit.
-    checked: Arc<OnceCell<()>>,
+    /// When the role was last found fit.
+    checked: Arc<Mutex<Option<Instant>>>,
+    trust: Duration,
     permits: Arc<Semaphore>,
 }
 
@@ -175,7 +178,14 @@ impl SqlReader {
     /// As [`Database::new`].
     pub fn new(url: &str) -> Result<Self, StoreError> {
         let database = Database::new(url)?;
-        Ok(Self { database, checked: Arc::default(), permits: Arc::new(Semaphore::new(CONCURRENCY)) })
+        Ok(Self { database, checked: Arc::default(), trust: TRUST, permits: Arc::new(Semaphore::new(CONCURRENCY)) })
+    }
+
+    /// The same, with another time after which the role is checked again; a minute is usual.
+    #[must_use]
+    pub fn with_trust(mut self, trust: Duration) -> Self {
+        self.trust = trust;
+        self
     }
 
     /// Host, port and database for messages, without credentials.
@@ -215,7 +225,7 @@ impl SqlReader {
     ) -> Result<SqlResult, SqlFailure> {
         session.begin(limits.time).await?;
         let client = session.client()?;
-        self.checked.get_or_try_init(|| role::check(client)).await?;
+        self.check(client).await?;
         let answered = session.answer(text, values, limits).await;
         // An error of the statement leaves the session as good as a result does.
         match answered {
@@ -231,6 +241,20 @@ impl SqlReader {
                 Err(failure)
             }
         }
+    }
+}
+
+impl SqlReader {
+    /// Whether the role is one for SQL of anybody. Asked again and again: somebody may have given it more since.
+    async fn check(&self, client: &Client) -> Result<(), SqlFailure> {
+        // Who comes meanwhile waits, and need not ask.
+        let mut checked = self.checked.lock().await;
+        if checked.is_none_or(|at| at.elapsed() >= self.trust) {
+            *checked = None;
+            role::check(client).await?;
+            *checked = Some(Instant::now());
+        }
+        Ok(())
     }
 }
 

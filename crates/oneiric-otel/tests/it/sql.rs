@@ -282,6 +282,21 @@ async fn a_volatile_column_is_computed_once_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_given_more_later_is_refused_from_then_on() {
+    let desk = Desk::new().await;
+    let reader = SqlReader::new(&desk.role.url).unwrap().with_trust(Duration::ZERO);
+    let queries = QueryService::new(Database::new(desk.test.url()).unwrap(), None).with_sql(reader);
+    let ask = async || queries.custom_query(&SqlRequest::new("SELECT 1")).await;
+    ask().await.unwrap();
+    let client = desk.test.client().await;
+    client.batch_execute(&format!("GRANT SELECT ON otel.otel_spans TO {}", desk.role.name)).await.unwrap();
+    let error = ask().await.unwrap_err();
+    assert!(matches!(&error, QueryError::Unavailable { reason } if reason.contains("otel_spans")), "{error}");
+    client.batch_execute(&format!("REVOKE SELECT ON otel.otel_spans FROM {}", desk.role.name)).await.unwrap();
+    ask().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn roles_that_could_do_more_or_see_more_are_refused_with_what_to_do() {
     let desk = Desk::new().await;
     let refused = async |url: &str| {

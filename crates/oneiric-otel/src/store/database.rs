@@ -52,6 +52,7 @@ struct Readers {
     pool: Pool,
     connector: Connector,
     limit: Duration,
+    patience: Duration,
     /// Answers that are read row by row: whoever reads one asks other questions meanwhile, so they never take all
     /// connections.
     streams: Arc<Semaphore>,
@@ -94,7 +95,9 @@ impl Database {
         let target = describe(&config);
         let pool = pool(config.clone(), connector.clone(), MAX_CONNECTIONS)?;
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
-        let readers = Readers { pool: pool_of_readers(config, &connector)?, connector, limit: READ_LIMIT, streams };
+        let pool_of_readers = pool_of_readers(config, &connector)?;
+        let (limit, patience) = (READ_LIMIT, READ_LIMIT);
+        let readers = Readers { pool: pool_of_readers, connector, limit, patience, streams };
         Ok(Self { pool, target, readers })
     }
 
@@ -115,6 +118,13 @@ impl Database {
         self
     }
 
+    /// The same, with another limit to the time in which whoever reads an answer row by row takes none; 30 s is usual.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.readers.patience = patience;
+        self
+    }
+
     /// A connection for a question. A statement that takes too long, or for which nobody waits any more, is cancelled.
     ///
     /// # Errors
@@ -125,7 +135,7 @@ impl Database {
         Ok(Reader::new(client, connector.clone(), *limit))
     }
 
-    /// The rows of a question's statement, one by one.
+    /// The rows of a question's statement, one by one. Whoever takes none for too long gets no more.
     ///
     /// # Errors
     /// When the database is away, busy or refuses us.
@@ -136,7 +146,7 @@ impl Database {
         let Ok(Ok(turn)) = turn else {
             return Err(StoreError::transient("too many large answers are being read at once"));
         };
-        self.reader().await?.stream(sql, arguments, turn).await
+        self.reader().await?.stream(sql, arguments, turn, self.readers.patience).await
     }
 
     /// A connection from the pool.

@@ -69,6 +69,12 @@ impl StoreError {
         Self { code: Some(SqlState::QUERY_CANCELED), ..Self::transient(message) }
     }
 
+    /// An answer was ended because nobody took a row of it for this time.
+    pub(crate) fn not_taken(patience: std::time::Duration) -> Self {
+        let message = format!("nobody read on for {} s, so the answer was ended", patience.as_secs_f64());
+        Self::transient(message)
+    }
+
     /// Whether a statement was given up because of its time.
     pub(crate) fn is_too_long(&self) -> bool {
         self.code == Some(SqlState::QUERY_CANCELED)

@@ -9,11 +9,14 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{Mutex, OwnedSemaphorePermit};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_postgres::{Row, RowStream};
 
 use super::database::{Argument, Client};
@@ -99,10 +102,27 @@ impl Reader {
 }
 
 /// Rows that are taken one by one. The server sends on only as they are taken, so a large answer takes little memory, and
-/// its statement has no limit as a whole, but each row has. Dropped before the last row, it is cancelled.
+/// its statement has no limit as a whole, but each row has, and so has the time in which nobody takes one: few answers
+/// can be read at a time, and each holds a snapshot. Dropped before the last row, it is cancelled.
 pub(crate) struct ReaderRows {
+    state: Arc<Mutex<State>>,
+    patience: Duration,
+    watch: AbortHandle,
+}
+
+enum State {
+    Open(Box<Open>),
+    /// The last row was taken.
+    Ended,
+    /// Nobody took a row for too long.
+    Abandoned,
+}
+
+struct Open {
     rows: Pin<Box<RowStream>>,
     reader: Reader,
+    /// When somebody last took a row.
+    taken: Instant,
     /// The right to be one of few.
     _turn: OwnedSemaphorePermit,
 }
@@ -114,24 +134,65 @@ impl Reader {
         sql: &str,
         arguments: Vec<Argument<'_>>,
         turn: OwnedSemaphorePermit,
+        patience: Duration,
     ) -> Result<ReaderRows, StoreError> {
         let client = self.client.as_ref().ok_or_else(|| StoreError::transient("the connection was given back"))?;
         self.running.fetch_add(1, Ordering::Relaxed);
         let begun = tokio::time::timeout(self.limit, client.query_typed_raw(sql, arguments)).await;
         let rows = Box::pin(begun.map_err(|_| StoreError::too_long(self.limit))??);
-        Ok(ReaderRows { rows, reader: self, _turn: turn })
+        let open = Open { rows, reader: self, taken: Instant::now(), _turn: turn };
+        let state = Arc::new(Mutex::new(State::Open(Box::new(open))));
+        let watch = tokio::spawn(end_when_idle(Arc::downgrade(&state), patience)).abort_handle();
+        Ok(ReaderRows { state, patience, watch })
     }
 }
 
 impl ReaderRows {
     /// The next row; none after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Row>, StoreError> {
-        let next = tokio::time::timeout(self.reader.limit, self.rows.try_next()).await;
-        let row = next.map_err(|_| StoreError::too_long(self.reader.limit))??;
+        let mut state = self.state.lock().await;
+        let open = match &mut *state {
+            State::Open(open) => open,
+            State::Ended => return Ok(None),
+            State::Abandoned => return Err(StoreError::not_taken(self.patience)),
+        };
+        let next = tokio::time::timeout(open.reader.limit, open.rows.try_next()).await;
+        let row = next.map_err(|_| StoreError::too_long(open.reader.limit))??;
+        open.taken = Instant::now();
         if row.is_none() {
-            self.reader.running.store(0, Ordering::Relaxed);
+            open.reader.running.store(0, Ordering::Relaxed);
+            *state = State::Ended;
         }
         Ok(row)
+    }
+}
+
+impl Drop for ReaderRows {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+/// Ends an answer of which nobody took a row for so long.
+async fn end_when_idle(state: Weak<Mutex<State>>, patience: Duration) {
+    let mut due = Instant::now() + patience;
+    loop {
+        tokio::time::sleep_until(due).await;
+        let Some(state) = state.upgrade() else { return };
+        // Somebody who waits for a row has it locked.
+        let Ok(mut state) = state.try_lock() else {
+            due = Instant::now() + patience;
+            continue;
+        };
+        match &*state {
+            State::Open(open) if open.taken + patience > Instant::now() => due = open.taken + patience,
+            State::Open(_) => {
+                tracing::debug!("an answer was ended of which nobody took a row for too long");
+                *state = State::Abandoned;
+                return;
+            }
+            State::Ended | State::Abandoned => return,
+        }
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use oneiric_otel::query::{QueryError, QueryService, TraceFilter, TracesRequest};
+use futures::StreamExt as _;
+use oneiric_otel::query::{QueryError, QueryService, TraceFilter, TraceId, TracesRequest};
 use oneiric_otel::store::Database;
+use opentelemetry_proto::tonic::trace::v1::Span;
 
+use crate::scene::{Scene, span, text, trace_id};
 use crate::writing::Bench;
 
 /// Statements that run in the test's database, without this one.
@@ -77,6 +80,42 @@ async fn a_question_that_takes_too_long_is_cancelled_and_says_what_to_do() {
     assert!(error.to_string().contains("shorter time range"), "{error}");
     until_running(&bench, 0).await;
     drop(lock);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_reads_on_is_ended() {
+    let scene = Scene::new().await;
+    // More than connections and buffers hold.
+    let long = text("prompt", &"x".repeat(1_000_000));
+    for number in 1..=40 {
+        let span = Span { attributes: vec![long.clone()], ..span(1, number, 0, "ask", Duration::ZERO) };
+        scene.spans("agent", vec![span]).await;
+    }
+    let trace = TraceId(trace_id(1).try_into().unwrap());
+    let store = Database::new(scene.bench.test.url()).unwrap().with_patience(Duration::from_secs(1));
+    let queries = QueryService::new(store, None);
+    let sending = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND state = 'active' AND query LIKE '%FROM otel.otel_spans%'
+                     AND pid <> pg_backend_pid()";
+    let mut streams = Vec::new();
+    // As many as there may be at a time.
+    for _ in 0..8 {
+        let mut stream = queries.stream_trace_otlp(trace).await.unwrap();
+        assert!(stream.next().await.unwrap().is_ok());
+        streams.push(stream);
+    }
+    while scene.bench.test.count(sending).await > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let whole = queries.stream_trace_otlp(trace).await.unwrap();
+    assert_eq!(whole.filter(|span| std::future::ready(span.is_ok())).count().await, 40, "there is room again");
+    for stream in streams {
+        let error = stream.filter_map(async |span| span.err()).collect::<Vec<_>>().await;
+        assert!(
+            matches!(&error[..], [QueryError::Store(error)] if error.to_string().contains("nobody read on")),
+            "{error:?}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

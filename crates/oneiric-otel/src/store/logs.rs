@@ -270,8 +270,7 @@ impl Database {
         Ok(self.reader().await?.query_typed(&sql, &conditions.values).await?.first().map(|row| row.get(0)))
     }
 
-    /// The partitions of log records that lie in `[from, until)`, the newest first, and whether the words of each are
-    /// indexed.
+    /// The partitions of log records that lie in `[from, until)`, the newest first, and what of each is indexed.
     pub(crate) async fn log_partitions(&self, from: Micros, until: Micros) -> Result<Vec<LogPartition>, StoreError> {
         let rows = self
             .reader()
@@ -279,13 +278,16 @@ impl Database {
             .query_typed(
                 "SELECT p.lower_bound, p.upper_bound,
                         EXISTS (SELECT FROM pg_index i WHERE i.indisvalid
-                                AND i.indexrelid = to_regclass(format('otel.%I', p.partition || $3)))
+                                AND i.indexrelid = to_regclass(format('otel.%I', p.partition || $3))),
+                        EXISTS (SELECT FROM pg_index i WHERE i.indisvalid
+                                AND i.indexrelid = to_regclass(format('otel.%I', p.partition || $4)))
                  FROM otel.otel_partitions('otel_logs') p
                  WHERE p.upper_bound > $1 AND p.lower_bound < $2 ORDER BY p.lower_bound DESC",
                 &[
                     (&from, Type::TIMESTAMPTZ),
                     (&until, Type::TIMESTAMPTZ),
                     (&PartitionIndex::LogWords.suffix(), Type::TEXT),
+                    (&PartitionIndex::LogTemplates.suffix(), Type::TEXT),
                 ],
             )
             .await?;
@@ -295,6 +297,7 @@ impl Database {
                 from: from.max(row.get(0)),
                 until: until.min(row.get(1)),
                 words_indexed: row.get(2),
+                templates_indexed: row.get(3),
             })
             .collect())
     }
@@ -354,12 +357,20 @@ pub(crate) struct WordTerm {
     pub(crate) negated: bool,
 }
 
-/// A range of time with one answer to whether words are indexed.
+/// A range of time with one answer to what is indexed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LogPartition {
     pub(crate) from: Micros,
     pub(crate) until: Micros,
     pub(crate) words_indexed: bool,
+    pub(crate) templates_indexed: bool,
+}
+
+impl LogPartition {
+    /// Whether an index finds what the filter asks for, so that rows need not be looked through.
+    pub(crate) fn finds(&self, filter: &LogFilter) -> bool {
+        self.words_indexed && filter.words.is_some() || self.templates_indexed && filter.templates.is_some()
+    }
 }
 
 fn filter_by<'a>(conditions: &mut Conditions<'a>, filter: &'a LogFilter, service: Option<&'a &'a str>) {

@@ -198,6 +198,16 @@ async fn a_long_search_stops_at_a_bound_says_so_and_goes_on() {
     let page = queries.search_logs(&LogsRequest { cursor: page.next, ..ask("needle") }).await.unwrap();
     assert_eq!(bodies(&page), ["the needle"]);
     assert_eq!((page.next, page.searched_back_to), (None, None));
+
+    // Where templates are indexed nothing is looked through.
+    let rare = LogsRequest { templates: Some(vec![-1]), ..all() };
+    assert!(queries.search_logs(&rare).await.unwrap().searched_back_to.is_some());
+    let partition = "SELECT tableoid::regclass::text FROM otel_logs LIMIT 1";
+    let partition: String = client.query_one(partition, &[]).await.unwrap().get(0);
+    let name = partition.trim_start_matches("otel.");
+    let index = format!("CREATE INDEX {name}_template ON otel.{name} (template_id, time)");
+    client.batch_execute(&index).await.unwrap();
+    assert_eq!(queries.search_logs(&rare).await.unwrap().searched_back_to, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Log records by words, severity, service, trace and time.
 //!
-//! Where the words of a partition are indexed, the index answers. Partitions that are being written to have no such
+//! Where the words or templates of a partition are indexed, the index answers. Partitions that are being written to have no such
 //! index: they are looked through from the newest record back, and only so far in one answer. An answer says when it
 //! stopped there, and its cursor goes on.
 
@@ -263,8 +263,7 @@ impl QueryService {
             let (from, mut until) = (partition.from, partition.until);
             loop {
                 let left = limit - found.rows.len();
-                let indexed = partition.words_indexed && filter.words.is_some();
-                let boundary = if indexed {
+                let boundary = if partition.finds(filter) {
                     None
                 } else if slices == 0 {
                     found.stopped = Some(until);

@@ -6,7 +6,6 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use jiff::{SignedDuration, Timestamp};
 use oneiric_otel::query::{QueryError, TimeRange};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -202,17 +201,15 @@ pub(crate) use ranged;
 
 /// A day, where the start is not given.
 pub(crate) fn range(since: Option<Time>, until: Option<Time>) -> Result<TimeRange, Problem> {
-    let end = until.map_or_else(Timestamp::now, |time| time.0);
-    let start = match since {
-        Some(since) => since.0,
-        None => end.checked_sub(SignedDuration::from_hours(24)).unwrap_or(Timestamp::UNIX_EPOCH),
-    };
-    TimeRange::new(start, end).map_err(|_| Problem::of_parameter("until", "expected a time after since"))
+    let range = TimeRange::asked(since.map(|time| time.0), until.map(|time| time.0));
+    range.map_err(|_| Problem::of_parameter("until", "expected a time after since"))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use jiff::Timestamp;
 
     use super::*;
 

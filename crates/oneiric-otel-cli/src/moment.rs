@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp, Zoned};
+use oneiric_otel::query::recent_now;
 
 /// A point in time given on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +15,7 @@ impl FromStr for Moment {
 
     /// RFC 3339; a local date or date and time; or a span before now, such as `90s`, `2h`, `7d`.
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::parse(text, &Zoned::now())
+        Self::parse(text, &recent_now().to_zoned(TimeZone::system()))
     }
 }
 

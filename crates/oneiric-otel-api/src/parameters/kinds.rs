@@ -4,9 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Span, Timestamp, Zoned};
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Span, Timestamp};
 use oneiric_otel::otlp::Signal;
-use oneiric_otel::query::{Aggregation, AttributeFilter, LEVELS, Level, SpanId, TraceId};
+use oneiric_otel::query::{Aggregation, AttributeFilter, LEVELS, Level, SpanId, TraceId, recent_now};
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 use utoipa::ToSchema;
@@ -96,7 +97,7 @@ impl Meaning for Time {
         if !text.starts_with(|c: char| c.is_ascii_digit()) {
             return None;
         }
-        let before = Zoned::now().checked_sub(text.parse::<Span>().ok()?).ok()?;
+        let before = recent_now().to_zoned(TimeZone::system()).checked_sub(text.parse::<Span>().ok()?).ok()?;
         Some(Self(before.timestamp()))
     }
 }

@@ -1,7 +1,6 @@
 //! How `traces`, `diff`, `errors`, `logs`, `metrics` and `services` are asked.
 
 use clap::{Args, ValueEnum};
-use jiff::{SignedDuration, Timestamp};
 use oneiric_otel::query::{Aggregation, TimeRange, TraceId};
 
 use crate::moment::{Length, Moment};
@@ -29,12 +28,8 @@ pub(crate) struct When {
 
 impl When {
     pub(crate) fn range(&self) -> anyhow::Result<TimeRange> {
-        let end = self.until.map_or_else(Timestamp::now, |moment| moment.0);
-        let start = match self.since {
-            Some(since) => since.0,
-            None => end.checked_sub(SignedDuration::from_hours(24)).unwrap_or(Timestamp::UNIX_EPOCH),
-        };
-        TimeRange::new(start, end).map_err(|_| anyhow::anyhow!("--since: expected a time before --until"))
+        let range = TimeRange::asked(self.since.map(|moment| moment.0), self.until.map(|moment| moment.0));
+        range.map_err(|_| anyhow::anyhow!("--since: expected a time before --until"))
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) use metrics::roll_up;
 pub use metrics::{
     Aggregation, MAX_STEPS, MetricLabel, MetricOverview, MetricPoint, MetricRange, MetricSeries, MetricsRequest,
 };
-pub use range::TimeRange;
+pub use range::{TimeRange, recent_now};
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchMode, SearchRequest, TextHit};
 pub use similar::{NearRequest, SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
 pub use spans::{

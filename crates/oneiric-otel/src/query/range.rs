@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::QueryError;
 use crate::store::Micros;
 
+/// Seconds within which questions about a time that is counted from now are about the same time.
+const STEP_OF_NOW: i64 = 2;
 /// Steps of a series at most.
 const MAX_STEPS: u64 = 1000;
 /// Steps of a series when the caller does not say how long they are.
@@ -51,6 +53,22 @@ impl TimeRange {
             return Err(QueryError::InvalidArgument { name: "end", accepted: "a time after start".to_owned() });
         }
         Ok(Self { start, end })
+    }
+
+    /// What people ask about who do not say all: until now, and from a day before the end. The end is in whole steps of two
+    /// seconds and not before now, so that equal questions within them have one answer and nothing is left out.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn asked(since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Self, QueryError> {
+        Self::asked_at(Timestamp::now(), since, until)
+    }
+
+    fn asked_at(now: Timestamp, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Self, QueryError> {
+        let next = || whole_steps(now).checked_add(SignedDuration::from_secs(STEP_OF_NOW)).unwrap_or(now);
+        let end = until.unwrap_or_else(next);
+        let day_before = || end.checked_sub(SignedDuration::from_hours(24)).unwrap_or(Timestamp::UNIX_EPOCH);
+        Self::new(since.unwrap_or_else(day_before), end)
     }
 
     /// When it begins.
@@ -97,6 +115,17 @@ impl TimeRange {
     }
 }
 
+/// The time from which `2h ago` and the like are counted: now, in whole steps of two seconds, so that equal questions within
+/// them have one answer.
+pub fn recent_now() -> Timestamp {
+    whole_steps(Timestamp::now())
+}
+
+fn whole_steps(now: Timestamp) -> Timestamp {
+    let seconds = now.as_second();
+    Timestamp::from_second(seconds - seconds % STEP_OF_NOW).unwrap_or(now)
+}
+
 /// A time as the store has it.
 pub(crate) fn micros(time: Timestamp) -> Micros {
     Micros::from_unix_nanos(u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX)).0
@@ -129,6 +158,18 @@ mod tests {
         assert_eq!(steps(1001, Some(1)), None);
         assert_eq!(steps(10, Some(0)), None);
         assert!(range(100 * 365 * 86_400).steps(None).expect("steps").1 <= 60);
+    }
+
+    #[test]
+    fn equal_questions_shortly_after_each_other_are_about_the_same_time() {
+        let at = |millis| Timestamp::from_millisecond(millis).expect("a time");
+        let asked = |now, since| TimeRange::asked_at(at(now), since, None).expect("a range");
+        let first = asked(100_000_000, None);
+        assert_eq!((first.start, first.end), (at(100_002_000 - 86_400_000), at(100_002_000)));
+        assert_eq!(asked(100_001_999, None), first);
+        assert_ne!(asked(100_002_000, None), first);
+        assert_eq!(asked(100_001_999, Some(at(100_001_999))).end, first.end, "what is newest is asked about");
+        assert_eq!(whole_steps(at(100_001_999)), whole_steps(at(100_000_000)));
     }
 
     #[test]

@@ -123,6 +123,25 @@ async fn traces_are_narrowed_and_listed_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_later_page_is_about_the_time_of_the_first_whatever_now_is() {
+    let database = database().await;
+    let url = ["--database-url", database.url()];
+    let cases: [(&[&str], &str); 3] = [
+        (&["errors", "--since=2025-12-01"], "groups"),
+        (&["errors", "bank is", "--since=2000d"], "traces"),
+        (&["traces", "--since=2000d"], "traces"),
+    ];
+    for (question, list) in cases {
+        let question = [question, &["--json", "--limit=1"], &url[..]].concat();
+        let first = run(&question).await.expect(0).json();
+        let cursor = first["next"].as_str().unwrap();
+        let second = run(&[&question[..], &["--cursor", cursor]].concat()).await.expect(0).json();
+        assert_eq!(second[list].as_array().map(Vec::len), Some(1), "{question:?}: {second}");
+        assert_ne!(second[list], first[list], "{question:?}");
+    }
+}
+
+#[tokio::test]
 async fn wrong_questions_are_refused_with_what_is_accepted() {
     let database = database().await;
     let url = ["--database-url", database.url()];

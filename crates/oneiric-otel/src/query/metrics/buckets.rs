@@ -309,7 +309,9 @@ impl Distribution {
             Buckets::Exponential { .. } if to < 0.0 => -(-from * (to / from).powf(share)),
             Buckets::Exponential { .. } | Buckets::Quantiles(_) => from + (to - from) * share,
         };
-        Some(value.clamp(self.min.unwrap_or(f64::NEG_INFINITY), self.max.unwrap_or(f64::INFINITY)))
+        // Not clamp, which panics where a sender's smallest value is above its greatest, or either is no number.
+        let value = self.min.map_or(value, |min| value.max(min));
+        Some(self.max.map_or(value, |max| value.min(max)))
     }
 
     /// The smallest value: as it came, else the beginning of the lowest bucket.

@@ -240,5 +240,12 @@ fn distribution(stream: &StreamRow, row: DistributionRow) -> Distribution {
         "summary" => Buckets::Quantiles(row.quantiles),
         _ => Buckets::Explicit { bounds: stream.bounds.clone(), counts: row.bucket_counts },
     };
-    Distribution { count: row.count, sum: row.sum, min: row.min, max: row.max, buckets }
+    let (min, max) = extremes(row.min, row.max);
+    Distribution { count: row.count, sum: row.sum, min, max, buckets }
+}
+
+/// The smallest and the greatest value as far as they make sense: numbers, and not the wrong way round.
+pub(super) fn extremes(min: Option<f64>, max: Option<f64>) -> (Option<f64>, Option<f64>) {
+    let (min, max) = (min.filter(|min| !min.is_nan()), max.filter(|max| !max.is_nan()));
+    if min.zip(max).is_some_and(|(min, max)| min > max) { (None, None) } else { (min, max) }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::Aggregation;
 use super::buckets::{Buckets, Distribution, Side};
 use super::fold::{Cells, Grid, StreamFold};
+use super::groups::extremes;
 use super::partial::{Counting, Measure, Partial, Sample};
 
 const COUNTINGS: [Counting; 4] = [Counting::State, Counting::Delta, Counting::Cumulative, Counting::CumulativeUpDown];
@@ -189,6 +190,22 @@ proptest! {
         let mut coarse = exponential(1, &floats(&a));
         coarse.add(&exponential(1, &floats(&b)));
         prop_assert_eq!(both, coarse);
+    }
+
+    #[test]
+    fn quantiles_take_any_extremes(
+        min in prop::option::of(any::<f64>().boxed().prop_union(Just(f64::NAN).boxed())),
+        max in prop::option::of(any::<f64>().boxed().prop_union(Just(f64::NAN).boxed())),
+        q in 0.0f64..=1.0,
+    ) {
+        for distribution in [explicit(&[-3.0, 2.0, 700.0]), exponential(2, &[-3.0, 2.0, 700.0])] {
+            let told = Distribution { min, max, ..distribution.clone() }.quantile(q);
+            prop_assert!(told.is_some());
+            let (min, max) = extremes(min, max);
+            prop_assert!(!min.into_iter().chain(max).any(f64::is_nan));
+            let told = Distribution { min, max, ..distribution }.quantile(q).expect("there are values");
+            prop_assert!(min.is_none_or(|min| told >= min) && max.is_none_or(|max| told <= max));
+        }
     }
 }
 

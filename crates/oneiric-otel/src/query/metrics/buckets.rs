@@ -39,26 +39,45 @@ pub(crate) struct Distribution {
 /// Scales below this hold every double in one bucket.
 const MIN_SCALE: i32 = -11;
 
+/// The finest scale; at a finer one than SDKs use, numbers of buckets would not fit their type.
+const MAX_SCALE: i32 = 20;
+
+/// Buckets of one side at most: what is wider is brought to a lower scale, as SDKs do.
+pub(super) const MAX_BUCKETS: usize = 1024;
+
 impl Side {
-    /// The same at a lower scale: each step halves the number of buckets.
-    fn downscaled(&self, steps: u32) -> Self {
-        if steps == 0 || self.counts.is_empty() {
-            return self.clone();
-        }
-        let steps = steps.min(31);
-        let offset = self.offset >> steps;
-        let last = index(self.offset, self.counts.len() - 1) >> steps;
-        let mut counts = vec![0.0; usize::try_from(last - i64::from(offset)).unwrap_or_default() + 1];
-        for (place, count) in self.counts.iter().enumerate() {
-            let to = (index(self.offset, place) >> steps) - i64::from(offset);
+    /// The number of a bucket at another scale, among those that hold doubles.
+    fn place(&self, place: usize, from: i32, to: i32) -> i64 {
+        let steps = u32::try_from(i64::from(from) - i64::from(to)).unwrap_or_default().min(63);
+        let (first, last) = match u32::try_from(to) {
+            Ok(finer) => (-1075 << finer, (1024 << finer) - 1),
+            Err(_) => (-1075 >> to.unsigned_abs(), 1023 >> to.unsigned_abs()),
+        };
+        (index(self.offset, place) >> steps).clamp(first, last)
+    }
+
+    /// The first and the last bucket that is not empty, numbered as at the scale `to`.
+    fn extent(&self, from: i32, to: i32) -> Option<(i64, i64)> {
+        let first = self.counts.iter().position(|count| *count != 0.0)?;
+        let last = self.counts.iter().rposition(|count| *count != 0.0)?;
+        Some((self.place(first, from, to), self.place(last, from, to)))
+    }
+
+    /// The same at a scale at which it has at most [`MAX_BUCKETS`], without empty ends.
+    fn brought(&self, from: i32, to: i32) -> Self {
+        let Some((first, last)) = self.extent(from, to) else { return Self::default() };
+        let mut counts = vec![0.0; usize::try_from(last - first).unwrap_or_default() + 1];
+        for (place, count) in self.counts.iter().enumerate().filter(|(_, count)| **count != 0.0) {
+            let to = self.place(place, from, to) - first;
             if let Some(slot) = usize::try_from(to).ok().and_then(|to| counts.get_mut(to)) {
                 *slot += count;
             }
         }
-        Self { offset, counts }
+        // What holds doubles at the finest scale or a lower one is numbered within 32 bits.
+        Self { offset: i32::try_from(first).unwrap_or_default(), counts }
     }
 
-    /// Adds `weight` times the other, of the same scale.
+    /// Adds `weight` times the other, of the same scale. Both are near enough: see [`common_scale`].
     fn add(&mut self, other: &Self, weight: f64) {
         if other.counts.is_empty() {
             return;
@@ -97,12 +116,41 @@ fn index(offset: i32, place: usize) -> i64 {
     i64::from(offset) + place as i64
 }
 
-/// The lower bound of an exponential bucket.
+/// The lower bound of an exponential bucket; that of the first one beyond all doubles is the greatest of them.
 fn lower(index: i64, scale: i32) -> f64 {
-    (index as f64 * (-f64::from(scale)).exp2()).exp2()
+    (index as f64 * (-f64::from(scale)).exp2()).exp2().min(f64::MAX)
+}
+
+/// The finest scale, not above any of theirs, at which sides put together have at most [`MAX_BUCKETS`]. Each of `joined`
+/// are sides, with their scales, that are to become one.
+fn common_scale(joined: [&[(&Side, i32)]; 2]) -> i32 {
+    let finest = joined.iter().flat_map(|sides| sides.iter()).map(|(_, scale)| *scale).min().unwrap_or(MAX_SCALE);
+    let mut common = finest.clamp(MIN_SCALE, MAX_SCALE);
+    let fits = |sides: &[(&Side, i32)], common| {
+        let extents = || sides.iter().filter_map(|(side, scale)| side.extent(*scale, common));
+        let (first, last) = (extents().map(|(first, _)| first).min(), extents().map(|(_, last)| last).max());
+        first.zip(last).is_none_or(|(first, last)| last - first < MAX_BUCKETS as i64)
+    };
+    while common > MIN_SCALE && !joined.iter().all(|sides| fits(sides, common)) {
+        common -= 1;
+    }
+    common
 }
 
 impl Buckets {
+    /// Those of an exponential histogram as it came, whatever its scale and offsets are.
+    pub(crate) fn exponential(scale: i32, zero: (f64, f64), positive: &Side, negative: &Side) -> Self {
+        let common = common_scale([&[(positive, scale)], &[(negative, scale)]]);
+        let (zero_threshold, zero_count) = zero;
+        Self::Exponential {
+            scale: common,
+            zero_threshold: if zero_threshold.is_finite() { zero_threshold.max(0.0) } else { 0.0 },
+            zero_count,
+            positive: positive.brought(scale, common),
+            negative: negative.brought(scale, common),
+        }
+    }
+
     fn counts(&self) -> Box<dyn Iterator<Item = f64> + '_> {
         match self {
             Self::Explicit { counts, .. } => Box::new(counts.iter().copied()),
@@ -153,12 +201,13 @@ impl Buckets {
         else {
             return;
         };
-        let common = (*scale).min(*other_scale).max(MIN_SCALE);
-        let steps = |scale: i32| u32::try_from(i64::from(scale) - i64::from(common)).unwrap_or_default();
+        let common = common_scale([
+            &[(&*positive, *scale), (other_positive, *other_scale)],
+            &[(&*negative, *scale), (other_negative, *other_scale)],
+        ]);
         let threshold = zero_threshold.max(*other_threshold);
-        let mut sides = [positive.downscaled(steps(*scale)), negative.downscaled(steps(*scale))];
-        let mut others =
-            [other_positive.downscaled(steps(*other_scale)), other_negative.downscaled(steps(*other_scale))];
+        let mut sides = [positive.brought(*scale, common), negative.brought(*scale, common)];
+        let mut others = [other_positive.brought(*other_scale, common), other_negative.brought(*other_scale, common)];
         let mut zero = *zero_count + weight * other_zero;
         for side in &mut sides {
             zero += side.take_below(threshold, common);
@@ -305,7 +354,7 @@ impl Distribution {
                     (false, false) => return None,
                 }
             }
-            Buckets::Exponential { .. } if from > 0.0 => from * (to / from).powf(share),
+            Buckets::Exponential { .. } if from > 0.0 => (from * (to / from).powf(share)).min(to),
             Buckets::Exponential { .. } if to < 0.0 => -(-from * (to / from).powf(share)),
             Buckets::Exponential { .. } | Buckets::Quantiles(_) => from + (to - from) * share,
         };

@@ -135,13 +135,13 @@ fn read_measure(message: MeasureMessage) -> Measure {
         return Measure::Number(number);
     }
     let buckets = match message.scale {
-        Some(scale) => Buckets::Exponential {
+        // Roll-ups of older versions may hold what senders wrote.
+        Some(scale) => Buckets::exponential(
             scale,
-            zero_threshold: message.zero_threshold,
-            zero_count: message.zero_count,
-            positive: Side { offset: message.offset, counts: message.counts },
-            negative: Side { offset: message.negative_offset, counts: message.negative_counts },
-        },
+            (message.zero_threshold, message.zero_count),
+            &Side { offset: message.offset, counts: message.counts },
+            &Side { offset: message.negative_offset, counts: message.negative_counts },
+        ),
         None if message.quantiles => Buckets::Quantiles(message.bounds.into_iter().zip(message.counts).collect()),
         None => Buckets::Explicit { bounds: message.bounds, counts: message.counts },
     };

@@ -230,13 +230,12 @@ pub(super) fn sample(stream: &StreamRow, point: PointRow) -> Option<Sample> {
 
 fn distribution(stream: &StreamRow, row: DistributionRow) -> Distribution {
     let buckets = match stream.kind.as_str() {
-        "exponential_histogram" => Buckets::Exponential {
-            scale: row.scale.unwrap_or_default(),
-            zero_threshold: row.zero_threshold,
-            zero_count: row.zero_count,
-            positive: Side { offset: row.positive.0, counts: row.positive.1 },
-            negative: Side { offset: row.negative.0, counts: row.negative.1 },
-        },
+        "exponential_histogram" => Buckets::exponential(
+            row.scale.unwrap_or_default(),
+            (row.zero_threshold, row.zero_count),
+            &Side { offset: row.positive.0, counts: row.positive.1 },
+            &Side { offset: row.negative.0, counts: row.negative.1 },
+        ),
         "summary" => Buckets::Quantiles(row.quantiles),
         _ => Buckets::Explicit { bounds: stream.bounds.clone(), counts: row.bucket_counts },
     };

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::Aggregation;
-use super::buckets::{Buckets, Distribution, Side};
+use super::buckets::{Buckets, Distribution, MAX_BUCKETS, Side};
 use super::fold::{Cells, Grid, StreamFold};
 use super::groups::extremes;
 use super::partial::{Counting, Measure, Partial, Sample};
@@ -193,6 +193,69 @@ proptest! {
     }
 
     #[test]
+    fn merged_histograms_stay_small_and_lose_no_measurement(
+        a in prop::collection::vec(-3.0f64..6.0, 1..30),
+        b in prop::collection::vec(-3.0f64..6.0, 1..30),
+        scales in (0i32..=20, 0i32..=20),
+    ) {
+        let one = |exponents: &[f64], scale: i32| {
+            let mut all: Option<Distribution> = None;
+            for exponent in exponents {
+                let single = exponential(scale, &[10f64.powf(*exponent)]);
+                match &mut all {
+                    Some(all) => all.add(&single),
+                    None => all = Some(single),
+                }
+            }
+            all.expect("there are values")
+        };
+        let mut both = one(&a, scales.0);
+        both.add(&one(&b, scales.1));
+        prop_assert!(buckets_of(&both) <= MAX_BUCKETS);
+        prop_assert!((counted(&both) - (a.len() + b.len()) as f64).abs() < 1e-9);
+        let mut exponents = [a, b].concat();
+        exponents.sort_by(f64::total_cmp);
+        let middle = 10f64.powf(exponents[(exponents.len() - 1) / 2]);
+        let told = both.quantile(((exponents.len() - 1) / 2) as f64 / exponents.len() as f64 + 1e-3).expect("values");
+        // Nine decades in 1024 buckets, or the scale that a sender has.
+        prop_assert!(told < middle * 2.1 && told > middle / 2.1, "{} for {}", told, middle);
+    }
+
+    #[test]
+    fn hostile_histograms_stay_small(
+        points in prop::collection::vec(
+            (hostile(), hostile(), hostile(), prop::collection::vec(0u8..3, 0..5)), 1..6
+        ),
+        q in 0.0f64..=1.0,
+    ) {
+        let mut all: Option<Distribution> = None;
+        let mut sum = 0.0;
+        for (scale, positive, negative, counts) in points {
+            let counts: Vec<f64> = counts.into_iter().map(f64::from).collect();
+            let raw = |offset| Side { offset, counts: counts.clone() };
+            sum += 2.0 * counts.iter().sum::<f64>();
+            for buckets in [
+                Buckets::exponential(scale, (0.0, 0.0), &raw(positive), &raw(negative)),
+                // As roll-ups of older versions may hold them.
+                Buckets::Exponential {
+                    scale, zero_threshold: 0.0, zero_count: 0.0, positive: raw(positive), negative: raw(negative)
+                },
+            ] {
+                let count = 2.0 * counts.iter().sum::<f64>();
+                let point = Distribution { count, sum: None, min: None, max: None, buckets };
+                match &mut all {
+                    Some(all) => all.add(&point),
+                    None => all = Some(point),
+                }
+            }
+        }
+        let all = all.expect("there are points");
+        prop_assert!(buckets_of(&all) <= 2 * MAX_BUCKETS);
+        prop_assert!((counted(&all) - 2.0 * sum).abs() < 1e-9);
+        prop_assert!(all.quantile(q).is_none_or(|value| !value.is_nan()));
+    }
+
+    #[test]
     fn quantiles_take_any_extremes(
         min in prop::option::of(any::<f64>().boxed().prop_union(Just(f64::NAN).boxed())),
         max in prop::option::of(any::<f64>().boxed().prop_union(Just(f64::NAN).boxed())),
@@ -206,6 +269,33 @@ proptest! {
             let told = Distribution { min, max, ..distribution }.quantile(q).expect("there are values");
             prop_assert!(min.is_none_or(|min| told >= min) && max.is_none_or(|max| told <= max));
         }
+    }
+}
+
+/// Numbers as far apart as they can be, and ordinary ones.
+fn hostile() -> impl Strategy<Value = i32> {
+    prop_oneof![
+        any::<i32>(),
+        -20i32..=20,
+        prop::sample::select(vec![i32::MIN, i32::MAX, -2_000_000_000, 2_000_000_000]),
+    ]
+}
+
+/// Buckets that take up memory.
+fn buckets_of(distribution: &Distribution) -> usize {
+    match &distribution.buckets {
+        Buckets::Exponential { positive, negative, .. } => positive.counts.len() + negative.counts.len(),
+        _ => 0,
+    }
+}
+
+/// Measurements in all buckets.
+fn counted(distribution: &Distribution) -> f64 {
+    match &distribution.buckets {
+        Buckets::Exponential { positive, negative, zero_count, .. } => {
+            positive.counts.iter().chain(&negative.counts).sum::<f64>() + zero_count
+        }
+        _ => 0.0,
     }
 }
 

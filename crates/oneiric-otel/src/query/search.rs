@@ -20,7 +20,7 @@ use crate::store::search::TextStatistics;
 
 /// A text whose cosine to the question is lower, and that lacks most of the question's weight in words, is not near.
 ///
-/// Calibrated for all-MiniLM-L6-v2, the texts of this program and questions as [`asked`] puts them, on the labelled sets
+/// Calibrated for all-MiniLM-L6-v2, the texts of this program and questions as they are put to the model, on the labelled sets
 /// of `bench search`. Best cosine of 14 questions about what is not there: 0.31 and 0.29 at most among invented faults,
 /// 0.32 and 0.28 in the recording of a microservice system; of 109 questions that have an answer all but two reach 0.32.
 /// To long prose, such as agents' messages on all kinds of topics, unrelated questions come nearer: there a hit says

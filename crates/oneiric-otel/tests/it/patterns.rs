@@ -144,5 +144,5 @@ async fn logs_are_found_by_what_they_mean() {
     let found = queries.search_logs_by_meaning(&warnings).await.unwrap();
     assert!(found.templates.iter().all(|near| near.level == Some(Level::Error)));
     let empty = queries.search_logs_by_meaning(&ask(" ")).await.expect_err("empty").to_string();
-    assert_eq!(empty, "query: expected a description of 1 to 1000 characters");
+    assert_eq!(empty, "query: expected a description of 1 to 1000 characters without NUL");
 }

@@ -21,7 +21,7 @@ pub(super) fn write(key: LogKey) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub(super) fn read(text: &str) -> Result<LogKey, QueryError> {
     parse(text).ok_or_else(|| QueryError::InvalidArgument {
         name: "id",

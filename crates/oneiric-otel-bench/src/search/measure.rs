@@ -10,11 +10,11 @@ pub(super) const DEPTH: usize = 10;
 /// What one ranking, or the mean of several, is worth.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Quality {
-    /// Share of the relevant that are among the first [`DEPTH`]; of more relevant than that, all ten are enough.
+    /// Share of the relevant that are among the first ten; of more relevant than that, all ten are enough.
     pub recall: f64,
     /// 1 / the rank of the first relevant one, 0 if there is none at any depth.
     pub reciprocal_rank: f64,
-    /// Discounted cumulative gain of the first [`DEPTH`] over the best that could be had.
+    /// Discounted cumulative gain of the first ten over the best that could be had.
     pub ndcg: f64,
 }
 

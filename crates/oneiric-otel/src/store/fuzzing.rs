@@ -56,7 +56,7 @@ pub fn span_row(record: &Span) -> Columns {
 /// The row of a log record.
 pub fn log_row(record: &LogRecord) -> Columns {
     let mut rows = Rows::default();
-    log::encode(&mut rows, &mut Scratch::default(), OWNER, record);
+    log::encode(&mut rows, &mut Scratch::default(), OWNER, -3, record);
     columns(&rows, SCOPED, log::COLUMNS)
 }
 

@@ -110,7 +110,8 @@ impl Database {
     /// owner, and of several servers one does it. Returns the names of the indexes built now.
     ///
     /// # Errors
-    /// The first failure. The next call goes on, and replaces what a build that was cut off left behind.
+    /// The first failure, after the other indexes were built. The next call tries again, and replaces what a build that
+    /// was cut off left behind.
     pub async fn close_partitions(&self) -> Result<Vec<String>, StoreError> {
         let mut built = Vec::new();
         if !self.owns_schema().await? {
@@ -124,24 +125,43 @@ impl Database {
         }
         // A simple query ends the one before: its portal has a snapshot, for which the builds would wait.
         transaction.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+        let mut failed = None;
         for index in PartitionIndex::ALL {
             for (partition, left_behind) in self.partitions_without(index).await? {
-                let name = format!("{partition}{}", index.suffix());
-                let builder = self.client().await?;
-                if left_behind {
-                    builder.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.\"{name}\"")).await?;
+                match self.build_index(index, &partition, left_behind).await {
+                    Ok(name) => built.push(name),
+                    // A server that went away will not do better with the next.
+                    Err(error) if transaction.client().is_closed() => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(partition, %error, "an index of a partition could not be built");
+                        failed.get_or_insert(error);
+                    }
                 }
-                let definition = index.definition();
-                let create = format!("CREATE INDEX CONCURRENTLY \"{name}\" ON otel.\"{partition}\" {definition}");
-                builder.batch_execute(&create).await?;
-                // Of an expression the planner knows nothing before.
-                builder.batch_execute(&format!("ANALYZE otel.\"{partition}\"")).await?;
-                tracing::info!(index = name, "built an index of a partition whose time has passed");
-                built.push(name);
             }
         }
         transaction.commit().await?;
-        Ok(built)
+        failed.map_or(Ok(built), Err)
+    }
+
+    /// Builds an index of a partition and returns its name.
+    async fn build_index(
+        &self,
+        index: PartitionIndex,
+        partition: &str,
+        left_behind: bool,
+    ) -> Result<String, StoreError> {
+        let name = format!("{partition}{}", index.suffix());
+        let builder = self.client().await?;
+        if left_behind {
+            builder.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.\"{name}\"")).await?;
+        }
+        let definition = index.definition();
+        let create = format!("CREATE INDEX CONCURRENTLY \"{name}\" ON otel.\"{partition}\" {definition}");
+        builder.batch_execute(&create).await?;
+        // Of an expression the planner knows nothing before.
+        builder.batch_execute(&format!("ANALYZE otel.\"{partition}\"")).await?;
+        tracing::info!(index = name, "built an index of a partition whose time has passed");
+        Ok(name)
     }
 
     /// The partitions whose time has passed and that lack a valid index, the newest first, and whether an invalid one is

@@ -11,6 +11,7 @@ mod listing;
 mod logs;
 mod metrics;
 mod migrations;
+mod partitions;
 mod patterns;
 mod plans;
 mod reading;

@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use super::argument::without_nul;
+use super::range::{check_order, unix_nanos};
 use super::{QueryError, QueryService};
 use crate::otlp::canonical::bytes as canonical;
 use crate::otlp::file::MAX_REQUEST_BYTES;
@@ -78,14 +79,10 @@ impl QueryService {
     /// [`QueryError::InvalidArgument`] for a range that ends before it begins, or a service with a NUL.
     pub fn export(&self, request: ExportRequest) -> Result<Export, QueryError> {
         let ExportRequest { since, until, service, signals, encoding } = request;
-        if let (Some(since), Some(until)) = (since, until)
-            && until <= since
-        {
-            return Err(QueryError::InvalidArgument { name: "until", accepted: "a time after since".to_owned() });
-        }
+        check_order(("since", since), ("until", until))?;
         service.as_deref().map(|service| without_nul("service", service)).transpose()?;
-        let nanos = |time: jiff::Timestamp| u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
-        let filter = RecordFilter { since_unix_nanos: since.map(nanos), until_unix_nanos: until.map(nanos), service };
+        let (since_unix_nanos, until_unix_nanos) = (since.map(unix_nanos), until.map(unix_nanos));
+        let filter = RecordFilter { since_unix_nanos, until_unix_nanos, service };
         Ok(Export {
             database: self.database.clone().with_read_limit(PATIENCE),
             filter,

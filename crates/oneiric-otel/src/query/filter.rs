@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 use super::QueryError;
 use super::argument::{name_argument, service_argument};
 use super::pattern::Pattern;
+use super::range::{check_order, unix_nanos};
 use crate::conventions::same_names;
 use crate::store::attributes::{AttributeCondition, AttributeTest};
 use crate::store::search::RowFilter;
@@ -247,12 +248,7 @@ fn number(text: &str) -> Option<String> {
 
 /// The filter as the store wants it.
 pub(super) fn row_filter(filter: &TraceFilter) -> Result<RowFilter, QueryError> {
-    let nanos = |time: Timestamp| u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
-    if let (Some(since), Some(until)) = (filter.since, filter.until)
-        && until <= since
-    {
-        return Err(QueryError::InvalidArgument { name: "until", accepted: "a time after since".to_owned() });
-    }
+    check_order(("since", filter.since), ("until", filter.until))?;
     if let Some(status) = &filter.status
         && !["error", "ok", "unset"].contains(&status.as_str())
     {
@@ -273,8 +269,8 @@ pub(super) fn row_filter(filter: &TraceFilter) -> Result<RowFilter, QueryError> 
         return Err(wrong(&format!("at most {MAX_ATTRIBUTE_FILTERS} filters")));
     }
     Ok(RowFilter {
-        since_unix_nanos: filter.since.map(nanos),
-        until_unix_nanos: filter.until.map(nanos),
+        since_unix_nanos: filter.since.map(unix_nanos),
+        until_unix_nanos: filter.until.map(unix_nanos),
         service,
         operation,
         status: filter.status.clone(),

@@ -49,9 +49,7 @@ impl TimeRange {
     /// # Errors
     /// [`QueryError::InvalidArgument`] for an end that is not after the start.
     pub fn new(start: Timestamp, end: Timestamp) -> Result<Self, QueryError> {
-        if end <= start {
-            return Err(QueryError::InvalidArgument { name: "end", accepted: "a time after start".to_owned() });
-        }
+        check_order(("start", Some(start)), ("end", Some(end)))?;
         Ok(Self { start, end })
     }
 
@@ -126,15 +124,41 @@ fn whole_steps(now: Timestamp) -> Timestamp {
     Timestamp::from_second(seconds - seconds % STEP_OF_NOW).unwrap_or(now)
 }
 
+/// Refuses an end that is not after its start, where both are given; the names are those of the arguments.
+///
+/// # Errors
+/// [`QueryError::InvalidArgument`] for the end.
+pub(crate) fn check_order(
+    (start_name, start): (&str, Option<Timestamp>),
+    (end_name, end): (&'static str, Option<Timestamp>),
+) -> Result<(), QueryError> {
+    match (start, end) {
+        (Some(start), Some(end)) if end <= start => {
+            Err(QueryError::InvalidArgument { name: end_name, accepted: format!("a time after {start_name}") })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Nanoseconds since 1970; what is before or beyond them is at their beginning or end.
+pub(crate) fn unix_nanos(time: Timestamp) -> u64 {
+    u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX)
+}
+
+/// The time that is so many nanoseconds after 1970.
+pub(crate) fn from_unix_nanos(nanos: u64) -> Timestamp {
+    // Every u64 of them lies within jiff's range of years.
+    Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or_default()
+}
+
 /// A time as the store has it.
 pub(crate) fn micros(time: Timestamp) -> Micros {
-    Micros::from_unix_nanos(u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX)).0
+    Micros::from_unix_nanos(unix_nanos(time)).0
 }
 
 /// A time of the store.
 pub(crate) fn timestamp(micros: Micros) -> Timestamp {
-    // Every u64 of nanoseconds since 1970 lies within jiff's range of years.
-    Timestamp::from_nanosecond(i128::from(micros.to_unix_nanos(0))).unwrap_or_default()
+    from_unix_nanos(micros.to_unix_nanos(0))
 }
 
 #[cfg(test)]

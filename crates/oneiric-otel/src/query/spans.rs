@@ -10,6 +10,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 use serde::{Serialize, Serializer};
 
+use super::range::from_unix_nanos;
 use super::trace::{TraceId, TraceOverview};
 use super::value::{AttributeValue, Attributes, Detail};
 use super::{QueryError, QueryService};
@@ -61,9 +62,9 @@ impl Serialize for SpanId {
 pub struct Moment(pub u64);
 
 impl Moment {
-    /// As a timestamp. Every u64 of nanoseconds since 1970 lies within its range of years.
+    /// As a timestamp.
     pub fn timestamp(self) -> Timestamp {
-        Timestamp::from_nanosecond(i128::from(self.0)).unwrap_or_default()
+        from_unix_nanos(self.0)
     }
 }
 

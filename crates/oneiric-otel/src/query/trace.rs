@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 use super::filter::TraceFilter;
+use super::range::from_unix_nanos;
 use super::{QueryError, QueryService, check_limit, cursor};
 use crate::store::search::{RowOrder, RowPosition, TraceRow};
 
@@ -99,8 +100,7 @@ impl From<TraceRow> for TraceOverview {
     fn from(row: TraceRow) -> Self {
         Self {
             trace_id: TraceId(row.trace_id.into_bytes()),
-            // Every u64 of nanoseconds since 1970 lies within jiff's range of years.
-            start_time: Timestamp::from_nanosecond(i128::from(row.start_unix_nanos)).unwrap_or_default(),
+            start_time: from_unix_nanos(row.start_unix_nanos),
             duration_ns: row.duration_ns,
             status: row.status,
             service_name: row.service_name,

@@ -50,7 +50,7 @@ pub(crate) struct StreamFilter {
 }
 
 /// The label that names the service.
-const SERVICE: &str = "service.name";
+pub(crate) const SERVICE: &str = "service.name";
 
 /// The value of label `$key` of stream `s` with resource `r`.
 const LABEL: &str = "coalesce(s.attributes ->> l.key, r.attributes ->> l.key)";
@@ -151,6 +151,24 @@ impl Database {
                 bounds: row.get::<_, Option<Vec<f64>>>(9).unwrap_or_default(),
             })
             .collect())
+    }
+
+    /// The keys of labels that a stream of the metric has, or its resource, in order; `limit` of them at most.
+    pub(crate) async fn label_keys(&self, name: &str, limit: i64) -> Result<Vec<String>, StoreError> {
+        let sql = format!(
+            "WITH s AS (SELECT resource_id, attributes FROM otel.otel_metric_series
+                        WHERE left(metric_name, 256) = left($1, 256) AND metric_name = $1)
+             SELECT k.key
+             FROM (SELECT jsonb_object_keys(s.attributes) FROM s
+                   UNION
+                   SELECT jsonb_object_keys(r.attributes) FROM otel.otel_resources r
+                   WHERE r.resource_id IN (SELECT resource_id FROM s)
+                   UNION
+                   SELECT '{SERVICE}') k (key)
+             ORDER BY k.key LIMIT $2"
+        );
+        let rows = self.reader().await?.query_typed(&sql, &[(&name, Type::TEXT), (&limit, Type::INT8)]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// The label keys of a metric's streams, each with its values in order, `values` of them at most.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oneiric_otel::otlp::Signal;
-use oneiric_otel::query::{Aggregation, MetricRange, MetricsRequest};
+use oneiric_otel::otlp::{Group, ResourceEnvelope, Signal, protobuf};
+use oneiric_otel::query::{Aggregation, MetricRange, MetricsRequest, QueryError};
 use opentelemetry_proto::tonic::metrics::v1::{
     Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, Sum, Summary, SummaryDataPoint, metric,
     number_data_point, summary_data_point,
 };
+use opentelemetry_proto::tonic::resource::v1::Resource;
 
 use crate::scene::{NOON, SECOND, Scene, of_service, text};
 
@@ -96,7 +97,7 @@ async fn gauges_are_aggregated_by_step_and_label() {
     }
     let minutes = MetricsRequest {
         step: Duration::from_mins(1),
-        group_by: Some(vec!["pod".to_owned(), "service.name".to_owned(), "nobody has it".to_owned()]),
+        group_by: Some(vec!["pod".to_owned(), "service.name".to_owned()]),
         ..ask("load", "avg")
     };
     let range = scene.queries().get_metrics_by_time_range(&minutes).await.unwrap();
@@ -231,6 +232,47 @@ async fn wrong_questions_about_metrics_are_named() {
     }
     let nobody = MetricsRequest { labels: vec![("pod".to_owned(), "nobody".to_owned())], ..good };
     assert!(scene.queries().get_metrics_by_time_range(&nobody).await.unwrap().series.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_that_no_stream_has_are_named_with_those_that_are_like_them() {
+    let scene = Scene::new().await;
+    store(&scene, "shop", vec![gauge("load", vec![point(0, 0, 1.0, "x")])]).await;
+    // Of another metric.
+    let other = NumberDataPoint { attributes: vec![text("port", "80")], ..point(0, 0, 1.0, "x") };
+    store(&scene, "shop", vec![gauge("open", vec![other])]).await;
+    // One that only a resource has.
+    let attributes = vec![text("service.name", "bank"), text("host.name", "db-7")];
+    let resource = Resource { attributes, ..Resource::default() };
+    let resource = ResourceEnvelope { resource: Some(resource), ..ResourceEnvelope::default() };
+    let records = vec![gauge("load", vec![point(0, 0, 2.0, "y")])];
+    let group = Group { resource: resource.into(), scope: <_>::default(), records };
+    scene.bench.send(Signal::Metrics, protobuf::encode(&[group])).await.unwrap();
+    let queries = scene.queries();
+    let with = |key: &str, value: &str| MetricsRequest {
+        labels: vec![(key.to_owned(), value.to_owned())],
+        ..ask("load", "avg")
+    };
+    let by = |key: &str| MetricsRequest { group_by: Some(vec![key.to_owned()]), ..ask("load", "avg") };
+    for (request, argument, near) in [
+        (with("port", "80"), "labels", "pod"),
+        (with("hostname", "db-7"), "labels", "host.name"),
+        (by("pot"), "group_by", "pod"),
+    ] {
+        match queries.get_metrics_by_time_range(&request).await.expect_err("no stream has it") {
+            QueryError::Unknown { name, near: found, .. } => {
+                assert_eq!((name, found.first().map(String::as_str)), (argument, Some(near)), "{found:?}");
+            }
+            error => panic!("{error}"),
+        }
+    }
+    // What a stream has or its resource is known, whether or not another stream passes the filter.
+    for request in [with("host.name", "db-8"), with("pod", "z")] {
+        assert!(queries.get_metrics_by_time_range(&request).await.unwrap().series.is_empty());
+    }
+    let of_bank = MetricsRequest { group_by: Some(vec!["host.name".to_owned()]), ..with("pod", "x") };
+    assert_eq!(queries.get_metrics_by_time_range(&of_bank).await.unwrap().series.len(), 1);
+    assert_eq!(queries.get_metrics_by_time_range(&by("service.name")).await.unwrap().series.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::argument::service_argument;
+use super::range::{check_order, from_unix_nanos, micros};
 use super::trace::TraceId;
 use super::{QueryError, QueryService, SpanId, check_limit, cursor};
 use crate::store::logs::{LogFilter, LogKey, LogRow, LogWords};
@@ -287,19 +288,10 @@ impl QueryService {
 
 /// The range as the database has it.
 pub(super) fn time_range(start: Option<Timestamp>, end: Option<Timestamp>) -> Result<(Micros, Micros), QueryError> {
-    if let (Some(start), Some(end)) = (start, end)
-        && end <= start
-    {
-        return Err(QueryError::InvalidArgument { name: "end", accepted: "a time after start".to_owned() });
-    }
-    let micros = |time: Timestamp| {
-        let nanos = u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
-        Micros::from_unix_nanos(nanos).0
-    };
+    check_order(("start", start), ("end", end))?;
     Ok((start.map_or(Micros::from_unix_nanos(0).0, micros), end.map_or(Micros(i64::MAX), micros)))
 }
 
 fn timestamp(time: Micros, nanos: i16) -> Timestamp {
-    // Every u64 of nanoseconds since 1970 lies within jiff's range of years.
-    Timestamp::from_nanosecond(i128::from(time.to_unix_nanos(nanos))).unwrap_or_default()
+    from_unix_nanos(time.to_unix_nanos(nanos))
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::buckets::{Buckets, Distribution, Side};
@@ -11,13 +10,12 @@ use super::fold::{Cells, Grid, StreamFold};
 use super::partial::{Counting, Measure, Partial, Sample};
 use super::{Aggregation, MetricPoint, MetricRange, MetricSeries, MetricsRequest};
 use crate::query::QueryError;
+use crate::query::range::from_unix_nanos;
 use crate::store::StoreError;
-use crate::store::metrics::{DistributionRow, Piece, PointRow, StreamRow};
+use crate::store::metrics::{DistributionRow, Piece, PointRow, SERVICE, StreamRow};
 
 /// Points of an answer at most, of all its series.
 const MAX_POINTS: usize = 500_000;
-/// The label that names the service.
-const SERVICE: &str = "service.name";
 
 /// How the values of a stream are to be read.
 pub(super) fn counting(stream: &StreamRow) -> Counting {
@@ -168,11 +166,7 @@ impl Groups {
                     .cells
                     .values(grid, request.aggregation)
                     .into_iter()
-                    .map(|(time, value)| MetricPoint {
-                        // Every u64 of nanoseconds since 1970 lies within jiff's range of years.
-                        time: Timestamp::from_nanosecond(i128::from(time)).unwrap_or_default(),
-                        value,
-                    })
+                    .map(|(time, value)| MetricPoint { time: from_unix_nanos(time), value })
                     .collect(),
                 labels: group.labels,
                 kind: group.like.kind,

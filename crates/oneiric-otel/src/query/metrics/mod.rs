@@ -9,6 +9,7 @@ pub(crate) mod buckets;
 pub(crate) mod codec;
 pub(crate) mod fold;
 mod groups;
+mod labels;
 pub(crate) mod partial;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::argument::without_nul;
+use super::range::{check_order, unix_nanos};
 use super::{QueryError, QueryService, check_limit, nearest};
 use crate::store::metrics::{Piece, StreamFilter, StreamRow, WantedPoints};
 use crate::store::rollups::{self, Rollup};
@@ -198,9 +200,10 @@ impl QueryService {
     /// A metric over a range of time.
     ///
     /// # Errors
-    /// [`QueryError::Unknown`] for a metric or service of which nothing is stored. [`QueryError::InvalidArgument`] for an
-    /// end that is not after the start, a step that is too short for the range, a label that the metric does not have,
-    /// an aggregation that says nothing about the metric, or when more would have to be returned than one answer holds.
+    /// [`QueryError::Unknown`] for a metric or service of which nothing is stored, and for a label that no stream of the
+    /// metric has. [`QueryError::InvalidArgument`] for an end that is not after the start, a step that is too short for the
+    /// range, an aggregation that says nothing about the metric, or when more would have to be returned than one answer
+    /// holds.
     pub async fn get_metrics_by_time_range(&self, request: &MetricsRequest) -> Result<MetricRange, QueryError> {
         let grid = grid(request)?;
         request.aggregation.check()?;
@@ -256,6 +259,7 @@ impl QueryService {
                 self.check_service(service).await?;
             }
         }
+        self.check_labels(request, &streams).await?;
         Ok(streams)
     }
 
@@ -359,12 +363,9 @@ pub(crate) async fn roll_up(transaction: &Transaction<'_>, hour: Micros) -> Resu
 
 /// The steps of a request.
 fn grid(request: &MetricsRequest) -> Result<Grid, QueryError> {
-    if request.end <= request.start {
-        return Err(QueryError::InvalidArgument { name: "end", accepted: "a time after start".to_owned() });
-    }
-    let nanos = |time: Timestamp| u64::try_from(time.as_nanosecond().max(0)).unwrap_or(u64::MAX);
+    check_order(("start", Some(request.start)), ("end", Some(request.end)))?;
     let step = u64::try_from(request.step.as_nanos()).unwrap_or(u64::MAX);
-    let (start, end) = (nanos(request.start), nanos(request.end));
+    let (start, end) = (unix_nanos(request.start), unix_nanos(request.end));
     if step < 1_000_000 {
         return Err(QueryError::InvalidArgument { name: "step", accepted: "a duration of 1 ms or more".to_owned() });
     }

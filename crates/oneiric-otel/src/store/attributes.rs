@@ -15,8 +15,10 @@ pub(crate) type Values<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
 /// Resources that are looked up one by one at most; of more, the condition is asked of each span's resource.
 const MAX_RESOURCES: usize = 5000;
 
-/// A text that PostgreSQL reads as a number without fail.
-const NUMBER: &str = r"'^[+-]?[0-9]{1,40}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?$'";
+/// A text that PostgreSQL reads as a number without fail: no double and no integer is written with more characters, and
+/// with so few of them and such an exponent it has fewer digits than a numeric may.
+const NUMBER: &str = r"'^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$'";
+const NUMBER_CHARACTERS: usize = 1100;
 
 /// What an attribute must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,10 +97,13 @@ impl AttributeCondition {
             AttributeTest::Compare { operator, number } => {
                 let number = push(values, number, Type::TEXT);
                 self.each_name(values, |name| {
-                    let text = format!("({attributes} ->> {name})");
+                    let (value, text) = (format!("({attributes} -> {name})"), format!("({attributes} ->> {name})"));
                     format!(
-                        "CASE WHEN jsonb_typeof({attributes} -> {name}) IN ('number', 'string') AND {text} ~ {NUMBER}
-                              THEN {text}::numeric {operator} {number}::numeric ELSE false END"
+                        "CASE jsonb_typeof({value})
+                           WHEN 'number' THEN {value}::numeric {operator} {number}::numeric
+                           WHEN 'string' THEN CASE WHEN length({text}) <= {NUMBER_CHARACTERS} AND {text} ~ {NUMBER}
+                                                   THEN {text}::numeric {operator} {number}::numeric ELSE false END
+                           ELSE false END"
                     )
                 })
             }

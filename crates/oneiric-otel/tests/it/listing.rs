@@ -112,6 +112,29 @@ async fn attributes_are_found_by_any_name_and_type() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn numbers_are_compared_however_many_digits_they_have() {
+    let scene = Scene::new().await;
+    let sized = |number, name: &str, value| with(span(number, 1, 0, name, ZERO), vec![typed("size", value)]);
+    let digits = |count: usize| Value::StringValue("7".repeat(count));
+    let spans = vec![
+        sized(1, "a", Value::DoubleValue(1e50)),
+        sized(2, "b", digits(60)),
+        sized(3, "c", Value::DoubleValue(-1e300)),
+        sized(4, "d", Value::DoubleValue(1.0 / 3e60)),
+        sized(5, "e", Value::StringValue(format!("{}x", "7".repeat(60)))),
+        // No number anybody counts with: what PostgreSQL would not read must not end the question.
+        sized(6, "f", digits(200_000)),
+        sized(7, "g", Value::StringValue("1e999999999".to_owned())),
+    ];
+    scene.spans("shop", spans).await;
+    scene.derive().await;
+    for (filter, expected) in [("size>1e49", "ab"), ("size<-1e299", "c"), ("size<1", "cd"), ("size>=7e59", "b")] {
+        let page = queries(&scene).find_traces(&request(by(&[filter]))).await.unwrap();
+        assert_eq!(names(&page).concat(), expected, "{filter}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn descriptions_are_narrowed_by_attributes_too() {
     let scene = letters().await;
     let ask = SearchRequest { text: "shop".to_owned(), limit: 10, filter: by(&["http.status_code=503"]) };

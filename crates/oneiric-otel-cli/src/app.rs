@@ -372,6 +372,10 @@ async fn maintain_once(database: &Database, ingest: &Ingest) {
         Ok(forgotten) => tracing::debug!(forgotten, "forgot dead letters that were stored after all"),
         Err(error) => tracing::warn!(%error, "dead letters of long ago could not be forgotten"),
     }
+    match database.forget_errors().await {
+        Ok(forgotten) => tracing::debug!(forgotten, "forgot errors whose traces are gone"),
+        Err(error) => tracing::warn!(%error, "errors whose traces are gone could not be forgotten"),
+    }
     // Last, because it may take long.
     match database.close_partitions().await {
         Ok(built) => tracing::debug!(?built, "built the indexes of partitions whose time has passed"),

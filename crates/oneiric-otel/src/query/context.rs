@@ -27,8 +27,10 @@ const LOG_MARGIN_NS: u64 = 3_600_000_000_000;
 /// Points this long before and after a trace are its context: metrics are usually exported once a minute.
 const METRIC_MARGIN_NS: u64 = 60_000_000_000;
 
-/// Series that are looked at for one trace, and points of each.
-const MAX_SERIES_READ: i64 = 2000;
+/// Series of its services that are looked at for one trace, points with exemplars of any service, and points of each
+/// series.
+const MAX_SERIES_READ: usize = 2000;
+const MAX_EXEMPLARS_READ: i64 = 50_000;
 const MAX_POINTS: i64 = 120;
 
 /// The most of each part that can be asked for.
@@ -80,8 +82,8 @@ pub struct TraceContext {
     /// Its first log records in order of their time, long values cut: those up to an hour before its first span and after
     /// the end of its last one.
     pub logs: Vec<ContextLog>,
-    /// Series of its services with their points from a minute before to a minute after it; first those with an exemplar
-    /// of the trace.
+    /// Series with their points from a minute before to a minute after it: first those with an exemplar of the trace, of
+    /// any service, then those of its services.
     pub metrics: Vec<ContextSeries>,
     /// Where the root's time went; none without spans.
     pub critical_path: Option<CriticalPath>,
@@ -216,14 +218,24 @@ impl QueryService {
         let services: BTreeSet<&str> = facts.iter().map(|fact| &*fact.service).collect();
         let services: Vec<String> = services.into_iter().map(str::to_owned).collect();
         let window = MetricWindow {
-            services: &services,
             from_unix_nanos: from.saturating_sub(METRIC_MARGIN_NS),
             to_unix_nanos: to.saturating_add(METRIC_MARGIN_NS),
             trace_id: Uuid::from_bytes(request.trace_id.0),
-            series: MAX_SERIES_READ,
-            points: MAX_POINTS,
         };
-        let points = self.database.metrics_around(window).await?;
+        let (mut wanted, (with_exemplar, exemplars)) = futures::try_join!(
+            self.database.series_of_services(window, &services, MAX_SERIES_READ as i64 + 1),
+            self.database.series_with_exemplar(window, MAX_EXEMPLARS_READ),
+        )?;
+        if wanted.len() > MAX_SERIES_READ {
+            wanted.truncate(MAX_SERIES_READ);
+            notes
+                .push(format!("only the first {MAX_SERIES_READ} metric series of the trace's services were looked at"));
+        }
+        if exemplars == MAX_EXEMPLARS_READ {
+            notes.push(format!("only the first {MAX_EXEMPLARS_READ} points with exemplars were looked at"));
+        }
+        wanted.extend(with_exemplar);
+        let points = self.database.metrics_around(window, &wanted, MAX_POINTS).await?;
         let mut series = series(points)?;
         if series.iter().any(|series| series.points.len() as i64 == MAX_POINTS) {
             notes.push(format!("of a metric series at most the first {MAX_POINTS} points are shown"));

@@ -9,6 +9,7 @@ use super::database::{Argument, Database};
 use super::error::StoreError;
 use super::read::Stored;
 use super::rows;
+use super::sample::seen_since;
 use super::traces::Seen;
 use super::traces::records::read_facts;
 use crate::derive::trace::SpanFact;
@@ -38,17 +39,23 @@ pub(crate) struct SeriesPoint {
     pub(crate) exemplars: Option<String>,
 }
 
-/// Which metrics are looked for.
+/// Where metrics of a trace are looked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct MetricWindow<'a> {
-    pub(crate) services: &'a [String],
+pub(crate) struct MetricWindow {
     pub(crate) from_unix_nanos: u64,
     pub(crate) to_unix_nanos: u64,
     pub(crate) trace_id: Uuid,
-    /// Series that are looked at, at most.
-    pub(crate) series: i64,
-    /// Points of each, at most.
-    pub(crate) points: i64,
+}
+
+impl MetricWindow {
+    fn micros(self) -> (Micros, Micros) {
+        (Micros::from_unix_nanos(self.from_unix_nanos).0, Micros::from_unix_nanos(self.to_unix_nanos).0)
+    }
+
+    /// What the exemplars of a point contain when one is of the trace.
+    fn exemplar(self) -> String {
+        format!("[{{\"trace_id\": \"{}\"}}]", self.trace_id.as_simple())
+    }
 }
 
 impl Database {
@@ -87,31 +94,67 @@ impl Database {
         self.read_some(&sql, values, rows::log::decode, (limit, MAX_LOG_BYTES)).await
     }
 
-    /// Points of the services' series within a time, those of one series together in order of time.
-    pub(crate) async fn metrics_around(&self, window: MetricWindow<'_>) -> Result<Vec<SeriesPoint>, StoreError> {
-        let (from, to) =
-            (Micros::from_unix_nanos(window.from_unix_nanos).0, Micros::from_unix_nanos(window.to_unix_nanos).0);
-        let of_trace = format!("[{{\"trace_id\": \"{}\"}}]", window.trace_id.as_simple());
+    /// The first `limit` series of services, in order of their names, of which points may lie in the window.
+    pub(crate) async fn series_of_services(
+        &self,
+        window: MetricWindow,
+        services: &[String],
+        limit: i64,
+    ) -> Result<Vec<i64>, StoreError> {
+        let (from, _) = window.micros();
+        let sql = format!(
+            "SELECT series_id FROM otel.otel_metric_series
+             WHERE left(service_name, 256) = ANY($1) AND {} ORDER BY metric_name, series_id LIMIT $3",
+            seen_since("last_seen", "$2")
+        );
+        let values: [Argument<'_>; 3] =
+            [(&services, Type::TEXT_ARRAY), (&from, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
+        Ok(self.reader().await?.query_typed(&sql, &values).await?.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The series of any service with an exemplar of the trace within the window, and how many points with exemplars were
+    /// looked at: the first `limit`.
+    pub(crate) async fn series_with_exemplar(
+        &self,
+        window: MetricWindow,
+        limit: i64,
+    ) -> Result<(Vec<i64>, i64), StoreError> {
+        let ((from, to), of_trace) = (window.micros(), window.exemplar());
+        // The index on points with exemplars is in order of time.
+        let sql = "WITH p AS MATERIALIZED (SELECT series_id, exemplars FROM otel.otel_metrics
+                                           WHERE exemplars IS NOT NULL AND time BETWEEN $1 AND $2 ORDER BY time LIMIT $4)
+                   SELECT array(SELECT DISTINCT series_id FROM p WHERE exemplars @> $3::jsonb), (SELECT count(*) FROM p)";
+        let values: [Argument<'_>; 4] =
+            [(&from, Type::TIMESTAMPTZ), (&to, Type::TIMESTAMPTZ), (&of_trace, Type::TEXT), (&limit, Type::INT8)];
+        let row = self.reader().await?.query_typed_one(sql, &values).await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
+    /// Points of these series within the window, those of one series together in order of time, `points` of each at most.
+    pub(crate) async fn metrics_around(
+        &self,
+        window: MetricWindow,
+        series: &[i64],
+        points: i64,
+    ) -> Result<Vec<SeriesPoint>, StoreError> {
+        let ((from, to), of_trace) = (window.micros(), window.exemplar());
         // A probe of the primary key for each series, in the partitions of the window.
         let sql = "SELECT s.series_id, s.service_name, s.metric_name, s.metric_type, s.temporality, s.monotonic, s.unit,
                           s.attributes::text, p.time, p.time_ns, coalesce(p.value_double, p.value_int::double precision),
                           p.count, p.sum, p.min, p.max, p.exemplars::text
-                   FROM (SELECT * FROM otel.otel_metric_series
-                         WHERE left(service_name, 256) = ANY($1)
-                         ORDER BY metric_name, series_id LIMIT $5) s
+                   FROM (SELECT * FROM otel.otel_metric_series WHERE series_id = ANY($1)) s
                    CROSS JOIN LATERAL (SELECT time, time_ns, value_double, value_int, count, sum, min, max,
                                               CASE WHEN exemplars @> $4::jsonb THEN exemplars END AS exemplars
                                        FROM otel.otel_metrics m
                                        WHERE m.series_id = s.series_id AND m.time BETWEEN $2 AND $3
-                                       ORDER BY m.time, m.time_ns LIMIT $6) p
+                                       ORDER BY m.time, m.time_ns LIMIT $5) p
                    ORDER BY s.metric_name, s.series_id, p.time, p.time_ns";
-        let values: [Argument<'_>; 6] = [
-            (&window.services, Type::TEXT_ARRAY),
+        let values: [Argument<'_>; 5] = [
+            (&series, Type::INT8_ARRAY),
             (&from, Type::TIMESTAMPTZ),
             (&to, Type::TIMESTAMPTZ),
             (&of_trace, Type::TEXT),
-            (&window.series, Type::INT8),
-            (&window.points, Type::INT8),
+            (&points, Type::INT8),
         ];
         let rows = self.reader().await?.query_typed(sql, &values).await?;
         rows.iter()

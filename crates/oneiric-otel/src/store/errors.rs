@@ -19,6 +19,10 @@ const MAX_ERRORS: usize = 1000;
 /// Characters of a trigram.
 const TRIGRAM: usize = 3;
 
+/// An error is short enough for the index on trigrams.
+const IS_SHORT: &str = "coalesce(octet_length(e.error_type), 0) + coalesce(octet_length(e.error_message), 0) <= 512";
+const IS_LONG: &str = "coalesce(octet_length(e.error_type), 0) + coalesce(octet_length(e.error_message), 0) > 512";
+
 /// A trace has an error. The indexes on errors are of these rows.
 const HAS_ERROR: &str = "(t.error_type IS NOT NULL OR t.error_message IS NOT NULL)";
 const NEWEST_FIRST: &str = "t.start_time DESC, t.start_ns DESC, t.trace_id DESC";
@@ -134,24 +138,28 @@ impl Database {
         let indexed = filter.indexed();
         let mut values: Values<'_> =
             vec![(operand, Type::TEXT), (&filter.start, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
-        let mut trigrams = String::new();
-        if !indexed.is_empty() {
-            let literals = push(&mut values, &indexed, Type::TEXT_ARRAY);
-            trigrams = format!(
-                "AND otel.otel_error_trigrams(e.error_type, e.error_message)
-                     @> (SELECT array_agg(DISTINCT g.trigram)
-                         FROM unnest({literals}::text[]) AS l (literal)
-                         CROSS JOIN LATERAL unnest(otel.otel_trigrams(l.literal)) AS g (trigram))"
-            );
-        }
         // No trace begins after its bucket, unless it was first derived from spans without a start.
-        let sql = format!(
+        let fitting = format!(
             "SELECT e.error_id, e.first_day::timestamp AT TIME ZONE 'UTC', (e.last_day + 1)::timestamp AT TIME ZONE 'UTC'
              FROM otel.otel_errors e
              WHERE (e.error_message {operator} $1 OR e.error_type {operator} $1)
-               AND (e.last_day >= ($2 AT TIME ZONE 'UTC')::date OR e.first_day < date '2000-01-01') {trigrams}
-             LIMIT $3"
+               AND (e.last_day >= ($2 AT TIME ZONE 'UTC')::date OR e.first_day < date '2000-01-01')"
         );
+        let sql = if indexed.is_empty() {
+            format!("{fitting} LIMIT $3")
+        } else {
+            let literals = push(&mut values, &indexed, Type::TEXT_ARRAY);
+            format!(
+                "({fitting} AND {IS_SHORT}
+                    AND otel.otel_error_trigrams(e.error_type, e.error_message)
+                        @> (SELECT array_agg(DISTINCT g.trigram)
+                            FROM unnest({literals}::text[]) AS l (literal)
+                            CROSS JOIN LATERAL unnest(otel.otel_trigrams(l.literal)) AS g (trigram)))
+                 UNION ALL
+                 ({fitting} AND {IS_LONG})
+                 LIMIT $3"
+            )
+        };
         let mut errors = Errors::default();
         for row in self.reader().await?.query_typed(&sql, &values).await? {
             errors.ids.push(row.try_get(0)?);
@@ -198,6 +206,15 @@ impl Database {
              ORDER BY {NEWEST_FIRST}"
         );
         self.reader().await?.query_typed(&sql, &values).await?.iter().map(TraceRow::from_row).collect()
+    }
+
+    /// Forgets the errors of which no partition can hold a trace any more. Returns how many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn forget_errors(&self) -> Result<u64, StoreError> {
+        let row = self.query_one("SELECT otel.otel_forget_errors()", &[]).await?;
+        Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 
     /// Groups of failing traces, the largest first and of equal ones that with the smaller id. `after` is count and id of

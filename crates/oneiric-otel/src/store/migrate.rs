@@ -23,63 +23,66 @@ struct Migration {
     sql: &'static str,
     /// The index that a deferred migration builds.
     index: Option<&'static str>,
+    /// The least [`SCHEMA_VERSION`] of a program that can work with a database that has this migration without knowing it:
+    /// one that only adds what such a program may ignore. None: only programs that know it. Noted in the database, from
+    /// migration 12 on.
+    works_with: Option<i32>,
 }
 
 impl Migration {
+    const fn required(version: i32, name: &'static str, sql: &'static str) -> Self {
+        Self { version, name, sql, index: None, works_with: None }
+    }
+
+    const fn deferred(version: i32, name: &'static str, sql: &'static str, index: &'static str) -> Self {
+        Self { version, name, sql, index: Some(index), works_with: None }
+    }
+
+    const fn works_with(self, version: i32) -> Self {
+        Self { works_with: Some(version), ..self }
+    }
+
+    fn full_name(&self) -> String {
+        full_name(self.version, self.name)
+    }
+
     fn checksum(&self) -> String {
         blake3::hash(self.sql.as_bytes()).to_hex().to_string()
     }
 }
 
 const REQUIRED: &[Migration] = &[
-    Migration {
-        version: 1,
-        name: "telemetry",
-        sql: include_str!("../../migrations/required/0001_telemetry.sql"),
-        index: None,
-    },
-    Migration {
-        version: 3,
-        name: "dead_letters",
-        sql: include_str!("../../migrations/required/0003_dead_letters.sql"),
-        index: None,
-    },
-    Migration { version: 4, name: "roles", sql: include_str!("../../migrations/required/0004_roles.sql"), index: None },
-    Migration { version: 5, name: "views", sql: include_str!("../../migrations/required/0005_views.sql"), index: None },
-    Migration { version: 7, name: "logs", sql: include_str!("../../migrations/required/0007_logs.sql"), index: None },
-    Migration {
-        version: 8,
-        name: "errors",
-        sql: include_str!("../../migrations/required/0008_errors.sql"),
-        index: None,
-    },
-    Migration {
-        version: 9,
-        name: "log_views",
-        sql: include_str!("../../migrations/required/0009_log_views.sql"),
-        index: None,
-    },
-    Migration {
-        version: 10,
-        name: "metric_rollups",
-        sql: include_str!("../../migrations/required/0010_metric_rollups.sql"),
-        index: None,
-    },
+    Migration::required(1, "telemetry", include_str!("../../migrations/required/0001_telemetry.sql")),
+    Migration::required(3, "dead_letters", include_str!("../../migrations/required/0003_dead_letters.sql")),
+    Migration::required(4, "roles", include_str!("../../migrations/required/0004_roles.sql")),
+    Migration::required(5, "views", include_str!("../../migrations/required/0005_views.sql")),
+    Migration::required(7, "logs", include_str!("../../migrations/required/0007_logs.sql")),
+    Migration::required(8, "errors", include_str!("../../migrations/required/0008_errors.sql")),
+    Migration::required(9, "log_views", include_str!("../../migrations/required/0009_log_views.sql")),
+    Migration::required(10, "metric_rollups", include_str!("../../migrations/required/0010_metric_rollups.sql")),
+    Migration::required(
+        12,
+        "compatible_programs",
+        include_str!("../../migrations/required/0012_compatible_programs.sql"),
+    )
+    .works_with(10),
+    Migration::required(13, "long_errors", include_str!("../../migrations/required/0013_long_errors.sql"))
+        .works_with(10),
 ];
 
 const DEFERRED: &[Migration] = &[
-    Migration {
-        version: 2,
-        name: "resource_attributes_index",
-        sql: include_str!("../../migrations/deferred/0002_resource_attributes_index.sql"),
-        index: Some("otel.otel_resources_attributes"),
-    },
-    Migration {
-        version: 11,
-        name: "metric_series_service_index",
-        sql: include_str!("../../migrations/deferred/0011_metric_series_service_index.sql"),
-        index: Some("otel.otel_metric_series_service"),
-    },
+    Migration::deferred(
+        2,
+        "resource_attributes_index",
+        include_str!("../../migrations/deferred/0002_resource_attributes_index.sql"),
+        "otel.otel_resources_attributes",
+    ),
+    Migration::deferred(
+        11,
+        "metric_series_service_index",
+        include_str!("../../migrations/deferred/0011_metric_series_service_index.sql"),
+        "otel.otel_metric_series_service",
+    ),
 ];
 
 /// The newest required migration this program knows.
@@ -104,6 +107,8 @@ pub struct MigrationState {
     pub pending: Vec<String>,
     /// Deferred migrations this program would apply.
     pub pending_deferred: Vec<String>,
+    /// Migrations that this program does not know and can work with all the same: a newer one has applied them.
+    pub newer: Vec<String>,
     /// Why this program cannot work with the schema, if it cannot.
     pub conflict: Option<String>,
 }
@@ -111,10 +116,10 @@ pub struct MigrationState {
 impl Database {
     /// Brings the schema to [`SCHEMA_VERSION`]. Returns the names of the migrations applied now. Roles that were granted
     /// their part get what the migrations add. Where nothing is to be done, any role that may read the schema's version
-    /// can call this.
+    /// can call this. A newer schema that is marked as one this program can work with is left as it is, with a warning.
     ///
     /// # Errors
-    /// When the database is newer than this program, when an applied migration differs from ours, when the schema
+    /// When the database is newer than this program and not so marked, when an applied migration differs from ours, when the schema
     /// belongs to somebody else, or when the database refuses a statement. Nothing of a failed migration stays.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         self.migrate_to(SCHEMA_VERSION).await
@@ -124,6 +129,10 @@ impl Database {
     pub async fn migrate_to(&self, target: i32) -> Result<Vec<String>, StoreError> {
         let before = self.applied().await?;
         verify(&before)?;
+        let newer = newer(&before);
+        if !newer.is_empty() {
+            tracing::warn!(?newer, "the schema is newer than this program, and marked as one that it can work with");
+        }
         if next_required(&before, target).is_none() {
             return Ok(Vec::new());
         }
@@ -153,7 +162,7 @@ impl Database {
             record(&transaction, next, "required").await?;
             transaction.commit().await?;
             tracing::info!(version = next.version, name = next.name, "migrated the schema");
-            applied_now.push(format!("{:04}_{}", next.version, next.name));
+            applied_now.push(next.full_name());
         }
     }
 
@@ -189,7 +198,7 @@ impl Database {
             self.build(next).await?;
             record(&transaction, next, "deferred").await?;
             transaction.commit().await?;
-            applied_now.push(format!("{:04}_{}", next.version, next.name));
+            applied_now.push(next.full_name());
         }
     }
 
@@ -222,13 +231,14 @@ impl Database {
             migrations
                 .iter()
                 .filter(|migration| !applied.iter().any(|row| row.version == migration.version))
-                .map(|migration| format!("{:04}_{}", migration.version, migration.name))
+                .map(Migration::full_name)
                 .collect()
         };
         Ok(MigrationState {
             version: required_version(&applied),
             pending: missing(REQUIRED),
             pending_deferred: missing(DEFERRED),
+            newer: newer(&applied),
             conflict: verify(&applied).err().map(|error| error.to_string()),
         })
     }
@@ -279,15 +289,39 @@ struct Applied {
     name: String,
     track: String,
     checksum: String,
+    works_with: Option<i32>,
+}
+
+impl Applied {
+    fn full_name(&self) -> String {
+        full_name(self.version, &self.name)
+    }
+
+    /// Whether this program need not know it.
+    fn may_be_unknown(&self) -> bool {
+        // A deferred migration only adds speed.
+        self.track == "deferred" || self.works_with.is_some_and(|version| version <= SCHEMA_VERSION)
+    }
+}
+
+fn full_name(version: i32, name: &str) -> String {
+    format!("{version:04}_{name}")
 }
 
 async fn applied(transaction: &Transaction<'_>) -> Result<Vec<Applied>, StoreError> {
-    let rows = transaction
-        .query("SELECT version, name, track, checksum FROM otel.otel_migrations ORDER BY version", &[])
-        .await?;
+    // Before migration 12 there is no such column.
+    let sql = "SELECT version, name, track, checksum, (to_jsonb(m) ->> 'works_with')::integer
+               FROM otel.otel_migrations m ORDER BY version";
+    let rows = transaction.query(sql, &[]).await?;
     Ok(rows
         .into_iter()
-        .map(|row| Applied { version: row.get(0), name: row.get(1), track: row.get(2), checksum: row.get(3) })
+        .map(|row| Applied {
+            version: row.get(0),
+            name: row.get(1),
+            track: row.get(2),
+            checksum: row.get(3),
+            works_with: row.get(4),
+        })
         .collect())
 }
 
@@ -310,26 +344,39 @@ async fn record(transaction: &Transaction<'_>, migration: &Migration, track: &st
             &[&migration.version, &migration.name, &track, &migration.checksum()],
         )
         .await?;
+    if let Some(works_with) = &migration.works_with {
+        let mark = "UPDATE otel.otel_migrations SET works_with = $2 WHERE version = $1";
+        transaction.execute(mark, &[&migration.version, works_with]).await?;
+    }
     Ok(())
+}
+
+fn known(row: &Applied) -> Option<&'static Migration> {
+    REQUIRED.iter().chain(DEFERRED).find(|migration| migration.version == row.version)
+}
+
+/// Required migrations that this program does not know and need not.
+fn newer(applied: &[Applied]) -> Vec<String> {
+    let newer = applied.iter().filter(|row| row.track == "required" && known(row).is_none() && row.may_be_unknown());
+    newer.map(Applied::full_name).collect()
 }
 
 fn verify(applied: &[Applied]) -> Result<(), StoreError> {
     for row in applied {
-        let known = REQUIRED.iter().chain(DEFERRED).find(|migration| migration.version == row.version);
-        match known {
+        match known(row) {
             Some(migration) if migration.checksum() == row.checksum => {}
             Some(_) => {
                 return Err(StoreError::misconfigured(format!(
-                    "the database's migration {:04}_{} is not the one this program has: it was made by another build",
-                    row.version, row.name
+                    "the database's migration {} is not the one this program has: it was made by another build",
+                    row.full_name()
                 )));
             }
-            // A deferred migration only adds speed, so an older program can live with it.
-            None if row.track == "deferred" => {}
+            None if row.may_be_unknown() => {}
             None => {
                 return Err(StoreError::misconfigured(format!(
-                    "the database has migration {:04}_{}, newer than this program knows ({SCHEMA_VERSION:04}): use a newer oneiric-otel",
-                    row.version, row.name
+                    "the database has migration {}, newer than this program knows ({SCHEMA_VERSION:04}): use a newer \
+                     oneiric-otel",
+                    row.full_name()
                 )));
             }
         }
@@ -348,5 +395,7 @@ mod tests {
         let all: Vec<i32> = REQUIRED.iter().chain(DEFERRED).map(|migration| migration.version).collect();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
         assert!(REQUIRED.is_sorted_by_key(|migration| migration.version));
+        // The mark needs its column.
+        assert!(REQUIRED.iter().all(|migration| migration.works_with.is_none() || migration.version >= 12));
     }
 }

@@ -71,6 +71,8 @@ const WRITER_FUNCTIONS: &[&str] = &[
     "otel_error_id(text, text)",
     "otel_trigrams(text)",
     "otel_error_trigrams(text, text)",
+    "otel_note_errors_before(timestamptz[], text[], text[])",
+    "otel_forget_errors()",
 ];
 
 /// Roles to be granted their part.

@@ -57,6 +57,12 @@ const KIND: &str = "CASE jsonb_typeof(a.value)
     WHEN 'number' THEN CASE WHEN a.value::text ~ '^-?[0-9]+$' THEN 'integer' ELSE 'double' END
     ELSE jsonb_typeof(a.value) END";
 
+/// That points of a series may have come since the time of a parameter, by when the series was last seen. That is noted
+/// once a day, in days of the database's own; and who sends points of the future sends them now.
+pub(super) fn seen_since(last_seen: &str, time: &str) -> String {
+    format!("{last_seen} >= (least({time}, now()) AT TIME ZONE 'UTC')::date - 3")
+}
+
 /// The sampled records `r` and all their attributes `a`, as common table expressions. Parameters: names of services,
 /// start, end, records of a service.
 fn sampled(of: SampleOf) -> String {
@@ -71,13 +77,12 @@ fn sampled(of: SampleOf) -> String {
              WHERE l.service_name = n.name AND l.time >= $2 AND l.time < $3
              ORDER BY l.time DESC LIMIT $4"
         }
-        // A series is touched once a day; those of a later start are of no day before it.
-        SampleOf::Series => {
+        SampleOf::Series => &format!(
             "SELECT m.attributes, m.resource_id FROM otel.otel_metric_series m
-             WHERE left(m.service_name, 256) = n.name AND m.last_seen >= ($2 AT TIME ZONE 'UTC')::date - 1
-               AND $3::timestamptz IS NOT NULL
-             ORDER BY m.series_id DESC LIMIT $4"
-        }
+             WHERE left(m.service_name, 256) = n.name AND {} AND $3::timestamptz IS NOT NULL
+             ORDER BY m.series_id DESC LIMIT $4",
+            seen_since("m.last_seen", "$2")
+        ),
     };
     format!(
         "r AS MATERIALIZED (

@@ -135,6 +135,46 @@ async fn what_is_left_out_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn series_that_ended_before_are_not_looked_at_and_too_many_are_said() {
+    let scene = scene().await;
+    let queries = QueryService::new(scene.bench.store.clone(), None);
+    let client = scene.bench.test.client().await;
+    // More than are looked at, before the others in order, of which nothing came for years.
+    client
+        .batch_execute(
+            "INSERT INTO otel_metric_series (content_hash, resource_id, scope_id, monotonic, service_name, metric_name,
+                                             metric_type, temporality, unit, description, attributes, last_seen)
+             SELECT gen_random_uuid(), 1, 1, false, 'shop', 'a' || n, 'gauge', '', '', '', '{}', date '2020-01-01'
+             FROM generate_series(1, 2100) n",
+        )
+        .await
+        .unwrap();
+    let told = async || {
+        let context = queries.get_trace_context(&request(1)).await.unwrap();
+        (context.metrics.iter().map(|series| series.metric_name.clone()).collect::<Vec<_>>(), context.notes)
+    };
+    assert_eq!(told().await, (vec!["latency".to_owned(), "cpu".to_owned()], vec![]));
+    client.batch_execute("UPDATE otel_metric_series SET last_seen = current_date").await.unwrap();
+    let (metrics, notes) = told().await;
+    assert_eq!(metrics, ["latency"], "an exemplar leads to its series, whatever its name is");
+    assert_eq!(notes, ["only the first 2000 metric series of the trace's services were looked at"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn series_with_an_exemplar_of_the_trace_belong_to_it_whoever_sent_them() {
+    let scene = scene().await;
+    scene.bench.send(Signal::Metrics, of_service("gateway", vec![latency(2), gauge("cpu", &[0])])).await.unwrap();
+    let queries = QueryService::new(scene.bench.store.clone(), None);
+    let context = queries.get_trace_context(&request(2)).await.unwrap();
+    let metrics: Vec<(&str, &str, bool)> = context
+        .metrics
+        .iter()
+        .map(|series| (series.service_name.as_str(), series.metric_name.as_str(), series.has_exemplar))
+        .collect();
+    assert_eq!(metrics, [("gateway", "latency", true), ("shop", "cpu", false), ("shop", "latency", false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_traces_are_compared_by_what_they_did() {
     let scene = scene().await;
     let queries = QueryService::new(scene.bench.store.clone(), None);

@@ -234,6 +234,106 @@ async fn traces_are_found_by_patterns_of_their_error() {
     assert!(matches!(&error, QueryError::Unknown { near, .. } if near == &["shop"]), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_long_message_is_found_wherever_it_stands() {
+    let scene = Scene::new().await;
+    days_of_errors(&scene).await;
+    let client = scene.bench.test.client().await;
+    // Old ones, behind more traces with an error than are looked at one by one.
+    client
+        .batch_execute(
+            "UPDATE otel_traces SET error_message = 'needle-one ' || repeat('hay ', 900) WHERE trace_id = lpad(to_hex(29001), 32, '0')::uuid;
+             UPDATE otel_traces SET error_message = repeat('hay ', 900) || 'needle-two' WHERE trace_id = lpad(to_hex(29005), 32, '0')::uuid;
+             UPDATE otel_traces SET error_message = repeat('\u{fc}', 300) || 'needle-three' WHERE trace_id = lpad(to_hex(29009), 32, '0')::uuid",
+        )
+        .await
+        .unwrap();
+    let long_ago = TimeRange::new(noon() - SignedDuration::from_hours(200), noon()).unwrap();
+    for (pattern, number) in [("needle-one", 29_001_u128), ("hay needle-two", 29_005), ("needle-three", 29_009)] {
+        let request = ErrorTracesRequest { range: long_ago, ..errors(pattern) };
+        let page = asking(&scene).get_traces_by_error(&request).await.unwrap();
+        let ids: Vec<u128> = page.traces.iter().map(|trace| u128::from_be_bytes(trace.trace_id.0)).collect();
+        assert_eq!(ids, [number], "{pattern}");
+    }
+    let indexed =
+        "SELECT count(*) FROM pg_indexes WHERE indexname = 'otel_errors_trigrams' AND indexdef LIKE '%<= 512%'";
+    assert_eq!(scene.bench.test.count(indexed).await, 1, "long messages are not in the index");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_whose_traces_are_gone_are_forgotten_and_others_are_not() {
+    let scene = Scene::new().await;
+    days_of_errors(&scene).await;
+    let client = scene.bench.test.client().await;
+    // However long ago, and as it is dropped at the end of its time.
+    client
+        .batch_execute(
+            "SELECT otel_ensure_partition('otel_traces', timestamptz '2019-05-05 12:00:00+00');
+             INSERT INTO otel_traces (bucket, start_time, end_time, seen_from, seen_to, duration_ns, trace_id, span_count,
+                                      error_count, log_count, start_ns, root_seen, status, service_name, root_name,
+                                      services, error_message, text_ids)
+             SELECT t, t, t, t, t, 1, gen_random_uuid(), 1, 1, 0, 0, true, 'error', 'shop', 'op', '{shop}', 'of 2019', '{}'
+             FROM (SELECT timestamptz '2019-05-05 12:00:00+00' AS t) x;
+             DROP TABLE otel_traces_20261118",
+        )
+        .await
+        .unwrap();
+    let count = async |condition: &str| {
+        scene.bench.test.count(&format!("SELECT count(*) FROM otel.otel_errors WHERE {condition}")).await
+    };
+    let of_the_day = "first_day = '2026-11-18' AND last_day = '2026-11-18'";
+    let (gone, all) = (count(of_the_day).await, count("true").await);
+    assert!(gone > 1000 && all > gone);
+    assert_eq!(scene.bench.store.forget_errors().await.unwrap(), gone as u64);
+    assert_eq!((count(of_the_day).await, count("true").await), (0, all - gone));
+    assert_eq!(count("error_message = 'of 2019'").await, 1);
+    assert_eq!(count("error_message = 'connection refused'").await, 1, "it was on other days too");
+    assert_eq!(scene.bench.store.forget_errors().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_noted_in_one_order_so_that_derivers_wait_for_each_other_and_no_more() {
+    let scene = Scene::new().await;
+    // Of one slot, so of one transaction.
+    let (known, new) = (|round| 16 + 64 * round, |round| 32 + 64 * round);
+    let before = (0..2).map(|round| span(known(round), 1, 0, "pay", Duration::ZERO)).collect();
+    scene.spans("shop", before).await;
+    scene.derive().await;
+    let id = async |message: &str| -> i64 {
+        scene.row(&format!("otel.otel_error_id(NULL, '{message}')")).await.parse().unwrap()
+    };
+    for round in 0..2_u64 {
+        let (a, b) = (format!("refused {round}"), format!("closed {round}"));
+        let (first, last) = if id(&a).await < id(&b).await { (a, b) } else { (b, a) };
+        // One of a trace that has a row, one of a trace that has none; both ways.
+        let (of_known, of_new) = if round == 0 { (&first, &last) } else { (&last, &first) };
+        let at = Duration::from_millis(round);
+        let again = span(known(round), 2, 1, "debit", at);
+        scene.spans("shop", vec![failed(again, of_known, &[])]).await;
+        scene.spans("shop", vec![failed(span(new(round), 1, 0, "pay", at), of_new, &[])]).await;
+        let mut other = scene.bench.test.client().await;
+        let holding = other.transaction().await.unwrap();
+        let note =
+            "INSERT INTO otel.otel_errors (error_id, first_day, last_day) VALUES ($1, '2026-11-20', '2026-11-20')";
+        holding.execute(note, &[&id(&first).await]).await.unwrap();
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
+        let derive = scene.derive();
+        let meanwhile = async {
+            while scene.bench.test.count(waiting).await == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            // Who waits for the first holds nothing that comes after it.
+            holding.batch_execute("SET LOCAL lock_timeout = '2s'").await.unwrap();
+            let noted = holding.execute(note, &[&id(&last).await]).await;
+            assert_eq!(noted.map_err(|error| error.to_string()), Ok(1), "round {round}");
+            holding.rollback().await.unwrap();
+        };
+        tokio::join!(derive, meanwhile);
+        assert_eq!(scene.bench.test.count("SELECT count(*) FROM otel.otel_errors").await, 2 * (round as i64 + 1));
+    }
+}
+
 /// Six days of 5,000 traces that ended at noon of 2026-11-20, half of them with an error, of which every other is the
 /// only one of its kind.
 pub(crate) async fn days_of_errors(scene: &Scene) {

@@ -70,6 +70,11 @@ async fn a_newer_or_altered_schema_is_refused() {
         .expect("inserted");
     let error = database.migrate().await.expect_err("refused").to_string();
     assert!(error.contains("9999_future") && error.contains("newer"), "{error}");
+    // One that still newer programs are needed for.
+    let needs = |version: i32| format!("UPDATE otel_migrations SET works_with = {version} WHERE version = 9999");
+    client.batch_execute(&needs(SCHEMA_VERSION + 1)).await.expect("updated");
+    let error = database.migrate().await.expect_err("refused").to_string();
+    assert!(error.contains("9999_future") && error.contains("newer"), "{error}");
 
     client.batch_execute("DELETE FROM otel_migrations WHERE version = 9999").await.expect("deleted");
     client.batch_execute("UPDATE otel_migrations SET checksum = 'other' WHERE version = 1").await.expect("updated");
@@ -77,6 +82,26 @@ async fn a_newer_or_altered_schema_is_refused() {
     assert!(error.contains("0001_telemetry"), "{error}");
     let conflict = database.migration_state().await.expect("state").conflict.expect("a conflict");
     assert!(conflict.contains("0001_telemetry"), "{conflict}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_schema_that_is_marked_compatible_is_worked_with() {
+    let test = TestDatabase::create().await;
+    let database = open(&test);
+    database.migrate().await.expect("migrates");
+    let newer = format!(
+        "INSERT INTO otel_migrations (version, name, track, checksum, works_with)
+         VALUES (9999, 'future', 'required', 'x', {SCHEMA_VERSION})"
+    );
+    test.client().await.batch_execute(&newer).await.expect("inserted");
+    assert!(database.migrate().await.expect("nothing to do").is_empty());
+    assert!(database.migrate_deferred().await.is_ok());
+    let state = database.migration_state().await.expect("state");
+    assert_eq!((state.version, state.conflict, state.newer), (9999, None, vec!["9999_future".to_owned()]));
+    // What this program applied itself says who can still work with it.
+    let marked =
+        "SELECT count(*) FROM otel_migrations WHERE track = 'required' AND version > 11 AND works_with IS NULL";
+    assert_eq!(test.count(marked).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,7 +167,7 @@ impl From<QueryError> for Problem {
             QueryError::Sql(error) => {
                 Self { sql: Some(error.clone()), ..Self::new(ProblemType::Sql, error.to_string()) }
             }
-            QueryError::TooLong => Self::new(ProblemType::TooSlow, error.to_string()),
+            QueryError::TooLong | QueryError::NotTaken { .. } => Self::new(ProblemType::TooSlow, error.to_string()),
             QueryError::Store(error) => Self::of_store(&error),
         }
     }

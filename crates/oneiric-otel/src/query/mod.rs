@@ -117,6 +117,12 @@ pub enum QueryError {
         "the question took too long and was given up: narrow it, with a shorter time range, a service, or a smaller limit"
     )]
     TooLong,
+    /// An answer that is read as it comes was ended, because nobody read on.
+    #[error("{reason}; ask again, and read faster or less")]
+    NotTaken {
+        /// For how long nobody read.
+        reason: String,
+    },
     /// PostgreSQL refused a statement of the user's, or gave it up.
     #[error("{0}")]
     Sql(Box<SqlError>),
@@ -127,7 +133,13 @@ pub enum QueryError {
 
 impl From<StoreError> for QueryError {
     fn from(error: StoreError) -> Self {
-        if error.is_too_long() { Self::TooLong } else { Self::Store(error) }
+        if error.is_too_long() {
+            Self::TooLong
+        } else if error.is_not_taken() {
+            Self::NotTaken { reason: error.to_string() }
+        } else {
+            Self::Store(error)
+        }
     }
 }
 

@@ -12,7 +12,16 @@ pub struct StoreError {
     message: String,
     code: Option<SqlState>,
     constraint: Option<String>,
-    stale: bool,
+    mark: Option<Mark>,
+}
+
+/// What is known of a failure beyond its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// Trying the same again is useless although the trouble is transient.
+    Stale,
+    /// Nobody took the rows of an answer.
+    NotTaken,
 }
 
 /// What to do about a [`StoreError`].
@@ -40,12 +49,12 @@ impl ErrorClass {
 impl StoreError {
     /// An error of our own making that only a person can mend.
     pub(crate) fn misconfigured(message: impl Into<String>) -> Self {
-        Self { class: ErrorClass::Misconfigured, message: message.into(), code: None, constraint: None, stale: false }
+        Self { class: ErrorClass::Misconfigured, message: message.into(), code: None, constraint: None, mark: None }
     }
 
     /// An error that time may mend.
     pub(crate) fn transient(message: impl Into<String>) -> Self {
-        Self { class: ErrorClass::Transient, message: message.into(), code: None, constraint: None, stale: false }
+        Self { class: ErrorClass::Transient, message: message.into(), code: None, constraint: None, mark: None }
     }
 
     /// Something other than the database failed, and may be mended.
@@ -55,12 +64,12 @@ impl StoreError {
 
     /// What was prepared no longer fits the database and has to be prepared again.
     pub(crate) fn stale(message: impl Into<String>) -> Self {
-        Self { stale: true, ..Self::transient(message) }
+        Self { mark: Some(Mark::Stale), ..Self::transient(message) }
     }
 
     /// Whether trying the same again is useless although the trouble is transient.
     pub(crate) fn is_stale(&self) -> bool {
-        self.stale
+        self.mark == Some(Mark::Stale)
     }
 
     /// A statement was given up after this time.
@@ -72,7 +81,12 @@ impl StoreError {
     /// An answer was ended because nobody took a row of it for this time.
     pub(crate) fn not_taken(patience: std::time::Duration) -> Self {
         let message = format!("nobody read on for {} s, so the answer was ended", patience.as_secs_f64());
-        Self::transient(message)
+        Self { mark: Some(Mark::NotTaken), ..Self::transient(message) }
+    }
+
+    /// Whether an answer was ended because nobody read on.
+    pub(crate) fn is_not_taken(&self) -> bool {
+        self.mark == Some(Mark::NotTaken)
     }
 
     /// Whether a statement was given up because of its time.
@@ -114,7 +128,7 @@ impl From<tokio_postgres::Error> for StoreError {
                 Some(source) => format!("{error}: {source}"),
                 None => error.to_string(),
             };
-            return Self { class: ErrorClass::Transient, message, code: None, constraint: None, stale: false };
+            return Self { class: ErrorClass::Transient, message, code: None, constraint: None, mark: None };
         };
         let mut message = format!("{} (SQLSTATE {})", database.message(), database.code().code());
         if let Some(detail) = database.detail() {
@@ -130,7 +144,7 @@ impl From<tokio_postgres::Error> for StoreError {
             message,
             code: Some(database.code().clone()),
             constraint: database.constraint().map(str::to_owned),
-            stale: false,
+            mark: None,
         }
     }
 }

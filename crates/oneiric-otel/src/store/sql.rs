@@ -314,16 +314,22 @@ impl Session {
         let known = plain.columns().iter().all(|column| column.type_().oid() < FIRST_OID_OF_USERS);
         let known = known && plain.params().iter().all(|kind| kind.oid() < FIRST_OID_OF_USERS);
 
+        // Whatever can be wrapped is, whatever it looks like.
         let wrapped = wrap::wrap(text, &plain, limits);
-        let prefix = wrapped.as_ref().map_or(0, |wrapped| wrapped.prefix);
-        let statement = match &wrapped {
-            Some(wrapped) => client.prepare(&wrapped.text).await.map_err(|error| not_wrapped(error, prefix))?,
-            None => plain,
+        let (statement, prefix) = match client.prepare(&wrapped.text).await {
+            Ok(statement) => (statement, Some(wrapped.prefix)),
+            Err(error) if error.code() != Some(&SqlState::SYNTAX_ERROR) => return Err(failure(error, wrapped.prefix)),
+            Err(_) if wrap::is_bare(text, &plain) => {
+                client.batch_execute("ROLLBACK TO SAVEPOINT statement").await.map_err(StoreError::from)?;
+                (plain, None)
+            }
+            Err(_) => return Err(sql(wrap::ACCEPTED)),
         };
+        let (is_wrapped, prefix) = (prefix.is_some(), prefix.unwrap_or_default());
         let rows = client.query_raw(&statement, parameters).await.map_err(|error| failure(error, prefix))?;
-        let (rows, truncated) = fetch(rows, columns.len(), wrapped.is_some(), limits, prefix).await?;
+        let (rows, truncated) = fetch(rows, columns.len(), is_wrapped, limits, prefix).await?;
         // Otherwise rows are on their way still.
-        let reusable = known && (wrapped.is_some() && truncated != Some(Truncated::Bytes) || truncated.is_none());
+        let reusable = known && (is_wrapped && truncated != Some(Truncated::Bytes) || truncated.is_none());
         Ok(Answer { result: SqlResult { columns, rows, truncated, elapsed: Duration::ZERO }, reusable })
     }
 }
@@ -369,9 +375,4 @@ async fn fetch(
 
 fn cells(row: &Row, columns: usize) -> Result<Vec<Box<RawValue>>, SqlFailure> {
     (0..columns).map(|index| Ok(row.try_get::<_, decode::Cell>(index).map_err(StoreError::from)?.0)).collect()
-}
-
-/// What was prepared as it stood and cannot be prepared in its wrapping.
-fn not_wrapped(error: tokio_postgres::Error, prefix: usize) -> SqlFailure {
-    if error.code() == Some(&SqlState::SYNTAX_ERROR) { sql(wrap::ACCEPTED) } else { failure(error, prefix) }
 }

@@ -112,7 +112,7 @@ async fn an_answer_that_nobody_reads_on_is_ended() {
     for stream in streams {
         let error = stream.filter_map(async |span| span.err()).collect::<Vec<_>>().await;
         assert!(
-            matches!(&error[..], [QueryError::Store(error)] if error.to_string().contains("nobody read on")),
+            matches!(&error[..], [error @ QueryError::NotTaken { .. }] if error.to_string().contains("nobody read on")),
             "{error:?}"
         );
     }

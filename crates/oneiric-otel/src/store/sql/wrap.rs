@@ -21,11 +21,8 @@ pub(super) struct Wrapped {
     pub(super) prefix: usize,
 }
 
-/// Wraps what can be wrapped. What EXPLAIN and SHOW return is small, and cannot be.
-pub(super) fn wrap(text: &str, statement: &Statement, limits: SqlLimits) -> Option<Wrapped> {
-    if is_bare(text, statement) {
-        return None;
-    }
+/// The statement in its wrapping. In that, EXPLAIN and SHOW are errors of syntax.
+pub(super) fn wrap(text: &str, statement: &Statement, limits: SqlLimits) -> Wrapped {
     let kinds: Vec<&Type> = statement.columns().iter().map(tokio_postgres::Column::type_).collect();
     let list = |column: &dyn Fn(usize) -> String| (1..=kinds.len()).map(column).collect::<Vec<_>>().join(", ");
     let sizes: Vec<String> = kinds.iter().zip(1..).filter_map(|(kind, number)| size(kind, number)).collect();
@@ -43,11 +40,12 @@ pub(super) fn wrap(text: &str, statement: &Statement, limits: SqlLimits) -> Opti
     let names = list(&|number| format!("c{number}"));
     write!(wrapped, "\n) AS s({names}) LIMIT {}) AS r OFFSET 0) AS q", limits.rows.saturating_add(1))
         .unwrap_or_default(); // Writing to a string cannot fail.
-    Some(Wrapped { text: wrapped, prefix })
+    Wrapped { text: wrapped, prefix }
 }
 
-/// Whether it is EXPLAIN or SHOW: by its first word, and by the columns that the server said it has.
-fn is_bare(text: &str, statement: &Statement) -> bool {
+/// Whether what cannot be wrapped is EXPLAIN or SHOW, which return little: by its first word, and by the columns that the
+/// server said it has.
+pub(super) fn is_bare(text: &str, statement: &Statement) -> bool {
     let columns: Vec<&str> = statement.columns().iter().map(tokio_postgres::Column::name).collect();
     match first_word(text).to_ascii_lowercase().as_str() {
         "explain" => columns == ["QUERY PLAN"],

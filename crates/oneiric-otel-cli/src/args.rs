@@ -19,7 +19,7 @@ use oneiric_otel::query::{AttributeFilter, TraceId};
 use oneiric_otel_api::CorsOrigin;
 use oneiric_otel_server::ServerOptions;
 
-pub(crate) use ask::{Diff, Errors, Logs, Metrics, Order, Services};
+pub(crate) use ask::{Diff, Errors, Logs, Metrics, Order, Services, Spans};
 pub(crate) use export::{Export, Format};
 
 use crate::moment::{Length, Moment};
@@ -106,7 +106,8 @@ impl Arguments {
         if let Command::Logs(Logs { since, until, .. }) = &self.command {
             return check_range(*since, *until);
         }
-        if let Command::Errors(Errors { when, .. })
+        if let Command::Spans(Spans { when, .. })
+        | Command::Errors(Errors { when, .. })
         | Command::Services(Services { when, .. })
         | Command::Metrics(Metrics { when, .. }) = &self.command
         {
@@ -184,6 +185,8 @@ pub(crate) enum Command {
     Trace(Trace),
     /// List traces, newest first
     Traces(Traces),
+    /// List spans whatever traces they are of, newest first
+    Spans(Spans),
     /// Show in what two traces agree and in what they differ
     Diff(Diff),
     /// Show what fails, grouped by what the failures have in common
@@ -457,6 +460,13 @@ pub(crate) struct Similar {
 pub(crate) struct Trace {
     /// The trace's id: 32 hex digits
     pub(crate) trace_id: TraceId,
+    /// Show what belongs to it besides: how it failed, its critical path, all its logs, and the metrics of its services while
+    /// it ran
+    #[arg(long)]
+    pub(crate) context: bool,
+    /// Show how it failed, and where its time went
+    #[arg(long)]
+    pub(crate) critical_path: bool,
 }
 
 #[derive(Debug, Args)]

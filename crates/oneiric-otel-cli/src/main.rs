@@ -30,6 +30,7 @@ mod screen;
 mod security;
 mod signals;
 mod tasks;
+mod trace_context;
 mod trace_tree;
 mod watch;
 

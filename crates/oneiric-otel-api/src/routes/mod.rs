@@ -5,6 +5,7 @@ mod catalogue;
 mod errors;
 mod logs;
 mod metrics;
+mod spans;
 mod sql;
 mod traces;
 
@@ -16,6 +17,7 @@ use crate::Asked;
 pub(crate) fn all() -> OpenApiRouter<Asked> {
     OpenApiRouter::new()
         .merge(traces::routes())
+        .merge(spans::routes())
         .merge(errors::routes())
         .merge(catalogue::routes())
         .merge(logs::routes())

@@ -2,9 +2,9 @@
 
 use axum::response::Response;
 use oneiric_otel::query::{
-    ContextRequest, Detail, QueryError, SIMILARITY_THRESHOLD, SearchAnswer, SearchRequest, SimilarAnswer,
-    SimilarRequest, SpanId, SpanRecord, TraceContext, TraceDiff, TraceId, TraceOrder, TraceOverview, TracePage,
-    TraceRecord, TracesRequest,
+    ContextRequest, Detail, NearRequest, QueryError, SIMILARITY_THRESHOLD, SearchAnswer, SearchRequest, SimilarAnswer,
+    SimilarRequest, SpanId, SpanRecord, TextHit, TraceContext, TraceDiff, TraceId, TraceOrder, TraceOverview,
+    TracePage, TraceRecord, TracesRequest,
 };
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
@@ -14,7 +14,8 @@ use utoipa_axum::routes;
 use crate::Asked;
 use crate::answer::{self, Answer};
 use crate::asking::Asking;
-use crate::openapi::{Problems, ProblemsOfOne};
+use crate::body::JsonBody;
+use crate::openapi::{Problems, ProblemsOfBody, ProblemsOfOne};
 use crate::parameters::{
     BothInPath, Cosine, Cursor, InPath, Limit, Nothing, Query, TraceIdText, UpTo, Words, filtered,
 };
@@ -29,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Asked> {
         .routes(routes!(get_context))
         .routes(routes!(diff))
         .routes(routes!(find_similar))
+        .routes(routes!(find_near))
         .routes(routes!(search))
 }
 
@@ -227,6 +229,26 @@ async fn find_similar(
     let request =
         SimilarRequest { trace_id, threshold: query.threshold.0, limit: query.limit.0, filter: query.filter() };
     Ok(Answer::now(service.find_similar_traces(&request).await?))
+}
+
+/// Traces with a text near an embedding.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NearAnswer {
+    /// What was found, nearest first.
+    hits: Vec<TextHit>,
+}
+
+/// Traces with a text near an embedding, grouped by what they have in common, nearest first. The body is the embedding: as
+/// many numbers as the model has dimensions, of the model that the server embeds with. Its length does not matter.
+#[utoipa::path(post, path = "/api/v1/similar", tag = "traces", params(FindSimilar), request_body = Vec<f32>,
+    responses((status = 200, description = "Traces near it", body = NearAnswer), ProblemsOfBody))]
+async fn find_near(
+    Asking(service): Asking,
+    Query(query): Query<FindSimilar>,
+    JsonBody(embedding): JsonBody<Vec<f32>>,
+) -> Result<Answer<NearAnswer>, Problem> {
+    let request = NearRequest { embedding, threshold: query.threshold.0, limit: query.limit.0, filter: query.filter() };
+    Ok(Answer::now(NearAnswer { hits: service.find_traces_near(&request).await? }))
 }
 
 filtered! {

@@ -1,7 +1,9 @@
-//! How `traces`, `diff`, `errors`, `logs`, `metrics` and `services` are asked.
+//! How `traces`, `spans`, `diff`, `errors`, `logs`, `metrics` and `services` are asked.
 
 use clap::{Args, ValueEnum};
-use oneiric_otel::query::{Aggregation, TimeRange, TraceId};
+use oneiric_otel::query::{Aggregation, AttributeFilter, TimeRange, TraceId};
+
+use super::Status;
 
 use crate::moment::{Length, Moment};
 
@@ -47,6 +49,36 @@ pub(crate) struct Errors {
     pub(crate) new_since: Option<Moment>,
     /// How many kinds, or traces, at most, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
+    /// Go on behind a page, with the cursor that came with it and the same flags
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) cursor: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Spans {
+    #[command(flatten)]
+    pub(crate) when: When,
+    /// Spans of this service
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
+    /// Spans of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operation: Option<String>,
+    /// Spans that ended so
+    #[arg(long, value_enum)]
+    pub(crate) status: Option<Status>,
+    /// Spans that took at least so long: 250ms, 1.5s, 2m
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) min_duration: Option<Length>,
+    /// Spans that took at most so long
+    #[arg(long, value_name = "LENGTH")]
+    pub(crate) max_duration: Option<Length>,
+    /// Spans that have the attribute, or whose resource has: key, key=value, key!=value, key>5, key~part; may be repeated
+    #[arg(long = "attr", value_name = "FILTER")]
+    pub(crate) attributes: Vec<AttributeFilter>,
+    /// How many at most, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) limit: u32,
     /// Go on behind a page, with the cursor that came with it and the same flags
     #[arg(long, value_name = "CURSOR")]

@@ -17,6 +17,7 @@ pub(crate) mod search;
 pub(crate) mod serve;
 pub(crate) mod services;
 pub(crate) mod similar;
+pub(crate) mod spans;
 pub(crate) mod sql;
 pub(crate) mod trace;
 pub(crate) mod traces;
@@ -60,6 +61,7 @@ pub(crate) async fn run(
             Command::Similar(similar) => similar::run(global, &similar).await,
             Command::Trace(trace) => trace::run(global, &trace).await,
             Command::Traces(traces) => traces::run(global, &traces).await,
+            Command::Spans(spans) => spans::run(global, &spans).await,
             Command::Bench { command } => bench::run(global, &command).await,
             Command::Sql(sql) => sql::run(global, &sql).await,
             Command::Diff(diff) => diff::run(global, &diff).await,

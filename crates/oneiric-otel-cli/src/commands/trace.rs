@@ -1,11 +1,11 @@
-//! `trace`: one trace, as a tree for people or as OTLP/JSON for programs.
+//! `trace`: one trace, as a tree for people or as OTLP/JSON for programs, and what belongs to it.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use oneiric_otel::otlp::record::Record;
 use oneiric_otel::otlp::{Group, json};
-use oneiric_otel::query::{QueryError, QueryService, TraceOverview};
+use oneiric_otel::query::{ContextRequest, QueryError, QueryService, TraceContext, TraceOverview};
 use oneiric_otel::store::{StoreError, Stored};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -17,7 +17,7 @@ use crate::args::{Global, Trace};
 use crate::backend::Backend;
 use crate::progress::Progress;
 use crate::trace_tree::{self, Overview};
-use crate::{failure, screen};
+use crate::{failure, screen, trace_context};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -27,13 +27,16 @@ struct Output {
     traces: Box<RawValue>,
     /// An `ExportLogsServiceRequest`.
     logs: Box<RawValue>,
+    /// Without spans, which stand above; with `--critical-path` alone without logs and metrics too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<TraceContext>,
 }
 
 pub(crate) async fn run(global: &Global, trace: &Trace) -> Result<Ending> {
     let backend = Backend::open_for_reading(global, &Arc::new(Progress::new())).await?;
     let read = read(&backend, trace).await;
     backend.release().await?;
-    let Read { derived, spans, logs } = read?;
+    let Read { derived, spans, logs, context } = read?;
     if spans.is_empty() && logs.is_empty() {
         return Err(failure::advised(
             format!("trace {} not found", trace.trace_id),
@@ -42,10 +45,11 @@ pub(crate) async fn run(global: &Global, trace: &Trace) -> Result<Ending> {
     }
     let overview = trace_tree::overview(trace.trace_id, derived, &spans, &logs);
     if global.json {
-        let output = Output { summary: overview, traces: otlp(spans)?, logs: otlp(logs)? };
+        let output = Output { summary: overview, traces: otlp(spans)?, logs: otlp(logs)?, context };
         screen::print_json(&output)?;
     } else {
-        screen::print(&trace_tree::draw(&overview, &spans, &logs))?;
+        let around = context.as_ref().map(trace_context::show).unwrap_or_default();
+        screen::print(&(trace_tree::draw(&overview, &spans, &logs) + &around))?;
     }
     Ok(Ending::Good)
 }
@@ -56,6 +60,8 @@ struct Read {
     derived: Option<TraceOverview>,
     spans: Vec<Stored<Span>>,
     logs: Vec<Stored<LogRecord>>,
+    /// What was asked for of what belongs to it.
+    context: Option<TraceContext>,
 }
 
 async fn read(backend: &Backend, trace: &Trace) -> Result<Read> {
@@ -63,13 +69,33 @@ async fn read(backend: &Backend, trace: &Trace) -> Result<Read> {
     let failed = |error: StoreError| failure::of_database(&error, backend.target());
     let spans = database.trace_spans(trace.trace_id.0).await.map_err(failed)?;
     let logs = database.trace_logs(trace.trace_id.0).await.map_err(failed)?;
-    let derived = match QueryService::new(database.clone(), None).get_trace_summary(trace.trace_id).await {
-        Ok(derived) => Some(derived),
-        Err(QueryError::NotFound { .. }) => None,
-        Err(QueryError::Store(error)) => return Err(failed(error)),
-        Err(error) => return Err(error.into()),
+    let service = QueryService::new(database.clone(), None);
+    let derived = there(service.get_trace_summary(trace.trace_id).await, backend)?;
+    let context = match wanted(trace) {
+        Some(request) => there(service.get_trace_context(&request).await, backend)?,
+        None => None,
     };
-    Ok(Read { derived, spans, logs })
+    Ok(Read { derived, spans, logs, context })
+}
+
+/// An answer, if there is one.
+fn there<A>(answer: Result<A, QueryError>, backend: &Backend) -> Result<Option<A>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(QueryError::NotFound { .. }) => Ok(None),
+        Err(QueryError::Store(error)) => Err(failure::of_database(&error, backend.target())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What belongs to the trace and was asked for. The tree has the spans.
+fn wanted(trace: &Trace) -> Option<ContextRequest> {
+    let all = ContextRequest { spans: 0, ..ContextRequest::new(trace.trace_id) };
+    match (trace.context, trace.critical_path) {
+        (true, _) => Some(all),
+        (false, true) => Some(ContextRequest { logs: 0, series: 0, ..all }),
+        (false, false) => None,
+    }
 }
 
 /// An export request of the records, on one line.

@@ -3,6 +3,7 @@
 use oneiric_otel_testkit::TestDatabase;
 use oneiric_otel_testkit::data::shared_data_for;
 use oneiric_otel_testkit::{nezha, python};
+use serde_json::{Value, json};
 
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -79,6 +80,56 @@ async fn every_example_of_the_page_about_the_api_works() {
         cursor = cursor.or_else(|| answer["next"].as_str().map(str::to_owned));
     }
     assert!(cursor.is_some(), "a page has a next one");
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_and_an_embedding_must_fit_the_model() {
+    let database = questions::database().await;
+    let serving = Serving::start(&["--database-url", database.url()]).await;
+    let place = format!("http://{}/api/v1", serving.address("api_addr"));
+    let ask = async |flags: &str| -> Value {
+        serde_json::from_str(&shell(&format!("curl -sS {flags}")).await.unwrap()).unwrap()
+    };
+    for (path, list, total) in [
+        ("errors?pattern=bank%20is&since=2000d", "traces", 3),
+        ("errors/groups?since=2000d", "groups", 2),
+        ("traces?since=2000d", "traces", 6),
+        ("spans?since=2000d&service=till", "spans", 6),
+        ("spans?since=2000d&attribute=http.status_code%3E500", "spans", 6),
+    ] {
+        let whole = ask(&format!("'{place}/{path}'")).await;
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = ask(&format!("'{place}/{path}&limit=1{cursor}'")).await;
+            let items = page[list].as_array().unwrap_or_else(|| panic!("{path}: {page}"));
+            assert_eq!(items.len(), 1, "{path}: {page}");
+            seen.extend(items.clone());
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(seen.len(), total, "{path}");
+        assert_eq!(Value::from(seen), whole[list], "{path}");
+        let of_another = ask(&format!("'{place}/{path}&cursor=AAAA'")).await;
+        assert_eq!((&of_another["status"], &of_another["parameter"]), (&json!(400), &json!("cursor")), "{path}");
+    }
+
+    let near = |embedding: Value| format!("--json '{embedding}' '{place}/similar?threshold=0&limit=2'");
+    let one = json!(vec![0.5; 384]);
+    // As soon as the model is loaded.
+    let loaded = async { while ask(&near(one.clone())).await["status"] == json!(503) {} };
+    timeout(PATIENCE, loaded).await.unwrap();
+    let hits = ask(&near(one)).await;
+    assert!(hits["hits"].as_array().is_some_and(|hits| !hits.is_empty() && hits.len() <= 2), "{hits}");
+    for wrong in [json!(vec![0.5; 383]), json!(vec![0; 384]), json!([])] {
+        let problem = ask(&near(wrong)).await;
+        assert_eq!((&problem["status"], &problem["parameter"]), (&json!(400), &json!("embedding")), "{problem}");
+        assert!(problem["detail"].as_str().unwrap().contains("384"), "{problem}");
+    }
+    for wrong in [json!({"embedding": [0.5]}), json!(["x"])] {
+        assert_eq!(ask(&near(wrong)).await["status"], json!(400));
+    }
     serving.terminate().await;
     assert_eq!(serving.end().await, Some(0));
 }

@@ -63,7 +63,7 @@ async fn tables_for_people_are_harmless_and_json_for_programs_says_the_same() {
     let second = format!("{:032x}", 2);
     let minutes = ["--since=2026-01-01T00:00:00Z", "--until=2026-01-01T00:06:00Z"];
     let values = [&["metrics", "queue.length", "--step=1m"], &minutes[..]].concat();
-    let cases: [(&[&str], &[&str], &str, Value); 12] = [
+    let cases: [(&[&str], &[&str], &str, Value); 16] = [
         (&["errors", "bank is", since], &["pay"], "/traces/0/error_message", json!("\u{1b}[31mbank is closed")),
         (&["logs", "--patterns"], &["1  error  bank", "SocketTimeoutException"], "/patterns/0/count", json!(1)),
         (&["metrics"], &["queue.length", "gauge", "bank"], "/0/streams", json!(1)),
@@ -76,6 +76,20 @@ async fn tables_for_people_are_harmless_and_json_for_programs_says_the_same() {
         (&["logs", "timeout", "--level", "error"], &["SocketTimeoutException"], "/logs/0/service_name", json!("bank")),
         (&["logs", "--trace", &first], &[&first], "/logs/0/level", json!("error")),
         (&["diff", &first, &second], &["a ", "b "], "/a/error_count", json!(2)),
+        (&["spans", "--service=bank", since], &["debit", "bank is closed"], "/spans/0/service_name", json!("bank")),
+        (&["spans", "--attr=http.status_code=200", "--limit=1", since], &["--cursor"], "/spans/1", Value::Null),
+        (
+            &["trace", &first, "--critical-path"],
+            &["first: bank  debit", "100 %", "step by step"],
+            "/context/failure/cause/name",
+            json!("debit"),
+        ),
+        (
+            &["trace", &first, "--context"],
+            &["logs (1)", "SocketTimeoutException", "queue.length", "where its time went"],
+            "/context/metrics/0/metric_name",
+            json!("queue.length"),
+        ),
     ];
     for (question, shown, pointer, value) in cases {
         let table = run(&[question, &url[..]].concat()).await.expect(0).stdout;
@@ -84,7 +98,7 @@ async fn tables_for_people_are_harmless_and_json_for_programs_says_the_same() {
         }
         assert!(!table.contains('\u{1b}'), "{question:?}: {table:?}");
         let json = run(&[question, &["--json"], &url[..]].concat()).await.expect(0).json();
-        assert_eq!(json.pointer(pointer), Some(&value), "{question:?}: {json:#}");
+        assert_eq!(json.pointer(pointer).unwrap_or(&Value::Null), &value, "{question:?}: {json:#}");
     }
     let explained =
         run(&[&["similar", &first, "--explain", "--threshold=0"], &url[..]].concat()).await.expect(0).stdout;
@@ -145,7 +159,7 @@ async fn a_later_page_is_about_the_time_of_the_first_whatever_now_is() {
 async fn wrong_questions_are_refused_with_what_is_accepted() {
     let database = database().await;
     let url = ["--database-url", database.url()];
-    let cases: [(&[&str], i32, &str); 11] = [
+    let cases: [(&[&str], i32, &str); 14] = [
         (&["traces", "--attr", "=x"], 2, "key=value"),
         (&["traces", "--min-duration", "5"], 2, "250ms"),
         (&["traces", "--cursor", "nonsense"], 1, "cursor"),
@@ -155,6 +169,9 @@ async fn wrong_questions_are_refused_with_what_is_accepted() {
         (&["logs", "..."], 1, "query"),
         (&["metrics", "queue.length", "--agg", "median"], 2, "increase"),
         (&["metrics", "queue.size"], 1, "queue.length"),
+        (&["metrics", "queue.length", "--by", "pod"], 1, "there is pool"),
+        (&["spans", "--service", "tell"], 1, "till"),
+        (&["spans", "--since", "1h", "--until", "2h"], 2, "after --since"),
         (&["services", "--limit", "0"], 2, "1..=1000"),
         (&["diff", &"0".repeat(31), "x"], 2, "32 hexadecimal digits"),
     ];

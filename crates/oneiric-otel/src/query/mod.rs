@@ -23,6 +23,7 @@ pub(crate) mod pattern;
 mod range;
 mod search;
 mod similar;
+mod span_list;
 mod spans;
 mod sql;
 mod trace;
@@ -63,6 +64,7 @@ pub use metrics::{
 pub use range::{TimeRange, recent_now};
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchMode, SearchRequest, TextHit};
 pub use similar::{NearRequest, SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
+pub use span_list::{SpanFilter, SpanPage, SpansRequest};
 pub use spans::{
     EventRecord, LinkRecord, MAX_TRACE_SPANS, Moment, ResourceRecord, ScopeRecord, SpanId, SpanRecord, SpanStream,
     StatusRecord, TraceRecord,

@@ -32,6 +32,7 @@ pub(crate) mod rollups;
 pub(crate) mod rows;
 pub(crate) mod sample;
 pub(crate) mod search;
+pub(crate) mod span_list;
 mod spans;
 pub(crate) mod sql;
 pub(crate) mod template_vectors;

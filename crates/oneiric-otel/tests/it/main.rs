@@ -21,6 +21,7 @@ mod roles;
 mod rollups;
 mod scene;
 mod search;
+mod span_list;
 mod spooling;
 mod sql;
 mod sql_attacks;

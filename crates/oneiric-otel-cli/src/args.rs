@@ -459,7 +459,8 @@ pub(crate) struct Similar {
 #[derive(Debug, Args)]
 pub(crate) struct Trace {
     /// The trace's id: 32 hex digits
-    pub(crate) trace_id: TraceId,
+    #[arg(value_name = "TRACE_ID")]
+    pub(crate) id: TraceId,
     /// Show what belongs to it besides: how it failed, its critical path, all its logs, and the metrics of its services while
     /// it ran
     #[arg(long)]

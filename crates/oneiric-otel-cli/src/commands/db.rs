@@ -36,11 +36,15 @@ async fn status(global: &Global, backend: &Backend) -> Result<()> {
     };
     let or_none = |names: &[String]| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     screen::print(&format!(
-        "database    {}\npostgresql  {}\npgvector    {pgvector}\nschema      version {}{}\npending     {}\ndeferred    {}\nsize        {}\n",
+        "database    {}\npostgresql  {}\npgvector    {pgvector}\nschema      version {}{}{}\npending     {}\ndeferred    {}\nsize        {}\n",
         screen::clean(&status.target),
         screen::clean(&status.server_version),
         status.schema.version,
         status.schema.conflict.as_ref().map_or(String::new(), |conflict| format!("; {}", screen::clean(conflict))),
+        match status.schema.newer.as_slice() {
+            [] => String::new(),
+            newer => format!("; newer than this program, which can work with {}", screen::clean(&newer.join(", "))),
+        },
         or_none(&status.schema.pending),
         or_none(&status.schema.pending_deferred),
         indicatif::BinaryBytes(status.size_bytes.unsigned_abs()),

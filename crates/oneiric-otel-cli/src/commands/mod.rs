@@ -59,7 +59,7 @@ pub(crate) async fn run(
             Command::Export(export) => export::run(global, &export).await,
             Command::Search(search) => search::run(global, &search).await,
             Command::Similar(similar) => similar::run(global, &similar).await,
-            Command::Trace(trace) => trace::run(global, &trace).await,
+            Command::Trace(trace) => Box::pin(trace::run(global, &trace)).await,
             Command::Traces(traces) => traces::run(global, &traces).await,
             Command::Spans(spans) => spans::run(global, &spans).await,
             Command::Bench { command } => bench::run(global, &command).await,

@@ -39,11 +39,11 @@ pub(crate) async fn run(global: &Global, trace: &Trace) -> Result<Ending> {
     let Read { derived, spans, logs, context } = read?;
     if spans.is_empty() && logs.is_empty() {
         return Err(failure::advised(
-            format!("trace {} not found", trace.trace_id),
+            format!("trace {} not found", trace.id),
             "`oneiric-otel traces` lists what is there; --data-dir or --database-url name another database",
         ));
     }
-    let overview = trace_tree::overview(trace.trace_id, derived, &spans, &logs);
+    let overview = trace_tree::overview(trace.id, derived, &spans, &logs);
     if global.json {
         let output = Output { summary: overview, traces: otlp(spans)?, logs: otlp(logs)?, context };
         screen::print_json(&output)?;
@@ -67,10 +67,10 @@ struct Read {
 async fn read(backend: &Backend, trace: &Trace) -> Result<Read> {
     let database = backend.database();
     let failed = |error: StoreError| failure::of_database(&error, backend.target());
-    let spans = database.trace_spans(trace.trace_id.0).await.map_err(failed)?;
-    let logs = database.trace_logs(trace.trace_id.0).await.map_err(failed)?;
+    let spans = database.trace_spans(trace.id.0).await.map_err(failed)?;
+    let logs = database.trace_logs(trace.id.0).await.map_err(failed)?;
     let service = QueryService::new(database.clone(), None);
-    let derived = there(service.get_trace_summary(trace.trace_id).await, backend)?;
+    let derived = there(service.get_trace_summary(trace.id).await, backend)?;
     let context = match wanted(trace) {
         Some(request) => there(service.get_trace_context(&request).await, backend)?,
         None => None,
@@ -90,7 +90,7 @@ fn there<A>(answer: Result<A, QueryError>, backend: &Backend) -> Result<Option<A
 
 /// What belongs to the trace and was asked for. The tree has the spans.
 fn wanted(trace: &Trace) -> Option<ContextRequest> {
-    let all = ContextRequest { spans: 0, ..ContextRequest::new(trace.trace_id) };
+    let all = ContextRequest { spans: 0, ..ContextRequest::new(trace.id) };
     match (trace.context, trace.critical_path) {
         (true, _) => Some(all),
         (false, true) => Some(ContextRequest { logs: 0, series: 0, ..all }),

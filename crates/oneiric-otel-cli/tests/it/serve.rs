@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use oneiric_otel::store::SCHEMA_VERSION;
 use oneiric_otel_testkit::TestDatabase;
 use serde_json::json;
 
@@ -46,6 +47,37 @@ fn get(address: &str, path: &str) -> String {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     answer
+}
+
+#[tokio::test]
+async fn a_server_works_on_with_a_newer_schema_if_that_is_marked_for_it() {
+    let database = TestDatabase::create().await;
+    let url = ["--database-url", database.url()];
+    let migrate = async || run(&[&["db", "migrate"], &url[..]].concat()).await;
+    let first = migrate().await.expect(0);
+    assert!(!first.stderr.contains("newer"), "{}", first.stderr);
+    let newer = format!(
+        "INSERT INTO otel.otel_migrations (version, name, track, checksum, works_with)
+         VALUES (9999, 'future', 'required', 'x', {SCHEMA_VERSION})"
+    );
+    let client = database.client().await;
+    client.batch_execute(&newer).await.unwrap();
+    let warned = migrate().await.expect(0);
+    assert!(
+        warned.stderr.contains("newer than this program") && warned.stderr.contains("9999_future"),
+        "{}",
+        warned.stderr
+    );
+    let status = run(&[&["db", "status"], &url[..]].concat()).await.expect(0).stdout;
+    assert!(status.contains("can work with 9999_future"), "{status}");
+    let serving = Serving::start(&url).await;
+    let http = serving.address("http_addr");
+    assert_eq!(tokio::task::spawn_blocking(move || post(&http, &request(1))).await.unwrap(), Some(200));
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+    client.batch_execute("UPDATE otel.otel_migrations SET works_with = NULL WHERE version = 9999").await.unwrap();
+    let refused = migrate().await.expect(1);
+    assert!(refused.stderr.contains("use a newer oneiric-otel"), "{}", refused.stderr);
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn tables_for_people_are_harmless_and_json_for_programs_says_the_same() {
         (&["spans", "--attr=http.status_code=200", "--limit=1", since], &["--cursor"], "/spans/1", Value::Null),
         (
             &["trace", &first, "--critical-path"],
-            &["first: bank  debit", "100 %", "step by step"],
+            &["first: bank debit bank is closed", "100 %", "step by step"],
             "/context/failure/cause/name",
             json!("debit"),
         ),

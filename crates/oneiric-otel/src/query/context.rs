@@ -192,7 +192,7 @@ impl QueryService {
         note(facts.is_empty(), "no span of the trace is stored, only log records".to_owned());
         note(facts_cut, format!("critical path and failure are those of the first {MAX_FACTS} spans"));
         note(spans_cut, format!("only the first {} of {} spans are shown", spans.len(), facts.len()));
-        note(logs_cut, format!("only the first {} log records are shown", logs.len()));
+        note(logs_cut && request.logs > 0, format!("only the first {} log records are shown", logs.len()));
         notes.extend(metric_notes);
         let mut render = Renderer::new(Detail::List);
         Ok(TraceContext {

@@ -5,9 +5,10 @@ use uuid::Uuid;
 
 use super::attributes::{Values, push};
 use super::copy::Micros;
-use super::database::Database;
+use super::database::{Argument, Database};
 use super::error::StoreError;
 use super::search::{TRACE_COLUMNS, TraceRow, begins_not_before};
+use super::traces::{NewTrace, Transaction};
 
 /// Columns that [`TraceRow::from_row`] reads.
 const TRACE_ROW_COLUMNS: usize = 16;
@@ -307,6 +308,22 @@ impl Database {
             })
             .collect()
     }
+}
+
+/// Notes the errors of traces that are about to be written, in the one order in which all who write traces do.
+pub(super) async fn note_errors(transaction: &Transaction<'_>, traces: &[NewTrace]) -> Result<(), StoreError> {
+    let has_error = |trace: &&NewTrace| trace.summary.error_type.is_some() || trace.summary.error_message.is_some();
+    let failed: Vec<&NewTrace> = traces.iter().filter(has_error).collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let buckets: Vec<Micros> = failed.iter().map(|trace| trace.bucket).collect();
+    let types: Vec<Option<&str>> = failed.iter().map(|trace| trace.summary.error_type.as_deref()).collect();
+    let messages: Vec<Option<&str>> = failed.iter().map(|trace| trace.summary.error_message.as_deref()).collect();
+    let errors: [Argument<'_>; 3] =
+        [(&buckets, Type::TIMESTAMPTZ_ARRAY), (&types, Type::TEXT_ARRAY), (&messages, Type::TEXT_ARRAY)];
+    transaction.query_typed("SELECT otel.otel_note_errors_before($1, $2, $3)", &errors).await?;
+    Ok(())
 }
 
 /// A trace with an error that began between the first two parameters and, with a position, before that.

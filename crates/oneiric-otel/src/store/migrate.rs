@@ -66,7 +66,7 @@ const REQUIRED: &[Migration] = &[
         include_str!("../../migrations/required/0012_compatible_programs.sql"),
     )
     .works_with(10),
-    Migration::required(13, "long_errors", include_str!("../../migrations/required/0013_long_errors.sql"))
+    Migration::required(13, "read_indexes", include_str!("../../migrations/required/0013_read_indexes.sql"))
         .works_with(10),
 ];
 

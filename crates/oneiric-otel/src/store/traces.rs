@@ -13,8 +13,9 @@ use tokio_postgres::{IsolationLevel, Row};
 use uuid::Uuid;
 
 use super::copy::Micros;
-use super::database::{Argument, Client, Database};
+use super::database::{Client, Database};
 use super::error::StoreError;
+use super::errors::note_errors;
 use super::write::slot;
 use crate::derive::trace::TraceSummary;
 
@@ -329,6 +330,7 @@ pub(crate) async fn write_traces(transaction: &Transaction<'_>, traces: &[NewTra
             &[(&ids, Type::UUID_ARRAY), (&buckets, Type::TIMESTAMPTZ_ARRAY)],
         )
         .await?;
+    note_errors(transaction, traces).await?;
     write_rows(transaction, traces, &ids, &buckets).await?;
     write_links(transaction, traces).await
 }
@@ -360,11 +362,6 @@ async fn write_rows(
     let text_ids: Vec<String> = traces.iter().map(|trace| json_array(&trace.text_ids)).collect();
     let error_type: Vec<Option<&str>> = traces.iter().map(|trace| trace.summary.error_type.as_deref()).collect();
     let error_message: Vec<Option<&str>> = traces.iter().map(|trace| trace.summary.error_message.as_deref()).collect();
-    if error_type.iter().chain(&error_message).any(Option::is_some) {
-        let errors: [Argument<'_>; 3] =
-            [(&buckets, Type::TIMESTAMPTZ_ARRAY), (&error_type, Type::TEXT_ARRAY), (&error_message, Type::TEXT_ARRAY)];
-        transaction.query_typed("SELECT otel.otel_note_errors_before($1, $2, $3)", &errors).await?;
-    }
     transaction
         .execute_typed(
             "INSERT INTO otel.otel_traces (trace_id, bucket, start_time, end_time, seen_from, seen_to, duration_ns,

@@ -121,6 +121,13 @@ async fn what_is_left_out_is_said() {
     ];
     assert_eq!(context.notes, notes);
     assert!(context.failure.is_some() && context.critical_path.is_some(), "of all spans nevertheless");
+    let nothing = ContextRequest { spans: 0, logs: 0, series: 0, ..request(1) };
+    let context = queries.get_trace_context(&nothing).await.unwrap();
+    assert!(
+        context.failure.is_some() && context.notes.is_empty(),
+        "who asks for none misses none: {:?}",
+        context.notes
+    );
 
     let logs_only = queries.get_trace_context(&request(3)).await.unwrap();
     assert_eq!((logs_only.logs.len(), logs_only.spans.len()), (1, 0));

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use oneiric_otel::query::{ErrorGroupsRequest, ErrorTracesRequest, OperationsRequest, QueryService, TimeRange};
+use oneiric_otel::query::{
+    ErrorGroupsRequest, ErrorTracesRequest, OperationsRequest, QueryService, SpanFilter, SpansRequest, TimeRange,
+};
 use oneiric_otel::store::Database;
 
 use crate::catalogue::noon;
@@ -94,6 +96,8 @@ async fn groups_and_catalogue_read_the_days_they_are_asked_about() {
              FROM generate_series(0, 6) n;
              INSERT INTO otel_resources (content_hash, service_name, schema_url, attributes, envelope)
              VALUES (gen_random_uuid(), 'shop', '', '{}', '');
+             INSERT INTO otel_scopes (content_hash, name, version, schema_url, attributes, envelope)
+             VALUES (gen_random_uuid(), '', '', '', '{}', '');
              INSERT INTO otel_spans (start_time, duration_ns, span_hash, resource_id, trace_id, scope_id, flags, start_ns,
                                      span_id, service_name, name, kind, status, attributes)
              SELECT t.start_time, 1, n, 1, t.trace_id, 1, 0, 0, int8send(n), 'shop', 'op', 'server', 'unset', '{}'
@@ -116,6 +120,12 @@ async fn groups_and_catalogue_read_the_days_they_are_asked_about() {
     let answer = asked(&scene, async |queries| queries.error_groups(&groups).await.unwrap()).await;
     assert_eq!(answer.groups.len(), 5);
     assert_eq!(reads(&scene, "otel_traces_20261118").await, (0, 0));
+
+    let spans = SpansRequest { filter: SpanFilter::default(), range: last_hours(20), limit: 10, cursor: None };
+    let page = asked(&scene, async |queries| queries.find_spans(&spans).await.unwrap()).await;
+    assert_eq!((page.spans.len(), page.next.is_some()), (10, true));
+    assert_eq!(reads(&scene, "otel_spans_2026%").await.0, 0, "the newest are found through the index on services");
+    assert_eq!(reads(&scene, "otel_spans_20261118").await, (0, 0));
 
     let request = OperationsRequest { range: last_hours(20), service: "shop".to_owned(), limit: 10 };
     let answer = asked(&scene, async |queries| queries.operations(&request).await.unwrap()).await;

@@ -1,5 +1,7 @@
--- Errors: short ones alone are indexed by their letters, they are noted in one order, and forgotten when no trace can have
--- them. And points with exemplars are found by their time. Programs before this one find the same errors, more slowly.
+-- What questions read. Errors: short ones alone are indexed by their letters, they are noted in one order, and forgotten when
+-- no trace can have them. Points with exemplars are found by their time. Programs before this one find the same, more slowly.
+--
+-- Storing metrics waits while the points that are there are looked through.
 
 -- A message of 4 KB has thousands of trigrams, each an entry of the index, and it is nearly always the only one of its
 -- kind. The few long ones are compared one by one.

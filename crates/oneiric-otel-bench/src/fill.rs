@@ -10,6 +10,7 @@ use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::embed::{EmbedOptions, Embedder, EmbeddingWorker};
 use oneiric_otel::otlp::{Encoding, Signal};
 use oneiric_otel::pipeline::{Ingest, IngestOptions, Refused, Request};
+use oneiric_otel::rollup::{RollupOptions, RollupWorker};
 use oneiric_otel::store::Database;
 use serde::Serialize;
 
@@ -35,6 +36,8 @@ pub struct Filled {
     pub data_points: u64,
     /// Distinct texts that were embedded.
     pub texts: u64,
+    /// Hours of metrics that were rolled up.
+    pub hours: u64,
     /// Indexes of partitions whose time has passed.
     pub indexes: u64,
     /// Seconds until all spans and logs were committed, the generator's own work included.
@@ -45,6 +48,8 @@ pub struct Filled {
     pub derive_seconds: f64,
     /// Seconds until every text had its vector.
     pub embed_seconds: f64,
+    /// Seconds until every hour of metrics was rolled up.
+    pub roll_up_seconds: f64,
     /// Seconds until the partitions whose time has passed had their indexes.
     pub close_seconds: f64,
 }
@@ -57,7 +62,7 @@ pub trait Watcher: Send + Sync {
     fn done(&self, parts: u64);
 }
 
-/// Stores everything that `generator` has, derives and embeds it. What is stored already is not stored again. The schema
+/// Stores everything that `generator` has, derives, embeds and rolls it up. What is stored already is not stored again. The schema
 /// must be migrated.
 ///
 /// # Errors
@@ -133,6 +138,11 @@ pub async fn fill(
     }
     filled.texts = embedded.vectors;
     filled.embed_seconds = began.elapsed().as_secs_f64();
+
+    let began = Instant::now();
+    watcher.step("rolling metrics up", None);
+    filled.hours = RollupWorker::new(database.clone(), RollupOptions::default()).roll_up_all_now().await?;
+    filled.roll_up_seconds = began.elapsed().as_secs_f64();
 
     // A server does it within the hour.
     let began = Instant::now();

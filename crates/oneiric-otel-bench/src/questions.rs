@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
+use crate::fill::Watcher;
 use crate::generate::{FAULTS, Generator};
 use crate::latency::{Latencies, Quantiles};
 
@@ -50,10 +51,16 @@ pub struct Measured {
 ///
 /// # Errors
 /// The first question that is not answered.
-pub async fn measure(service: &QueryService, generator: &Generator, rounds: Rounds) -> Result<Vec<Measured>> {
+pub async fn measure(
+    service: &QueryService,
+    generator: &Generator,
+    rounds: Rounds,
+    watcher: &impl Watcher,
+) -> Result<Vec<Measured>> {
     let mut measured = Vec::new();
     let service = &service.bypassing_cache();
     for class in classes::CLASSES {
+        watcher.step(class.name, None);
         measured.push(class.measure(service, generator, rounds).await.with_context(|| class.name.to_owned())?);
     }
     Ok(measured)

@@ -46,7 +46,7 @@ async fn what_is_generated_is_stored_and_every_question_has_answers() {
 
     let service = QueryService::new(database, Some(model));
     let rounds = Rounds { questions: 12, repeats: 1, seed: 1 };
-    for class in questions::measure(&service, &generator, rounds).await.unwrap() {
+    for class in questions::measure(&service, &generator, rounds, &Nobody).await.unwrap() {
         assert!(class.answers > 0.0, "no answers to: {}", class.class);
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Query {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeats: u32,
     /// Decides data and questions
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 9)]
     pub(crate) seed: u64,
     /// End when the data are there
     #[arg(long)]

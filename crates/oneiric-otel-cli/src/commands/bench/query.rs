@@ -93,9 +93,9 @@ async fn measure(
     let mut classes = Vec::new();
     if !query.fill_only {
         let rounds = Rounds { questions: query.questions as usize, repeats: query.repeats as usize, seed: query.seed };
-        progress.start("asking", None);
-        classes = questions::measure(&service, &generator, rounds).await?;
+        let asked = questions::measure(&service, &generator, rounds, &Steps(progress)).await;
         progress.end();
+        classes = asked?;
     }
     Ok(Output { traces: generator.traces(), filled, classes })
 }
@@ -111,6 +111,7 @@ fn tell(output: &Output) -> String {
         row("data points stored", filled.data_points, filled.metrics_seconds);
         row("traces derived", filled.traces, filled.derive_seconds);
         row("texts embedded", filled.texts, filled.embed_seconds);
+        row("hours of metrics rolled up", filled.hours, filled.roll_up_seconds);
         row("indexes of closed partitions", filled.indexes, filled.close_seconds);
         text = format!("{table}\n");
     }

@@ -179,18 +179,28 @@ fn push_token(token: &str, out: &mut String) {
     } else if !has_digit && name.len() <= 64 {
         out.push_str(name);
     } else {
-        for part in name.split_inclusive(['.', ':', '-', '_', '/', '+', '%', '#', '$', '~', '@', '\\']) {
-            let word = part.trim_end_matches(['.', ':', '-', '_', '/', '+', '%', '#', '$', '~', '@', '\\']);
-            push_word(word, out);
-            out.push_str(part.get(word.len()..).unwrap_or_default());
+        // `OrderId:4bf92f35-77b3-4da6-a3ce-929d0e0e4736` is a name and an id.
+        for piece in name.split_inclusive([':', '/', '+', '%', '#', '$', '~', '@', '\\']) {
+            let id = piece.trim_end_matches([':', '/', '+', '%', '#', '$', '~', '@', '\\']);
+            if is_id(id) {
+                push_hole(out);
+            } else {
+                for part in id.split_inclusive(['.', '-', '_']) {
+                    let word = part.trim_end_matches(['.', '-', '_']);
+                    push_word(word, out);
+                    out.push_str(part.get(word.len()..).unwrap_or_default());
+                }
+            }
+            out.push_str(piece.get(id.len()..).unwrap_or_default());
         }
     }
     out.push_str(end);
 }
 
-/// Long runs of hexadecimal digits and hyphens: UUIDs, hashes, trace ids.
+/// Long runs of hexadecimal digits and hyphens: UUIDs, hashes, trace ids. And JSON Web Tokens, which begin with `{"` in
+/// base64.
 fn is_id(name: &str) -> bool {
-    name.len() >= 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+    name.len() >= 16 && (name.starts_with("eyJ") || name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'))
 }
 
 fn push_word(word: &str, out: &mut String) {
@@ -242,6 +252,8 @@ mod tests {
             ("user42 paid 3.50 EUR, 7 items", "user<*> paid <*> EUR, <*> items"),
             ("id=4bf92f35-77b3-4da6-a3ce-929d0e0e4736 ok", "id=<*> ok"),
             ("token deadbeefcafedeadbeef", "token <*>"),
+            ("[OrderId:4bf92f35-77b3-a0ec-a3ce-929d0e0e4736,Price: 50.0]", "[OrderId:<*>,Price: <*>]"),
+            ("USER TOKEN: eyJhbGciOiJIUzI1NiJ9.eyJzdWIi-OiJm_ZHNl.x-Q9 USER ID: 1", "USER TOKEN: <*> USER ID: <*>"),
             ("mail to a.b@c.de from https://x.y/z?a=1", "mail to <*> from <*>?a=<*>"),
             ("java.util.TimeoutException: 5000", "java.util.TimeoutException: <*>"),
             ("level=info msg=\"all is well\" user=\"alice b\" n=5", "level=info msg=\"all is well\" user=<*> n=<*>"),

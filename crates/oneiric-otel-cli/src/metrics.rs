@@ -38,6 +38,13 @@ impl Collector for Snapshot {
         page.breaker(&self.ingest)?;
         page.counter("unauthenticated_requests", "Requests without a valid token", self.unauthenticated_requests)?;
         page.counter("failed_handshakes", "Connections on which TLS was not agreed on", self.failed_handshakes)?;
+        let templates = &self.ingest.counts.log_templates;
+        page.counter("stored_log_templates", "Templates of log records that were new", templates.stored)?;
+        page.counter(
+            "left_out_log_templates",
+            "New templates of log records that were not stored, because an hour had too many",
+            templates.left_out,
+        )?;
         page.counter("dropped_own_spans", "Spans of the server itself that were refused", self.dropped_own_spans)?;
         page.counter("derived_traces", "Rows of traces written or rewritten", self.derived.traces)?;
         page.counter("new_texts", "Traces whose text was not known and needed a vector", self.derived.texts_new)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
 use oneiric_otel::otlp::Signal;
-use oneiric_otel::query::{Aggregation, AttributeFilter, LEVELS, Level, SpanId, TraceId, recent_now};
+use oneiric_otel::query::{Aggregation, AttributeFilter, LEVELS, Level, SpanId, TemplateId, TraceId, recent_now};
 use serde::Deserialize;
 use serde::de::{Deserializer, Visitor};
 use utoipa::ToSchema;
@@ -54,6 +54,7 @@ read_by_meaning!(
     Took,
     Name,
     Words,
+    Meant,
     Limit,
     Cosine,
     Status,
@@ -68,7 +69,7 @@ read_by_meaning!(
     AggregationName,
     PatternText,
     Prefix,
-    TemplateId
+    TemplateIdText
 );
 
 /// A time: RFC 3339 (`2026-03-01T12:30:00Z`), a span before now (`2h`), or nanoseconds since 1970.
@@ -143,6 +144,19 @@ impl Meaning for Words {
     fn read(text: &str) -> Option<Self> {
         let fits = !text.trim().is_empty() && text.chars().count() <= 10_000 && !text.contains('\0');
         fits.then(|| Self(text.to_owned()))
+    }
+}
+
+/// What log records mean.
+#[derive(Debug, Clone, PartialEq, Eq, ToSchema)]
+#[schema(value_type = String, min_length = 1, max_length = 1000, examples("the database could not be reached"))]
+pub(crate) struct Meant(pub(crate) String);
+
+impl Meaning for Meant {
+    const ACCEPTED: &'static str = "a description of 1 to 1000 characters, not blank and without NUL";
+
+    fn read(text: &str) -> Option<Self> {
+        Words::read(text).map(|words| Self(words.0)).filter(|meant| meant.0.chars().count() <= 1000)
     }
 }
 
@@ -355,16 +369,14 @@ impl Meaning for Prefix {
 
 /// The id of a template of log records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(value_type = i64)]
-pub(crate) struct TemplateId(pub(crate) i64);
+#[schema(value_type = String, pattern = "^-?[0-9]{1,18}$", examples("6233839168310720248"))]
+pub(crate) struct TemplateIdText(pub(crate) TemplateId);
 
-impl Meaning for TemplateId {
+impl Meaning for TemplateIdText {
     const ACCEPTED: &'static str = "a whole number of 64 bits";
 
     fn read(text: &str) -> Option<Self> {
-        let digits = text.strip_prefix('-').unwrap_or(text);
-        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|_| plain).map(Self)
+        text.parse().ok().map(Self)
     }
 }
 

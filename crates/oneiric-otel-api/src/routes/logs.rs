@@ -1,7 +1,7 @@
 //! Log records by words and by what else is known of them.
 
 use oneiric_otel::otlp::{Group, json};
-use oneiric_otel::query::{Level, LogPage, LogPatterns, LogsRequest};
+use oneiric_otel::query::{Level, LogPage, LogPatterns, LogsByMeaning, LogsRequest};
 use serde_json::value::RawValue;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -11,12 +11,17 @@ use crate::answer::Answer;
 use crate::asking::Asking;
 use crate::openapi::{Problems, ProblemsOfOne};
 use crate::parameters::{
-    Cursor, LevelName, Limit, Name, Nothing, OneInPath, Query, Question, SpanIdText, TemplateId, Time, TraceIdText,
+    Cursor, LevelName, Limit, Meant, Name, Nothing, OneInPath, Query, Question, SpanIdText, TemplateIdText, Time,
+    TraceIdText,
 };
 use crate::problem::{Problem, ProblemType};
 
 pub(super) fn routes() -> OpenApiRouter<Asked> {
-    OpenApiRouter::new().routes(routes!(search_logs)).routes(routes!(get_log)).routes(routes!(log_patterns))
+    OpenApiRouter::new()
+        .routes(routes!(search_logs))
+        .routes(routes!(get_log))
+        .routes(routes!(log_patterns))
+        .routes(routes!(search_by_meaning))
 }
 
 /// Defines the parameters of a question about log records: those of the filter, and its own.
@@ -28,9 +33,6 @@ macro_rules! of_logs {
         #[into_params(parameter_in = Query)]
         pub(crate) struct $name {
             $($(#[$field_about])* $field: $kind,)*
-            /// Words, `"phrases"`, `-exclusions` and `prefixes*` that a record must have.
-            #[param(inline)]
-            query: Option<Question>,
             /// Records of this trace.
             #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
             trace_id: Option<TraceIdText>,
@@ -46,7 +48,7 @@ macro_rules! of_logs {
             /// Records of these templates: ids that a pattern has.
             #[serde(default)]
             #[param(inline, style = Form, explode, required = false)]
-            template: Vec<TemplateId>,
+            template: Vec<TemplateIdText>,
             /// From this time on, to the microsecond.
             #[param(inline)]
             since: Option<Time>,
@@ -56,10 +58,10 @@ macro_rules! of_logs {
         }
 
         impl $name {
-            fn request(&self, limit: Limit, cursor: Option<&Cursor>) -> LogsRequest {
-                let templates: Vec<i64> = self.template.iter().map(|id| id.0).collect();
+            fn request(&self, query: Option<&str>, limit: Limit, cursor: Option<&Cursor>) -> LogsRequest {
+                let templates: Vec<_> = self.template.iter().map(|id| id.0).collect();
                 LogsRequest {
-                    query: self.query.as_ref().map(|question| question.0.clone()),
+                    query: query.map(str::to_owned),
                     trace_id: self.trace_id.map(|id| id.0),
                     span_id: self.span_id.as_ref().map(|id| id.0.clone()),
                     level: self.level.map(|level| level.0.as_str().to_owned()),
@@ -78,6 +80,9 @@ macro_rules! of_logs {
 of_logs! {
     /// Which log records.
     pub(crate) struct FindLogs {
+        /// Words, `"phrases"`, `-exclusions` and `prefixes*` that a record must have.
+        #[param(inline)]
+        query: Option<Question>,
         /// How many at most.
         #[serde(default = "Limit::many")]
         #[param(inline, default = 100)]
@@ -91,6 +96,9 @@ of_logs! {
 of_logs! {
     /// The patterns of which log records.
     pub(crate) struct FindPatterns {
+        /// Words, `"phrases"`, `-exclusions` and `prefixes*` that a record must have.
+        #[param(inline)]
+        query: Option<Question>,
         /// How many patterns at most.
         #[serde(default = "Limit::many")]
         #[param(inline, default = 100)]
@@ -98,14 +106,42 @@ of_logs! {
     }
 }
 
-/// The patterns of log records, the most frequent first: what they say without what varies.
+of_logs! {
+    /// What log records mean, and which of them count.
+    pub(crate) struct FindMeaning {
+        /// What the records say, in words of your own.
+        #[param(inline)]
+        text: Meant,
+        /// How many records at most.
+        #[serde(default = "Limit::many")]
+        #[param(inline, default = 100)]
+        limit: Limit,
+    }
+}
+
+/// Log records by what they mean: the templates that are near a description, and their records. Later pages are those of
+/// `/api/v1/logs`, with the answer's template ids as `template` in their order, its `page.next` as `cursor` and the same
+/// filter.
+#[utoipa::path(get, path = "/api/v1/logs/search", tag = "logs", params(FindMeaning),
+    responses((status = 200, description = "Templates and records", body = LogsByMeaning), Problems))]
+async fn search_by_meaning(
+    Asking(service): Asking,
+    Query(query): Query<FindMeaning>,
+) -> Result<Answer<LogsByMeaning>, Problem> {
+    let request = query.request(Some(&query.text.0), query.limit, None);
+    Ok(Answer::until(request.end, service.search_logs_by_meaning(&request).await?))
+}
+
+/// The patterns of log records, the most frequent first: what they say without what varies. Without `until` those until
+/// now, without `since` those of a day, and of these the newest 500,000.
 #[utoipa::path(get, path = "/api/v1/logs/patterns", tag = "logs", params(FindPatterns),
     responses((status = 200, description = "The patterns", body = LogPatterns), Problems))]
 async fn log_patterns(
     Asking(service): Asking,
     Query(query): Query<FindPatterns>,
 ) -> Result<Answer<LogPatterns>, Problem> {
-    let request = query.request(query.limit, None);
+    let words = query.query.as_ref().map(|question| question.0.as_str());
+    let request = query.request(words, query.limit, None);
     Ok(Answer::until(request.end, service.log_patterns(&request).await?))
 }
 
@@ -113,7 +149,8 @@ async fn log_patterns(
 #[utoipa::path(get, path = "/api/v1/logs", tag = "logs", params(FindLogs),
     responses((status = 200, description = "Log records", body = LogPage), Problems))]
 async fn search_logs(Asking(service): Asking, Query(query): Query<FindLogs>) -> Result<Answer<LogPage>, Problem> {
-    let request = query.request(query.limit, query.cursor.as_ref());
+    let words = query.query.as_ref().map(|question| question.0.as_str());
+    let request = query.request(words, query.limit, query.cursor.as_ref());
     Ok(Answer::until(request.end, service.search_logs(&request).await?))
 }
 

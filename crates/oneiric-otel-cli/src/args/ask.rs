@@ -1,7 +1,7 @@
 //! How `traces`, `spans`, `diff`, `errors`, `logs`, `metrics` and `services` are asked.
 
 use clap::{Args, ValueEnum};
-use oneiric_otel::query::{Aggregation, AttributeFilter, TimeRange, TraceId};
+use oneiric_otel::query::{Aggregation, AttributeFilter, TemplateId, TimeRange, TraceId};
 
 use super::Status;
 
@@ -121,7 +121,7 @@ pub(crate) struct Logs {
     /// Records of this service
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,
-    /// From this time on: 2h, 2026-03-01, 2026-03-01T12:30, RFC 3339
+    /// From this time on: 2h, 2026-03-01, 2026-03-01T12:30, RFC 3339; --patterns without it are those of a day
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Moment>,
     /// Before this time
@@ -138,7 +138,10 @@ pub(crate) struct Logs {
     pub(crate) patterns: bool,
     /// Records of this template, an id that a pattern has; may be repeated
     #[arg(long = "template", value_name = "ID", allow_hyphen_values = true)]
-    pub(crate) templates: Vec<i64>,
+    pub(crate) templates: Vec<TemplateId>,
+    /// Records that mean this, whatever their words; needs the embedding model and a running server's vectors
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["query", "patterns", "cursor"])]
+    pub(crate) meaning: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

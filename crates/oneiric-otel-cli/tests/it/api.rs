@@ -135,6 +135,40 @@ async fn lists_come_in_pages_and_an_embedding_must_fit_the_model() {
 }
 
 #[tokio::test]
+async fn logs_are_found_by_their_meaning_and_their_templates() {
+    let database = questions::database().await;
+    let serving = Serving::start(&["--database-url", database.url()]).await;
+    let place = format!("http://{}", serving.address("api_addr"));
+    let get = async |path: &str| -> Option<serde_json::Value> {
+        Some(serde_json::from_str(&shell(&format!("curl -sSf '{place}{path}'")).await?).unwrap())
+    };
+    // It answers as soon as the model is loaded.
+    let loaded = async {
+        loop {
+            if let Some(found) = get("/api/v1/logs/search?text=a%20connection%20timed%20out").await {
+                return found;
+            }
+        }
+    };
+    let found = timeout(PATIENCE, loaded).await.unwrap();
+    let near = &found["templates"][0];
+    assert!(near["template"].as_str().unwrap().contains("SocketTimeoutException"), "{found:#}");
+    let id = near["template_id"].as_str().expect("text");
+    assert_eq!(found["page"]["logs"][0]["template_id"], id);
+    let logs = get(&format!("/api/v1/logs?template={id}")).await.unwrap();
+    assert_eq!(logs["logs"][0]["id"], found["page"]["logs"][0]["id"]);
+    let nothing = get("/api/v1/logs/search?text=sourdough%20bread%20recipes").await.unwrap();
+    assert_eq!((&nothing["nothing_near"], nothing["page"]["logs"].as_array().unwrap().len()), (&true.into(), 0));
+    assert_eq!(get("/api/v1/logs/search").await, None, "it says nothing without a description");
+    let metrics = shell(&format!("curl -sSf {place}/metrics")).await.unwrap();
+    for line in ["oneiric_otel_stored_log_templates_total 0", "oneiric_otel_left_out_log_templates_total 0"] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+    }
+    serving.terminate().await;
+    assert_eq!(serving.end().await, Some(0));
+}
+
+#[tokio::test]
 async fn strangers_get_a_problem_and_a_browser_may_ask_before_it_shows_a_token() {
     const TOKEN: &str = "a-token-of-the-tests";
     let database = TestDatabase::create().await;

@@ -63,9 +63,22 @@ async fn tables_for_people_are_harmless_and_json_for_programs_says_the_same() {
     let second = format!("{:032x}", 2);
     let minutes = ["--since=2026-01-01T00:00:00Z", "--until=2026-01-01T00:06:00Z"];
     let values = [&["metrics", "queue.length", "--step=1m"], &minutes[..]].concat();
-    let cases: [(&[&str], &[&str], &str, Value); 16] = [
+    let cases: [(&[&str], &[&str], &str, Value); 19] = [
         (&["errors", "bank is", since], &["pay"], "/traces/0/error_message", json!("\u{1b}[31mbank is closed")),
-        (&["logs", "--patterns"], &["1  error  bank", "SocketTimeoutException"], "/patterns/0/count", json!(1)),
+        (
+            &["logs", "--patterns", since],
+            &["1  error  bank", "--template ", "SocketTimeoutException"],
+            "/patterns/0/count",
+            json!(1),
+        ),
+        (&["logs", "--patterns"], &["no such log records", "note: only records since"], "/patterns", json!([])),
+        (
+            &["logs", "--meaning=a connection timed out"],
+            &["cosine 0.", "SocketTimeoutException"],
+            "/page/logs/0/level",
+            json!("error"),
+        ),
+        (&["logs", "--meaning=sourdough bread recipes"], &["no log records mean"], "/nothing_near", json!(true)),
         (&["metrics"], &["queue.length", "gauge", "bank"], "/0/streams", json!(1)),
         (&["metrics", "queue.length", "--labels"], &["pool"], "/0/key", json!("pool")),
         (&values, &["avg every 60", "last 5", "▁"], "/series/0/points/5/value", json!(5.0)),
@@ -100,6 +113,11 @@ async fn tables_for_people_are_harmless_and_json_for_programs_says_the_same() {
         let json = run(&[question, &["--json"], &url[..]].concat()).await.expect(0).json();
         assert_eq!(json.pointer(pointer).unwrap_or(&Value::Null), &value, "{question:?}: {json:#}");
     }
+    // Ids of templates are text, which no reader of JSON rounds, and come back as they are.
+    let patterns = run(&[&["logs", "--patterns", since, "--json"], &url[..]].concat()).await.expect(0).json();
+    let template = patterns["patterns"][0]["templates"][0].as_str().unwrap();
+    let of_it = run(&[&["logs", "--template", template, "--json"], &url[..]].concat()).await.expect(0).json();
+    assert_eq!(of_it["logs"][0]["template_id"].as_str(), Some(template));
     let explained =
         run(&[&["similar", &first, "--explain", "--threshold=0"], &url[..]].concat()).await.expect(0).stdout;
     assert!(explained.contains("= ") || explained.contains("! "), "{explained}");

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument as _, Span};
 
+pub use crate::store::TemplateCounts;
 pub use breaker::{BreakerOptions, BreakerState, BreakerStatus};
 pub use check::Limits;
 pub use replay::{ReplayCounts, Replayer};
@@ -209,6 +210,8 @@ struct Core {
     /// Since when the spool is full.
     full: Mutex<Option<Refusing>>,
     closed_at: OnceLock<SystemTime>,
+    /// What the writers write to, once they do.
+    store: OnceLock<Arc<Store>>,
 }
 
 impl Ingest {
@@ -238,6 +241,7 @@ impl Ingest {
             refusing: Mutex::new(None),
             full: Mutex::new(None),
             closed_at: OnceLock::new(),
+            store: OnceLock::new(),
             options,
         };
         let handle = Handle { core: Arc::new(core), writers: TaskTracker::new(), stop: CancellationToken::new() };
@@ -246,8 +250,8 @@ impl Ingest {
 
     /// Starts the writers on `database`, whose schema must be migrated. To be called once.
     pub fn start_writing(&self, database: Database) {
-        let store = Arc::new(Store::new(database));
         let Handle { core, writers, stop } = &*self.handle;
+        let store = Arc::clone(core.store.get_or_init(|| Arc::new(Store::new(database))));
         for _ in 0..core.options.writers.max(1) {
             let writer = Writer { core: Arc::clone(core), store: Arc::clone(&store) };
             writers.spawn(writer.run(stop.clone()));
@@ -333,13 +337,15 @@ impl Ingest {
             spool,
             waiting_requests,
             waiting_rows,
-            counts: core.counters.counts(),
+            counts: self.counts(),
         }
     }
 
     /// What has passed through since the start.
     pub fn counts(&self) -> IngestCounts {
-        self.handle.core.counters.counts()
+        let core = &self.handle.core;
+        let log_templates = core.store.get().map_or_else(TemplateCounts::default, |store| store.template_counts());
+        IngestCounts { log_templates, ..core.counters.counts() }
     }
 
     /// Takes no more requests, waits until everything is written and closes the spool. Who does not care to wait that long

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{Accepted, Refused};
 use crate::otlp::{Signal, Undecodable};
+use crate::store::TemplateCounts;
 
 /// Reasons that an answer spells out. The others are counted.
 const SPELLED_OUT: usize = 5;
@@ -134,6 +135,8 @@ pub struct IngestCounts {
     pub failed_batches: u64,
     /// Transactions that were committed.
     pub write_latency: Latencies,
+    /// Templates of log records that were new.
+    pub log_templates: TemplateCounts,
 }
 
 impl IngestCounts {
@@ -223,6 +226,8 @@ impl IngestCounters {
             write_retries: read(&self.retries),
             failed_batches: read(&self.failed_batches),
             write_latency: self.latencies.read(),
+            // The store counts these.
+            log_templates: TemplateCounts::default(),
         }
     }
 }

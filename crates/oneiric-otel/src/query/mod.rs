@@ -56,6 +56,7 @@ pub use failure::{FailedSpan, TraceFailure, failure};
 pub use filter::{AttributeFilter, AttributeOperator, TraceFilter};
 pub use logs::{
     LEVELS, LOG_FLOOR, Level, LogEntry, LogPage, LogPattern, LogPatterns, LogsByMeaning, LogsRequest, NearLogTemplate,
+    TemplateId,
 };
 pub(crate) use metrics::roll_up;
 pub use metrics::{

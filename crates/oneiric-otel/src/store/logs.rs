@@ -3,37 +3,25 @@
 //! A log record has no key. What tells two with the same time apart is where the row lies (`ctid`): rows are never
 //! updated, so it stays until the table is rewritten, and the time says the partition.
 
+pub(super) mod filter;
+
 use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::copy::Micros;
-use super::database::Database;
+use super::database::{Argument, Database};
 use super::error::StoreError;
 use super::partitions::PartitionIndex;
 use super::residue::prefix;
-use super::rows::INDEXED_TEXT_BYTES;
 
-/// Values of a statement with their types.
-type Values<'a> = Vec<(&'a (dyn ToSql + Sync), Type)>;
+use filter::{Conditions, Values, filter_by};
+pub(crate) use filter::{LogFilter, LogWords};
 
-/// Bytes of a body, and of each attribute of a record with large ones, in a list.
-const LISTED_BYTES: i32 = 4096;
-/// Attributes that take more are cut value by value.
-const LISTED_ATTRIBUTES_BYTES: i32 = 65_536;
-
-/// The words of a row, as the index on closed partitions has them.
-const WORDS: &str = "otel.otel_log_words(l.body, l.body_json, l.event_name, l.attributes)";
-
-/// The places of a row in which words are looked for.
-const PLACES: &[&str] = &[
-    "l.body",
-    "l.event_name",
-    "l.body_json::text",
-    "(l.attributes ->> 'exception.type')",
-    "(l.attributes ->> 'exception.message')",
-    "(l.attributes ->> 'exception.stacktrace')",
-];
+/// Bytes of a body, a name, and of each attribute of a record, in a list.
+const LISTED_BYTES: usize = 4096;
+/// Bytes of a page, unless its first record alone has more.
+const MAX_PAGE_BYTES: usize = 16 << 20;
 
 /// Where a row stands in the order of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,40 +44,6 @@ impl LogKey {
     }
 }
 
-/// Which log records are meant. `None` lets all through.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct LogFilter {
-    pub(crate) service: Option<String>,
-    /// Severity number from which on, and the texts that stand for it where a record has no number.
-    pub(crate) level: Option<(i16, Vec<&'static str>)>,
-    pub(crate) trace_id: Option<Uuid>,
-    pub(crate) span_id: Option<Vec<u8>>,
-    pub(crate) templates: Option<Vec<i64>>,
-    pub(crate) words: Option<LogWords>,
-}
-
-/// Words as the database compares them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct LogWords {
-    /// A `tsquery`; none when only substrings are asked for.
-    pub(crate) query: Option<String>,
-    /// Patterns for ILIKE that every hit fits, in any of the places.
-    pub(crate) like: Vec<String>,
-    /// Patterns that no hit may fit.
-    pub(crate) unlike: Vec<String>,
-}
-
-impl LogFilter {
-    /// Whether rows must be looked at one by one where there is no index on words.
-    pub(crate) fn looks_at_rows(&self) -> bool {
-        self.level.is_some() || self.span_id.is_some() || self.templates.is_some() || self.words.is_some()
-    }
-
-    fn service(&self) -> Option<&str> {
-        self.service.as_deref().map(|service| prefix(service, INDEXED_TEXT_BYTES))
-    }
-}
-
 /// A log record in a list.
 #[derive(Debug, Clone)]
 pub(crate) struct LogRow {
@@ -104,24 +58,37 @@ pub(crate) struct LogRow {
     pub(crate) body: Option<String>,
     pub(crate) body_is_json: bool,
     pub(crate) body_bytes: i32,
-    /// A JSON object.
+    /// A JSON object. Long values are cut: `{"$cut": beginning, "$type": .., "$length": bytes}`.
     pub(crate) attributes: String,
     pub(crate) attributes_cut: bool,
     pub(crate) template_id: Option<i64>,
 }
 
+/// A page of log records.
+#[derive(Debug, Default)]
+pub(crate) struct LogRows {
+    pub(crate) rows: Vec<LogRow>,
+    /// Whether it ended before a record for which it has no room.
+    pub(crate) full: bool,
+    bytes: usize,
+}
+
 impl LogRow {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
-        let body: Option<String> = row.try_get(8)?;
+        // The database cuts by characters, lists by bytes.
+        let text = |column: usize| -> Result<Option<String>, StoreError> {
+            let text: Option<String> = row.try_get(column)?;
+            Ok(text.map(|text| prefix(&text, LISTED_BYTES).to_owned()))
+        };
         Ok(Self {
             key: LogKey { time: row.try_get(0)?, time_ns: row.try_get(1)?, row: read_tid(row.try_get(2)?)? },
             service_name: row.try_get(3)?,
             severity_number: row.try_get(4)?,
-            severity_text: row.try_get(5)?,
+            severity_text: text(5)?,
             trace_id: row.try_get(6)?,
             span_id: row.try_get(7)?,
-            body: body.map(|body| prefix(&body, LISTED_BYTES.unsigned_abs() as usize).to_owned()),
-            event_name: row.try_get(9)?,
+            body: text(8)?,
+            event_name: text(9)?,
             body_is_json: row.try_get(10)?,
             body_bytes: row.try_get(11)?,
             attributes: row.try_get(12)?,
@@ -137,31 +104,64 @@ fn read_tid(text: &str) -> Result<(u32, u16), StoreError> {
     read.ok_or_else(|| StoreError::misconfigured(format!("the database gave {text} as the place of a row")))
 }
 
-/// Conditions on `l`, and the values they speak of.
-struct Conditions<'a> {
-    sql: String,
-    values: Values<'a>,
-}
-
-impl<'a> Conditions<'a> {
-    fn add(&mut self, condition: &str, value: &'a (dyn ToSql + Sync), kind: Type) {
-        self.values.push((value, kind));
-        self.sql.push_str(" AND ");
-        self.sql.push_str(&condition.replace('?', &format!("${}", self.values.len())));
-    }
-}
-
 impl Database {
-    /// Records in `[from, until)` that pass the filter and come after `after` in the order: newest first.
+    /// Adds to the page the records in `[from, until)` that pass the filter and come after `after` in the order, newest
+    /// first, until the page has `limit` of them or is full.
     pub(crate) async fn log_rows(
         &self,
         filter: &LogFilter,
         (from, until): (Micros, Micros),
         after: Option<LogKey>,
-        limit: i64,
+        limit: usize,
+        page: &mut LogRows,
+    ) -> Result<(), StoreError> {
+        let (service, place) = (filter.service(), after.map(|key| key.place()));
+        let left = i64::try_from(limit.saturating_sub(page.rows.len())).unwrap_or(i64::MAX);
+        let conditions =
+            log_conditions(filter, service.as_ref(), (&from, &until), (after.as_ref(), place.as_ref()), &left);
+        self.fill(page, &log_rows_sql(&conditions.sql), conditions.values).await
+    }
+
+    /// The newest record of each template at a time that passes the filter, in the order in which they are asked for: not
+    /// all of them where they are large.
+    pub(crate) async fn log_examples(
+        &self,
+        filter: &LogFilter,
+        wanted: &[(i64, Micros)],
     ) -> Result<Vec<LogRow>, StoreError> {
-        let found = self.ask_for_logs("", filter, (from, until), after, limit).await?;
-        found.iter().map(LogRow::from_row).collect()
+        let service = filter.service();
+        let (templates, times): (Vec<i64>, Vec<Micros>) = wanted.iter().copied().unzip();
+        let values = vec![(&templates as _, Type::INT8_ARRAY), (&times as _, Type::TIMESTAMPTZ_ARRAY)];
+        let mut conditions = Conditions { sql: String::new(), values };
+        filter_by(&mut conditions, filter, service.as_ref());
+        let sql = listed_sql(
+            &format!(
+                "SELECT f.*, w.place AS wanted
+                 FROM unnest($1::bigint[], $2::timestamptz[]) WITH ORDINALITY AS w (template_id, time, place)
+                 CROSS JOIN LATERAL (SELECT {FOUND} FROM otel.otel_logs l
+                                     WHERE l.time = w.time AND l.template_id = w.template_id {}
+                                     ORDER BY l.time_ns DESC, l.ctid DESC LIMIT 1) f",
+                conditions.sql
+            ),
+            "l.wanted",
+        );
+        let mut page = LogRows::default();
+        self.fill(&mut page, &sql, conditions.values).await?;
+        Ok(page.rows)
+    }
+
+    /// Adds rows to a page as long as there is room.
+    async fn fill(&self, page: &mut LogRows, sql: &str, values: Vec<Argument<'_>>) -> Result<(), StoreError> {
+        let mut stream = self.stream(sql, values).await?;
+        while let Some(row) = stream.next().await? {
+            page.bytes += row.raw_size_bytes();
+            page.full = page.bytes > MAX_PAGE_BYTES && !page.rows.is_empty();
+            if page.full {
+                break;
+            }
+            page.rows.push(LogRow::from_row(&row)?);
+        }
+        Ok(())
     }
 
     /// How the database would answer [`Self::log_rows`], for tests of indexes and partitions.
@@ -171,79 +171,11 @@ impl Database {
         (from, until): (Micros, Micros),
         limit: i64,
     ) -> Result<String, StoreError> {
-        let plan = self.ask_for_logs("EXPLAIN ", filter, (from, until), None, limit).await?;
+        let service = filter.service();
+        let conditions = log_conditions(filter, service.as_ref(), (&from, &until), (None, None), &limit);
+        let sql = format!("EXPLAIN {}", log_rows_sql(&conditions.sql));
+        let plan = self.reader().await?.query_typed(&sql, &conditions.values).await?;
         Ok(plan.iter().map(|row| row.get::<_, &str>(0)).collect::<Vec<_>>().join("\n"))
-    }
-
-    async fn ask_for_logs(
-        &self,
-        before: &str,
-        filter: &LogFilter,
-        (from, until): (Micros, Micros),
-        after: Option<LogKey>,
-        limit: i64,
-    ) -> Result<Vec<Row>, StoreError> {
-        let (service, place) = (filter.service(), after.map(|key| key.place()));
-        let mut conditions = Conditions {
-            sql: String::new(),
-            values: vec![(&from, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)],
-        };
-        filter_by(&mut conditions, filter, service.as_ref());
-        if let (Some(key), Some(row)) = (&after, &place) {
-            let at = conditions.values.len();
-            conditions.values.extend::<Values<'_>>(vec![
-                (&key.time, Type::TIMESTAMPTZ),
-                (&key.time_ns, Type::INT2),
-                (row, Type::TEXT),
-            ]);
-            let (time, ns, place) = (at + 1, at + 2, at + 3);
-            let further = format!(
-                " AND l.time <= ${time} AND (l.time, l.time_ns, l.ctid) < (${time}, ${ns}, ${place}::text::tid)"
-            );
-            conditions.sql.push_str(&further);
-        }
-        self.reader()
-            .await?
-            .query_typed(&format!("{before}{}", log_rows_sql(&conditions.sql)), &conditions.values)
-            .await
-    }
-
-    /// See [`Self::template_counts`].
-    pub(super) async fn ask_for_template_counts(
-        &self,
-        before: &str,
-        filter: &LogFilter,
-        (from, until): (Micros, Micros),
-        limit: i64,
-    ) -> Result<Vec<Row>, StoreError> {
-        let service = filter.service();
-        let mut conditions = Conditions {
-            sql: String::new(),
-            values: vec![(&from, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)],
-        };
-        filter_by(&mut conditions, filter, service.as_ref());
-        let sql = format!(
-            "{before} SELECT l.template_id, count(*), min(l.time), max(l.time) FROM otel.otel_logs l
-             WHERE l.time >= $1 AND l.time < $2 {}
-             GROUP BY l.template_id ORDER BY count(*) DESC, l.template_id LIMIT $3",
-            conditions.sql
-        );
-        self.reader().await?.query_typed(&sql, &conditions.values).await
-    }
-
-    /// How many records in `[from, until)` pass the filter.
-    pub(crate) async fn count_logs(
-        &self,
-        filter: &LogFilter,
-        (from, until): (Micros, Micros),
-    ) -> Result<i64, StoreError> {
-        let service = filter.service();
-        let mut conditions =
-            Conditions { sql: String::new(), values: vec![(&from, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)] };
-        filter_by(&mut conditions, filter, service.as_ref());
-        let sql =
-            format!("SELECT count(*) FROM otel.otel_logs l WHERE l.time >= $1 AND l.time < $2 {}", conditions.sql);
-        Ok(self.reader().await?.query_typed_one(&sql, &conditions.values).await?.get(0))
     }
 
     /// The time of the `n`th newest record in `[from, until)`, of a service if one is given: how far back one has to go
@@ -373,59 +305,65 @@ impl LogPartition {
     }
 }
 
-fn filter_by<'a>(conditions: &mut Conditions<'a>, filter: &'a LogFilter, service: Option<&'a &'a str>) {
-    if let Some(service) = service {
-        conditions.add("l.service_name = ?", service, Type::TEXT);
+/// What [`log_rows_sql`] asks for.
+fn log_conditions<'a>(
+    filter: &'a LogFilter,
+    service: Option<&'a &'a str>,
+    (from, until): (&'a Micros, &'a Micros),
+    (after, place): (Option<&'a LogKey>, Option<&'a String>),
+    limit: &'a i64,
+) -> Conditions<'a> {
+    let mut conditions = Conditions {
+        sql: String::new(),
+        values: vec![(from, Type::TIMESTAMPTZ), (until, Type::TIMESTAMPTZ), (limit, Type::INT8)],
+    };
+    filter_by(&mut conditions, filter, service);
+    if let (Some(key), Some(row)) = (after, place) {
+        let at = conditions.values.len();
+        conditions.values.extend::<Values<'_>>(vec![
+            (&key.time, Type::TIMESTAMPTZ),
+            (&key.time_ns, Type::INT2),
+            (row, Type::TEXT),
+        ]);
+        let (time, ns, place) = (at + 1, at + 2, at + 3);
+        let further =
+            format!(" AND l.time <= ${time} AND (l.time, l.time_ns, l.ctid) < (${time}, ${ns}, ${place}::text::tid)");
+        conditions.sql.push_str(&further);
     }
-    if let Some((number, texts)) = &filter.level {
-        conditions.add("(l.severity_number >= ?", number, Type::INT2);
-        conditions.values.push((texts, Type::TEXT_ARRAY));
-        let texts = conditions.values.len();
-        let or_text = format!(" OR (l.severity_number = 0 AND upper(l.severity_text) = ANY(${texts})))");
-        conditions.sql.push_str(&or_text);
-    }
-    if let Some(trace_id) = &filter.trace_id {
-        conditions.add("l.trace_id = ?", trace_id, Type::UUID);
-    }
-    if let Some(span_id) = &filter.span_id {
-        conditions.add("l.span_id = ?", span_id, Type::BYTEA);
-    }
-    if let Some(templates) = &filter.templates {
-        conditions.add("l.template_id = ANY(?)", templates, Type::INT8_ARRAY);
-    }
-    if let Some(words) = &filter.words {
-        // The cheap look first: cutting a record into words takes fifty times as long.
-        for pattern in &words.like {
-            let anywhere: Vec<String> = PLACES.iter().map(|place| format!("{place} ILIKE ?")).collect();
-            conditions.add(&format!("({})", anywhere.join(" OR ")), pattern, Type::TEXT);
-        }
-        for pattern in &words.unlike {
-            let nowhere: Vec<String> = PLACES.iter().map(|place| format!("{place} ILIKE ?")).collect();
-            conditions.add(&format!("({}) IS NOT TRUE", nowhere.join(" OR ")), pattern, Type::TEXT);
-        }
-        if let Some(query) = &words.query {
-            conditions.add(&format!("{WORDS} @@ ?::text::tsquery"), query, Type::TEXT);
-        }
-    }
+    conditions
 }
 
-/// The inner query finds, the outer one cuts: only what is shown is taken out of the table whole.
+/// What of `l` is found, for [`listed_sql`].
+const FOUND: &str =
+    "l.time, l.time_ns, l.ctid AS place, l.service_name, l.severity_number, l.severity_text, l.trace_id, l.span_id,
+                     l.body, l.event_name, l.body_json, l.attributes, l.template_id";
+
 fn log_rows_sql(conditions: &str) -> String {
+    let found = format!(
+        "SELECT {FOUND} FROM otel.otel_logs l WHERE l.time >= $1 AND l.time < $2 {conditions}
+         ORDER BY l.time DESC, l.time_ns DESC, l.ctid DESC LIMIT $3"
+    );
+    listed_sql(&found, "l.time DESC, l.time_ns DESC, l.place DESC")
+}
+
+/// Cuts what the query `found` finds: only what is shown is taken out of the table whole.
+fn listed_sql(found: &str, order: &str) -> String {
     format!(
-        "SELECT l.time, l.time_ns, l.place::text, l.service_name, l.severity_number, l.severity_text, l.trace_id, l.span_id,
-                left(coalesce(l.body, l.body_json::text), {LISTED_BYTES}), l.event_name, l.body_json IS NOT NULL,
+        "SELECT l.time, l.time_ns, l.place::text, l.service_name, l.severity_number, left(l.severity_text, {LISTED_BYTES}),
+                l.trace_id, l.span_id, left(coalesce(l.body, l.body_json::text), {LISTED_BYTES}),
+                left(l.event_name, {LISTED_BYTES}), l.body_json IS NOT NULL,
                 coalesce(octet_length(coalesce(l.body, l.body_json::text)), 0),
                 CASE WHEN a.large THEN
-                  (SELECT jsonb_object_agg(key, CASE WHEN octet_length(value::text) > {LISTED_BYTES}
-                                                     THEN to_jsonb(left(value #>> '{{}}', {LISTED_BYTES})) ELSE value END)
-                   FROM jsonb_each(l.attributes))::text
+                  (SELECT jsonb_object_agg(e.key, CASE WHEN octet_length(e.value #>> '{{}}') > {LISTED_BYTES} THEN
+                     jsonb_build_object('$cut', left(e.value #>> '{{}}', {LISTED_BYTES}),
+                                        '$type', replace(jsonb_typeof(e.value), 'object', 'map'),
+                                        '$length', octet_length(e.value #>> '{{}}'))
+                   ELSE e.value END) FROM jsonb_each(l.attributes) e)::text
                 ELSE l.attributes::text END, a.large, l.template_id
-         FROM (SELECT l.time, l.time_ns, l.ctid AS place, l.service_name, l.severity_number, l.severity_text, l.trace_id,
-                      l.span_id, l.body, l.event_name, l.body_json, l.attributes, l.template_id
-               FROM otel.otel_logs l
-               WHERE l.time >= $1 AND l.time < $2 {conditions}
-               ORDER BY l.time DESC, l.time_ns DESC, l.ctid DESC LIMIT $3) l
-         CROSS JOIN LATERAL (SELECT octet_length(l.attributes::text) > {LISTED_ATTRIBUTES_BYTES} AS large) a
-         ORDER BY l.time DESC, l.time_ns DESC, l.place DESC"
+         FROM ({found}) l
+         CROSS JOIN LATERAL (SELECT octet_length(l.attributes::text) > {LISTED_BYTES} AND EXISTS (
+                               SELECT FROM jsonb_each(l.attributes) e
+                               WHERE octet_length(e.value #>> '{{}}') > {LISTED_BYTES}) AS large) a
+         ORDER BY {order}"
     )
 }

@@ -51,6 +51,7 @@ pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;
 pub use roles::{Granted, Grantees};
 pub use sql::{SqlColumn, SqlError, SqlReader, Truncated, reader_grants};
+pub use templates::TemplateCounts;
 
 pub(crate) use batch::{Batch, LogTemplate, Owner, References, Series, Touch};
 pub(crate) use copy::{Micros, Rows};

@@ -20,6 +20,15 @@ pub(crate) struct NearTemplate {
     pub(crate) template: LogTemplate,
 }
 
+/// Which templates are meant. `None` lets all through.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct TemplateFilter<'a> {
+    pub(crate) service: Option<&'a str>,
+    /// The lowest severity.
+    pub(crate) severity: Option<i16>,
+    pub(crate) among: Option<&'a [i64]>,
+}
+
 /// Templates that wait for a vector of the model, the gravest first and of these the newest; none when there were enough
 /// today. They stay claimed until the transaction ends.
 pub(crate) async fn claim_templates(
@@ -64,12 +73,12 @@ pub(crate) async fn store_template_vectors(
 }
 
 impl Database {
-    /// The templates nearest to `vector`, nearest first: of a service and from a severity on, if they are given.
+    /// The templates nearest to `vector`, nearest first.
     pub(crate) async fn nearest_templates(
         &self,
         model: &RegisteredModel,
         vector: &[f32],
-        (service, severity): (Option<&str>, Option<i16>),
+        filter: TemplateFilter<'_>,
         limit: i64,
     ) -> Result<Vec<NearTemplate>, StoreError> {
         let vector_type = format!("{}.vector", model.vector_schema());
@@ -79,6 +88,7 @@ impl Database {
                    FROM otel.otel_log_template_vectors v WHERE v.model_id = $2 AND v.embedding IS NOT NULL) n
              JOIN otel.otel_log_templates t USING (template_id)
              WHERE ($3::text IS NULL OR t.service_name = $3) AND ($4::smallint IS NULL OR t.severity >= $4)
+               AND ($6::bigint[] IS NULL OR t.template_id = ANY($6))
              ORDER BY n.distance, n.template_id LIMIT $5",
             model.distance()
         );
@@ -91,9 +101,10 @@ impl Database {
                 &[
                     (&literal, Type::TEXT),
                     (&model.id, Type::INT2),
-                    (&service, Type::TEXT),
-                    (&severity, Type::INT2),
+                    (&filter.service, Type::TEXT),
+                    (&filter.severity, Type::INT2),
                     (&limit, Type::INT8),
+                    (&filter.among, Type::INT8_ARRAY),
                 ],
             )
             .await?;

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
+use tokio_postgres::{Row, Transaction};
 
 use super::batch::{Batch, LogTemplate};
 use super::copy::Micros;
-use super::database::Database;
+use super::database::{Argument, Database};
 use super::error::StoreError;
-use super::logs::LogFilter;
+use super::logs::filter::{Conditions, LogFilter, filter_by};
 
 /// Ids remembered. When there are more, all are asked for again.
 const REMEMBERED: usize = 200_000;
@@ -26,12 +26,22 @@ const HOUR: Duration = Duration::from_hours(1);
 #[derive(Debug, Default)]
 pub(crate) struct KnownTemplates(Mutex<Known>);
 
+/// What became of templates of log records that were not known, since the start of the process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct TemplateCounts {
+    /// Those that were stored, or were there already.
+    pub stored: u64,
+    /// Those that were not stored because too many were new in an hour; one that comes again counts again.
+    pub left_out: u64,
+}
+
 #[derive(Debug, Default)]
 struct Known {
     ids: HashSet<i64>,
     since: Option<Instant>,
     /// When the hour began, how many templates were new in it, and how many of them were not stored.
     hour: Option<(Instant, usize, usize)>,
+    counts: TemplateCounts,
 }
 
 impl KnownTemplates {
@@ -63,9 +73,14 @@ impl KnownTemplates {
         let before = known.ids.len();
         known.ids.extend(ids);
         let new = known.ids.len() - before;
+        known.counts.stored += new as u64;
         if let Some((_, stored, _)) = &mut known.hour {
             *stored += new;
         }
+    }
+
+    pub(crate) fn counts(&self) -> TemplateCounts {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).counts
     }
 
     /// Forgets all: the rows may have been collected, or the database replaced by another.
@@ -85,6 +100,7 @@ impl Known {
     }
 
     fn leave_out(&mut self, more: usize) {
+        self.counts.left_out += more as u64;
         let Some((_, stored, left_out)) = &mut self.hour else { return };
         if *left_out == 0 {
             tracing::warn!(stored, "many new log templates: for the rest of the hour further ones are not stored");
@@ -142,7 +158,10 @@ impl Database {
         range: (Micros, Micros),
         limit: i64,
     ) -> Result<Vec<TemplateCount>, StoreError> {
-        let rows = self.ask_for_template_counts("", filter, range, limit).await?;
+        let sql = "SELECT l.template_id, count(*), min(l.time), max(l.time) FROM otel.otel_logs l
+                   WHERE l.time >= $1 AND l.time < $2";
+        let order = "GROUP BY l.template_id ORDER BY count(*) DESC, l.template_id LIMIT $3";
+        let rows = self.ask_of_range(sql, order, filter, range, Some(&limit)).await?;
         Ok(rows
             .iter()
             .map(|row| TemplateCount {
@@ -154,16 +173,76 @@ impl Database {
             .collect())
     }
 
+    /// How many records in `[from, until)` pass the filter.
+    pub(crate) async fn count_logs(&self, filter: &LogFilter, range: (Micros, Micros)) -> Result<i64, StoreError> {
+        let sql = "SELECT count(*) FROM otel.otel_logs l WHERE l.time >= $1 AND l.time < $2";
+        let rows = self.ask_of_range(sql, "", filter, range, None).await?;
+        Ok(rows.first().map_or(0, |row| row.get(0)))
+    }
+
+    async fn ask_of_range(
+        &self,
+        sql: &str,
+        order: &str,
+        filter: &LogFilter,
+        (from, until): (Micros, Micros),
+        limit: Option<&i64>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let service = filter.service();
+        let mut values: Vec<Argument<'_>> = vec![(&from, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)];
+        values.extend(limit.map(|limit| -> Argument<'_> { (limit, Type::INT8) }));
+        let mut conditions = Conditions { sql: String::new(), values };
+        filter_by(&mut conditions, filter, service.as_ref());
+        let sql = format!("{sql} {} {order}", conditions.sql);
+        self.reader().await?.query_typed(&sql, &conditions.values).await
+    }
+
     /// These templates, as far as they are stored.
     pub(crate) async fn templates(&self, ids: &[i64]) -> Result<Vec<(i64, LogTemplate)>, StoreError> {
         let sql = "SELECT template_id, service_name, severity, template FROM otel.otel_log_templates
                    WHERE template_id = ANY($1)";
         let rows = self.reader().await?.query_typed(sql, &[(&ids, Type::INT8_ARRAY)]).await?;
-        let template = |row: &tokio_postgres::Row| LogTemplate {
-            service_name: row.get(1),
-            severity: row.get(2),
-            text: row.get(3),
-        };
+        let template = |row: &Row| LogTemplate { service_name: row.get(1), severity: row.get(2), text: row.get(3) };
         Ok(rows.iter().map(|row| (row.get(0), template(row))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::otlp::Signal;
+    use crate::otlp::canonical::Hash128;
+    use crate::store::{References, Rows};
+
+    fn batch(ids: std::ops::Range<i64>) -> Batch {
+        let template = LogTemplate { service_name: "s".to_owned(), severity: 9, text: "x".to_owned() };
+        let templates = ids.map(|id| (id, template.clone())).collect();
+        Batch {
+            request_hash: Hash128([0; 16]),
+            signal: Signal::Logs,
+            rows: Rows::default(),
+            records: Vec::new(),
+            times: Vec::new(),
+            touches: HashMap::new(),
+            references: References { templates, ..References::default() },
+        }
+    }
+
+    #[test]
+    fn an_explosion_of_templates_is_bounded_and_counted() {
+        let known = KnownTemplates::default();
+        let many = STORED_AN_HOUR as i64;
+        let store = |ids| {
+            let batch = batch(ids);
+            let unknown: Vec<i64> = known.unknown(&[&batch]).into_iter().map(|(id, _)| id).collect();
+            known.remember(unknown.iter().copied());
+            unknown.len() as i64
+        };
+        assert_eq!(store(0..many - 5), many - 5);
+        assert_eq!(store(many - 10..many + 10), 5, "those that are known do not count");
+        assert_eq!(store(many + 20..many + 21), 0);
+        assert_eq!(known.counts(), TemplateCounts { stored: STORED_AN_HOUR as u64, left_out: 11 });
     }
 }

@@ -31,7 +31,7 @@ use super::dimensions::Dimensions;
 use super::error::{ErrorClass, StoreError};
 use super::partitions::Partitions;
 use super::rows;
-use super::templates::{KnownTemplates, store_templates};
+use super::templates::{KnownTemplates, TemplateCounts, store_templates};
 use crate::otlp::Signal;
 use crate::otlp::canonical::Hash128;
 
@@ -126,6 +126,11 @@ impl Store {
             }
             done => done,
         }
+    }
+
+    /// What became of templates that were new.
+    pub(crate) fn template_counts(&self) -> TemplateCounts {
+        self.templates.counts()
     }
 
     /// Looks up what the batches refer to, and makes what their rows need.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use oneiric_otel::otlp::Signal;
-use oneiric_otel::query::{Level, LogPage, LogsRequest, QueryError, TraceId};
+use oneiric_otel::query::{Level, LogPage, LogsRequest, QueryError, TemplateId, TraceId};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValueList};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -161,6 +161,8 @@ async fn lists_are_cut_and_the_record_is_whole() {
     let scene = Scene::new().await;
     let large = LogRecord {
         attributes: vec![text("prompt", &"é".repeat(100_000)), text("model", "m")],
+        event_name: "e".repeat(5000),
+        severity_text: "s".repeat(5000),
         ..at(1, 9, &"ä".repeat(3000))
     };
     scene.logs("agent", vec![large.clone()]).await;
@@ -168,10 +170,44 @@ async fn lists_are_cut_and_the_record_is_whole() {
     let entry = &page.logs[0];
     assert_eq!(entry.body.as_ref().unwrap().len(), 4096);
     assert_eq!(entry.body_bytes, 6000);
+    assert_eq!(entry.event_name.as_ref().map(String::len), Some(4096));
+    assert_eq!(entry.severity_text.as_ref().map(String::len), Some(4096));
     assert!(entry.attributes_cut);
-    assert_eq!(entry.attributes["prompt"].as_str().unwrap().chars().count(), 4096);
+    let cut = serde_json::json!({ "$cut": "é".repeat(2048), "$type": "string", "$length": 200_000 });
+    assert_eq!(entry.attributes["prompt"], cut);
     assert_eq!(entry.attributes["model"], "m");
     assert_eq!(scene.queries().get_log(&entry.id).await.unwrap().record, large);
+
+    let middling = LogRecord { attributes: vec![text("prompt", &"x".repeat(4097))], ..at(2, 9, "") };
+    let small = LogRecord { attributes: vec![text("a", &"x".repeat(4096)), text("b", "x")], ..at(3, 9, "") };
+    scene.logs("agent", vec![middling, small]).await;
+    let page = scene.queries().search_logs(&all()).await.unwrap();
+    assert!(!page.logs[0].attributes_cut && page.logs[0].attributes["a"].is_string());
+    assert_eq!(page.logs[1].attributes["prompt"]["$length"], 4097);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_ends_early_where_records_are_large() {
+    let scene = Scene::new().await;
+    // No value is cut, and three records are more than a page holds.
+    let attributes: Vec<_> = (0..1800).map(|n| text(&format!("key{n}"), &"x".repeat(4000))).collect();
+    for number in 1..=5 {
+        scene.logs("agent", vec![LogRecord { attributes: attributes.clone(), ..at(number, 9, "large") }]).await;
+    }
+    for request in [all(), LogsRequest { level: Some("info".to_owned()), ..all() }] {
+        let (mut times, mut cursor, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = scene.queries().search_logs(&LogsRequest { cursor, ..request.clone() }).await.unwrap();
+            assert!(page.logs.len() <= 2 && page.searched_back_to.is_none());
+            times.extend(page.logs.iter().map(|log| log.time));
+            (cursor, pages) = (page.next, pages + 1);
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!((times.len(), pages), (5, 3));
+        assert!(times.is_sorted_by(|newer, older| newer > older), "each once: {times:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +236,7 @@ async fn a_long_search_stops_at_a_bound_says_so_and_goes_on() {
     assert_eq!((page.next, page.searched_back_to), (None, None));
 
     // Where templates are indexed nothing is looked through.
-    let rare = LogsRequest { templates: Some(vec![-1]), ..all() };
+    let rare = LogsRequest { templates: Some(vec![TemplateId(-1)]), ..all() };
     assert!(queries.search_logs(&rare).await.unwrap().searched_back_to.is_some());
     let partition = "SELECT tableoid::regclass::text FROM otel_logs LIMIT 1";
     let partition: String = client.query_one(partition, &[]).await.unwrap().get(0);

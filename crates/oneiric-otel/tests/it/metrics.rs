@@ -201,6 +201,12 @@ async fn metrics_and_their_labels_are_listed() {
     let labels = queries.metric_labels("load.a").await.unwrap();
     assert_eq!(labels.iter().map(|label| label.key.as_str()).collect::<Vec<_>>(), ["pod", "service.name"]);
     assert_eq!(labels[0].values, ["x", "y"]);
+    let before = queries.cache_counts();
+    for _ in 0..2 {
+        assert_eq!(queries.get_metrics_by_time_range(&ask("load.a", "avg")).await.unwrap().series.len(), 1);
+    }
+    let counts = queries.cache_counts();
+    assert_eq!((counts.hits, counts.misses), (before.hits + 1, before.misses + 1), "what is over is asked for once");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,19 +2,23 @@
 
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use oneiric_otel::otlp::{Encoding, Signal};
 use oneiric_otel::pipeline::{Ingest, IngestOptions, Request};
 use oneiric_otel::query::{Level, LogsRequest};
 use oneiric_otel_testkit::data::shared_data_for;
 use oneiric_otel_testkit::nezha;
 
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+
 use crate::scene::{Scene, log, of_service};
 
+/// About all times.
 fn ask(limit: usize) -> LogsRequest {
-    LogsRequest { limit, ..LogsRequest::default() }
+    LogsRequest { limit, start: Some(Timestamp::UNIX_EPOCH), ..LogsRequest::default() }
 }
 
-fn lines(count: u64, line: impl Fn(u64) -> String) -> Vec<opentelemetry_proto::tonic::logs::v1::LogRecord> {
+fn lines(count: u64, line: impl Fn(u64) -> String) -> Vec<LogRecord> {
     (0..count).map(|i| log(i, 9, &line(i), Duration::from_secs(i))).collect()
 }
 
@@ -91,6 +95,62 @@ async fn records_of_older_versions_and_templates_that_are_gone_are_told() {
     let request = Request { signal: Signal::Logs, encoding: Encoding::Protobuf, body: body.into() };
     other.submit(request).await.unwrap();
     assert_eq!(scene.bench.count("otel_log_templates").await, 1);
+    let counts = other.counts().log_templates;
+    assert_eq!((counts.stored, counts.left_out), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_time_the_newest_of_a_day_are_counted_and_it_is_said() {
+    let scene = Scene::new().await;
+    let now = Timestamp::now();
+    let ago = |hours: i64, body: &str| LogRecord {
+        time_unix_nano: u64::try_from((now - SignedDuration::from_hours(hours)).as_nanosecond()).unwrap(),
+        ..log(1, 9, body, Duration::ZERO)
+    };
+    scene.logs("shop", vec![ago(1, "of today"), ago(20, "of today, early"), ago(30, "of yesterday")]).await;
+    let today = LogsRequest { start: None, ..ask(10) };
+    let texts = async |request: &LogsRequest| {
+        let found = scene.queries().log_patterns(request).await.unwrap();
+        (
+            found.patterns.into_iter().map(|pattern| pattern.pattern).collect::<Vec<_>>(),
+            found.start,
+            found.start_is_bound,
+        )
+    };
+    let (mut found, start, is_bound) = texts(&today).await;
+    found.sort();
+    assert_eq!((found, is_bound), (vec!["of today".to_owned(), "of today, early".to_owned()], false));
+    assert!(start > now - SignedDuration::from_hours(25));
+    assert_eq!(texts(&ask(10)).await.0.len(), 3, "all that is asked about");
+
+    // More than are counted unasked, made in the database for speed.
+    let client = scene.bench.test.client().await;
+    let many = "INSERT INTO otel_logs (time, resource_id, scope_id, flags, time_ns, severity_number, time_is_observed,
+                                       service_name, body, attributes, template_id)
+                SELECT time + n * interval '1 millisecond', resource_id, scope_id, flags, time_ns, severity_number,
+                       time_is_observed, service_name, body, attributes, template_id
+                FROM otel_logs, generate_series(1, 500000) n WHERE body = 'of today'";
+    client.batch_execute(many).await.unwrap();
+    let (found, start, is_bound) = texts(&today).await;
+    assert_eq!((found, is_bound), (vec!["of today".to_owned()], true));
+    assert!(start > now - SignedDuration::from_hours(2));
+    assert_eq!(texts(&ask(10)).await.0.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_are_remembered_and_examples_are_of_the_filter() {
+    let scene = Scene::new().await;
+    scene.logs("shop", vec![log(1, 9, "took 50 ms", Duration::ZERO), log(2, 9, "took 60 ms", Duration::ZERO)]).await;
+    let queries = scene.queries();
+    let of_one = LogsRequest { query: Some("50".to_owned()), ..ask(10) };
+    for _ in 0..2 {
+        let found = queries.log_patterns(&of_one).await.unwrap();
+        assert_eq!(found.patterns[0].count, 1);
+        assert_eq!(found.patterns[0].example.as_ref().unwrap().body.as_deref(), Some("took 50 ms"));
+    }
+    assert_eq!(queries.log_patterns(&ask(10)).await.unwrap().patterns[0].count, 2, "another question");
+    let counts = queries.cache_counts();
+    assert_eq!((counts.hits, counts.misses), (1, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

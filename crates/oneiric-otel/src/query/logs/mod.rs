@@ -1,14 +1,15 @@
 //! Log records by words, severity, service, trace and time.
 //!
-//! Where the words or templates of a partition are indexed, the index answers. Partitions that are being written to have no such
-//! index: they are looked through from the newest record back, and only so far in one answer. An answer says when it
-//! stopped there, and its cursor goes on.
+//! Where the words or templates of a partition are indexed, the index answers. Partitions that are being written to have
+//! no such index: they are looked through from the newest record back, and only so far in one answer. An answer says when
+//! it stopped there, and its cursor goes on. Long values are cut, and a page ends early where records are large.
 
 mod level;
 mod meaning;
 mod merge;
 mod patterns;
 mod place;
+mod template_id;
 mod terms;
 
 use jiff::Timestamp;
@@ -19,13 +20,16 @@ use serde_json::{Map, Value};
 use super::argument::service_argument;
 use super::range::{check_order, from_unix_nanos, micros};
 use super::trace::TraceId;
+use super::value::LIST_VALUE_BYTES;
 use super::{QueryError, QueryService, SpanId, check_limit, cursor};
-use crate::store::logs::{LogFilter, LogKey, LogRow, LogWords};
+use crate::derive::trace::cut;
+use crate::store::logs::{LogFilter, LogKey, LogRow, LogRows, LogWords};
 use crate::store::{Micros, StoreError, Stored};
 
 pub use level::{LEVELS, Level};
 pub use meaning::{LOG_FLOOR, LogsByMeaning, NearLogTemplate};
 pub use patterns::{LogPattern, LogPatterns};
+pub use template_id::TemplateId;
 use terms::Terms;
 
 /// Records of a slice that is looked through at once.
@@ -55,7 +59,7 @@ pub struct LogsRequest {
     /// Before this time, to the microsecond.
     pub end: Option<Timestamp>,
     /// Of these templates: see [`LogEntry::template_id`].
-    pub templates: Option<Vec<i64>>,
+    pub templates: Option<Vec<TemplateId>>,
     /// How many, 1 to 1000.
     pub limit: usize,
     /// [`LogPage::next`] of the page before. Later pages are about the time of the first.
@@ -88,7 +92,7 @@ type Times = (Option<Timestamp>, Option<Timestamp>);
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogPage {
-    /// The records.
+    /// The records; fewer than asked for where they are large.
     pub logs: Vec<LogEntry>,
     /// Where the next page begins; none after the last.
     pub next: Option<String>,
@@ -111,13 +115,13 @@ pub struct LogEntry {
     pub level: Option<Level>,
     /// Severity number of OpenTelemetry, 0 when unknown.
     pub severity_number: i16,
-    /// Severity as its source calls it.
+    /// Severity as its source calls it, the first 4 KiB.
     pub severity_text: Option<String>,
     /// Trace it belongs to.
     pub trace_id: Option<TraceId>,
     /// Span it belongs to.
     pub span_id: Option<SpanId>,
-    /// Name of the event.
+    /// Name of the event, the first 4 KiB.
     pub event_name: Option<String>,
     /// The first 4 KiB of the body; JSON where it is no string.
     pub body: Option<String>,
@@ -125,17 +129,19 @@ pub struct LogEntry {
     pub body_is_json: bool,
     /// Bytes of the whole body.
     pub body_bytes: i32,
-    /// Attributes. Where they are large, each value is cut to its first 4 KiB, as text.
+    /// Attributes. A long value is cut to its first 4 KiB: an object with `$cut` (its beginning as text), `$type` and
+    /// `$length` (bytes of the whole).
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub attributes: Map<String, Value>,
-    /// Whether values of `attributes` may be cut.
+    /// Whether values of `attributes` are cut.
     pub attributes_cut: bool,
     /// The template of the body; none where an older version stored the record.
-    pub template_id: Option<i64>,
+    pub template_id: Option<TemplateId>,
 }
 
 impl From<LogRow> for LogEntry {
     fn from(row: LogRow) -> Self {
+        let attributes = attributes(&row);
         Self {
             id: place::write(row.key),
             time: timestamp(row.key.time, row.key.time_ns),
@@ -149,17 +155,28 @@ impl From<LogRow> for LogEntry {
             body: row.body,
             body_is_json: row.body_is_json,
             body_bytes: row.body_bytes,
-            // The database gives an object.
-            attributes: serde_json::from_str(&row.attributes).unwrap_or_default(),
+            attributes,
             attributes_cut: row.attributes_cut,
-            template_id: row.template_id,
+            template_id: row.template_id.map(TemplateId),
         }
     }
 }
 
+/// The attributes of a row. The database cuts by characters, lists by bytes.
+fn attributes(row: &LogRow) -> Map<String, Value> {
+    // The database gives an object.
+    let mut attributes: Map<String, Value> = serde_json::from_str(&row.attributes).unwrap_or_default();
+    for value in attributes.values_mut().filter(|_| row.attributes_cut) {
+        if let Some(Value::String(start)) = value.get_mut("$cut") {
+            *start = cut(start, LIST_VALUE_BYTES);
+        }
+    }
+    attributes
+}
+
 /// What a search found.
 struct Found {
-    rows: Vec<LogRow>,
+    page: LogRows,
     /// Where it stopped, if it did before the end.
     stopped: Option<Micros>,
 }
@@ -176,18 +193,18 @@ impl QueryService {
         let (times, after) = request.open()?;
         let range = time_range(times.0, times.1)?;
         let filter = self.log_filter(request).await?;
-        let found = self.find_logs(&filter, range, after, limit).await?;
-        if let (Some(service), true) = (&request.service, found.rows.is_empty()) {
+        let Found { page, stopped } = self.find_logs(&filter, range, after, limit).await?;
+        if let (Some(service), true) = (&request.service, page.rows.is_empty()) {
             self.check_service(service).await?;
         }
-        let full = found.rows.len() >= limit;
-        let next = match (found.rows.last(), found.stopped) {
+        let full = page.full || page.rows.len() >= limit;
+        let next = match (page.rows.last(), stopped) {
             (Some(last), _) if full => Some(last.key),
             (_, stopped) => stopped.map(LogKey::before),
         };
         let next = next.map(|key| request.seal(times, key)).transpose()?;
-        let searched_back_to = found.stopped.filter(|_| !full).map(|time| timestamp(time, 0));
-        Ok(LogPage { logs: found.rows.into_iter().map(LogEntry::from).collect(), next, searched_back_to })
+        let searched_back_to = stopped.filter(|_| !full).map(|time| timestamp(time, 0));
+        Ok(LogPage { logs: page.rows.into_iter().map(LogEntry::from).collect(), next, searched_back_to })
     }
 
     /// A log record, whole, by [`LogEntry::id`].
@@ -217,7 +234,7 @@ impl QueryService {
             level: request.level.as_deref().map(Level::read).transpose()?.map(Level::floor),
             trace_id: request.trace_id.map(|id| uuid::Uuid::from_bytes(id.0)),
             span_id: request.span_id.clone().map(|id| id.0),
-            templates: request.templates.clone(),
+            templates: request.templates.as_ref().map(|ids| ids.iter().map(|id| id.0).collect()),
             words,
         })
     }
@@ -254,16 +271,15 @@ impl QueryService {
     ) -> Result<Found, StoreError> {
         // What is at the time of `after` may come after it.
         let until = after.map_or(until, |key| until.min(Micros(key.time.0.saturating_add(1))));
+        let mut found = Found { page: LogRows::default(), stopped: None };
         if filter.trace_id.is_some() || !filter.looks_at_rows() {
-            let rows = self.database.log_rows(filter, (from, until), after, limit as i64).await?;
-            return Ok(Found { rows, stopped: None });
+            self.database.log_rows(filter, (from, until), after, limit, &mut found.page).await?;
+            return Ok(found);
         }
-        let mut found = Found { rows: Vec::new(), stopped: None };
         let mut slices = SLICES;
         for partition in self.database.log_partitions(from, until).await? {
             let (from, mut until) = (partition.from, partition.until);
             loop {
-                let left = limit - found.rows.len();
                 let boundary = if partition.finds(filter) {
                     None
                 } else if slices == 0 {
@@ -274,9 +290,9 @@ impl QueryService {
                 };
                 slices -= usize::from(boundary.is_some());
                 let slice = (boundary.unwrap_or(from), until);
-                found.rows.extend(self.database.log_rows(filter, slice, after, left as i64).await?);
+                self.database.log_rows(filter, slice, after, limit, &mut found.page).await?;
                 match boundary {
-                    _ if found.rows.len() >= limit => return Ok(found),
+                    _ if found.page.full || found.page.rows.len() >= limit => return Ok(found),
                     Some(boundary) => until = boundary,
                     None => break,
                 }

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::merge::{Counted, merge};
-use super::{Level, LogEntry, LogsRequest, time_range, timestamp};
+use super::merge::{Counted, Merged, merge};
+use super::{Level, LogEntry, LogsRequest, TemplateId, timestamp};
 use crate::pipeline::template;
+use crate::query::range::TimeRange;
 use crate::query::{QueryError, QueryService, check_limit};
-use crate::store::logs::{LogFilter, LogRow};
+use crate::store::logs::LogFilter;
 use crate::store::templates::TemplateCount;
 use crate::store::{LogTemplate, Micros, StoreError};
 
@@ -17,6 +18,8 @@ use crate::store::{LogTemplate, Micros, StoreError};
 const MAX_TEMPLATES: i64 = 5000;
 /// Templates that are made again of a record, because they are not stored, in one answer at most.
 const MAX_MADE_AGAIN: usize = 50;
+/// Records that are counted when nobody says from when on: the newest.
+const MAX_UNASKED_RECORDS: i64 = 500_000;
 
 /// The patterns of logs, the most frequent first.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -30,6 +33,13 @@ pub struct LogPatterns {
     pub more_records: i64,
     /// Records without a template: an older version stored them.
     pub without_template: i64,
+    /// From when on records were counted.
+    pub start: Timestamp,
+    /// Before when.
+    pub end: Timestamp,
+    /// Whether `start` is later than a day before `end`, because the day has more than 500,000 records and nobody asked for
+    /// all of it.
+    pub start_is_bound: bool,
 }
 
 /// Records that say the same but for what varies.
@@ -50,29 +60,62 @@ pub struct LogPattern {
     pub last: Timestamp,
     /// Ids of the templates that read as this one: [`LogsRequest::templates`] finds their records. The same record has
     /// the same id on every server and at any time.
-    pub templates: Vec<i64>,
-    /// The last of the records.
+    pub templates: Vec<TemplateId>,
+    /// The last of the records; none where the answer has no room for it.
     pub example: Option<LogEntry>,
 }
 
 impl QueryService {
     /// The patterns of the logs that fit a request, the most frequent first. Its `limit` is the number of patterns; its
-    /// cursor is not looked at.
+    /// cursor is not looked at. Without an end they are those until now; without a start, those of the day before the end,
+    /// and of these the newest 500,000.
     ///
     /// # Errors
     /// As [`Self::search_logs`], and [`QueryError::TooLong`] for a range with more logs than can be counted in time.
     pub async fn log_patterns(&self, request: &LogsRequest) -> Result<LogPatterns, QueryError> {
         let limit = check_limit(request.limit)?;
-        let range = time_range(request.start, request.end)?;
+        let range = TimeRange::asked(request.start, request.end)?;
+        let question = (request.decisive(), range, request.start.is_some(), limit);
+        self.cached("log_patterns", &question, range.end(), self.ask_log_patterns(request, range, limit)).await
+    }
+
+    async fn ask_log_patterns(
+        &self,
+        request: &LogsRequest,
+        range: TimeRange,
+        limit: usize,
+    ) -> Result<LogPatterns, QueryError> {
         let filter = self.log_filter(request).await?;
-        let counts = self.database.template_counts(&filter, range, MAX_TEMPLATES).await?;
-        if let (Some(service), true) = (&request.service, counts.is_empty()) {
+        let (mut from, until) = range.micros();
+        // Those of a trace or of a template are few.
+        let unbound = request.start.is_some() || filter.trace_id.is_some() || filter.templates.is_some();
+        let bound = if unbound {
+            None
+        } else {
+            self.database.nth_log_time(&filter, (from, until), MAX_UNASKED_RECORDS).await?
+        };
+        from = bound.unwrap_or(from);
+        let mut answer = self.count_patterns(&filter, (from, until), limit).await?;
+        if let (Some(service), true) = (&request.service, answer.patterns.is_empty()) {
             self.check_service(service).await?;
         }
+        answer.start = bound.map_or(range.start(), |bound| timestamp(bound, 0));
+        answer.end = range.end();
+        answer.start_is_bound = bound.is_some();
+        Ok(answer)
+    }
+
+    async fn count_patterns(
+        &self,
+        filter: &LogFilter,
+        range: (Micros, Micros),
+        limit: usize,
+    ) -> Result<LogPatterns, StoreError> {
+        let counts = self.database.template_counts(filter, range, MAX_TEMPLATES).await?;
         let all = if (counts.len() as i64) < MAX_TEMPLATES {
             None
         } else {
-            Some(self.database.count_logs(&filter, range).await?)
+            Some(self.database.count_logs(filter, range).await?)
         };
         let counted: i64 = counts.iter().map(|count| count.records).sum();
         let mut more_records = all.unwrap_or(counted) - counted;
@@ -85,30 +128,45 @@ impl QueryService {
             let LogTemplate { service_name, severity, text } = texts.get(id)?.clone();
             Some(Counted { id: *id, service: service_name, severity, text, records: count.records })
         });
-        let merged = merge(known.collect());
+        let mut merged = merge(known.collect());
         more_records +=
             by_id.iter().filter(|(id, _)| !texts.contains_key(id)).map(|(_, count)| count.records).sum::<i64>();
-
-        let mut patterns = Vec::new();
         let more_patterns = merged.len().saturating_sub(limit);
         more_records += merged.iter().skip(limit).map(|pattern| pattern.records).sum::<i64>();
-        for pattern in merged.into_iter().take(limit) {
-            let of = |pick: fn(&TemplateCount) -> Micros| pattern.ids.iter().filter_map(|id| by_id.get(id)).map(pick);
-            let (first, last) = (of(|count| count.first).min(), of(|count| count.last).max());
-            let (Some(first), Some(last)) = (first, last) else { continue };
-            let example = self.newest(&filter, &pattern.ids, last).await?;
-            patterns.push(LogPattern {
+        merged.truncate(limit);
+        let patterns = self.with_examples(filter, merged, &by_id).await?;
+        let (start, end, start_is_bound) = Default::default();
+        Ok(LogPatterns { patterns, more_patterns, more_records, without_template, start, end, start_is_bound })
+    }
+
+    /// The patterns with their times and their last records.
+    async fn with_examples(
+        &self,
+        filter: &LogFilter,
+        merged: Vec<Merged>,
+        by_id: &HashMap<i64, TemplateCount>,
+    ) -> Result<Vec<LogPattern>, StoreError> {
+        let counts = |pattern: &Merged| -> Vec<(i64, TemplateCount)> {
+            pattern.ids.iter().filter_map(|id| Some((*id, *by_id.get(id)?))).collect()
+        };
+        let last = |pattern: &Merged| counts(pattern).into_iter().max_by_key(|(_, count)| count.last);
+        let wanted: Vec<(i64, Micros)> = merged.iter().filter_map(last).map(|(id, count)| (id, count.last)).collect();
+        let mut examples = self.records_of(filter, &wanted).await?;
+        let patterns = merged.into_iter().filter_map(|pattern| {
+            let first = counts(&pattern).into_iter().map(|(_, count)| count.first).min()?;
+            let (id, TemplateCount { last, .. }) = last(&pattern)?;
+            Some(LogPattern {
                 pattern: pattern.text,
                 service_name: pattern.service,
                 level: Level::of(pattern.severity, None),
                 count: pattern.records,
                 first: timestamp(first, 0),
                 last: timestamp(last, 0),
-                templates: pattern.ids,
-                example: example.map(LogEntry::from),
-            });
-        }
-        Ok(LogPatterns { patterns, more_patterns, more_records, without_template })
+                templates: pattern.ids.into_iter().map(TemplateId).collect(),
+                example: examples.remove(&id),
+            })
+        });
+        Ok(patterns.collect())
     }
 
     /// The texts of templates; those that are not stored are made again of a record.
@@ -121,21 +179,27 @@ impl QueryService {
         let known: HashSet<i64> = texts.keys().copied().collect();
         let mut missing: Vec<(&i64, &TemplateCount)> = counts.iter().filter(|(id, _)| !known.contains(id)).collect();
         missing.sort_by_key(|(id, count)| (-count.records, **id));
-        for (id, count) in missing.into_iter().take(MAX_MADE_AGAIN) {
-            if let Some(row) = self.newest(&LogFilter::default(), &[*id], count.last).await? {
-                let mut text = String::new();
-                template::mask(row.body.as_deref().or(row.event_name.as_deref()).unwrap_or_default(), &mut text);
-                let severity = Level::of(row.severity_number, None).map_or(0, Level::number);
-                texts.insert(*id, LogTemplate { service_name: row.service_name, severity, text });
-            }
+        let wanted: Vec<(i64, Micros)> =
+            missing.into_iter().take(MAX_MADE_AGAIN).map(|(id, count)| (*id, count.last)).collect();
+        for (id, record) in self.records_of(&LogFilter::default(), &wanted).await? {
+            let mut text = String::new();
+            template::mask(record.body.as_deref().or(record.event_name.as_deref()).unwrap_or_default(), &mut text);
+            let severity = Level::of(record.severity_number, None).map_or(0, Level::number);
+            texts.insert(id, LogTemplate { service_name: record.service_name, severity, text });
         }
         Ok(texts)
     }
 
-    /// The record of these templates at a time.
-    async fn newest(&self, filter: &LogFilter, templates: &[i64], time: Micros) -> Result<Option<LogRow>, StoreError> {
-        let filter = LogFilter { templates: Some(templates.to_vec()), ..filter.clone() };
-        let rows = self.database.log_rows(&filter, (time, Micros(time.0.saturating_add(1))), None, 1).await?;
-        Ok(rows.into_iter().next())
+    /// A record of each template at a time, by the template.
+    async fn records_of(
+        &self,
+        filter: &LogFilter,
+        wanted: &[(i64, Micros)],
+    ) -> Result<HashMap<i64, LogEntry>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows = self.database.log_examples(filter, wanted).await?;
+        Ok(rows.into_iter().filter_map(|row| Some((row.template_id?, LogEntry::from(row)))).collect())
     }
 }

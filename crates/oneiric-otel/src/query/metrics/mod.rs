@@ -24,7 +24,7 @@ use serde::Serialize;
 use super::argument::without_nul;
 use super::range::{check_order, unix_nanos};
 use super::{QueryError, QueryService, check_limit, nearest};
-use crate::store::metrics::{Piece, StreamFilter, StreamRow, WantedPoints};
+use crate::store::metrics::{MetricRow, Piece, StreamFilter, StreamRow, WantedPoints};
 use crate::store::rollups::{self, Rollup};
 use crate::store::{Micros, StoreError};
 
@@ -47,7 +47,7 @@ const MAX_NAMES_COMPARED: i64 = 5000;
 const MAX_LABEL_VALUES: i64 = 1000;
 
 /// A metric over a range of time.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MetricsRequest {
     /// Name of the metric, whole.
     pub name: String,
@@ -170,10 +170,9 @@ impl QueryService {
         if let Some(service) = service {
             self.check_service(service).await?;
         }
-        let rows = self.database.metric_rows(name, service, limit as i64).await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| MetricOverview {
+        let ask = async {
+            let rows = self.database.metric_rows(name, service, limit as i64).await?;
+            let overview = |row: MetricRow| MetricOverview {
                 name: row.name,
                 kind: row.kind,
                 temporality: row.temporality,
@@ -182,8 +181,10 @@ impl QueryService {
                 description: row.description,
                 streams: row.streams,
                 services: row.services,
-            })
-            .collect())
+            };
+            Ok(rows.into_iter().map(overview).collect())
+        };
+        self.cached("metrics", &(name, service, limit), Timestamp::now(), ask).await
     }
 
     /// The labels of a metric with their values.
@@ -192,9 +193,12 @@ impl QueryService {
     /// [`QueryError::Unknown`] for a metric that is not stored.
     pub async fn metric_labels(&self, name: &str) -> Result<Vec<MetricLabel>, QueryError> {
         without_nul("name", name)?;
-        self.check_metric(name).await?;
-        let labels = self.database.metric_labels(name, MAX_LABEL_VALUES).await?;
-        Ok(labels.into_iter().map(|(key, values)| MetricLabel { key, values }).collect())
+        let ask = async {
+            self.check_metric(name).await?;
+            let labels = self.database.metric_labels(name, MAX_LABEL_VALUES).await?;
+            Ok(labels.into_iter().map(|(key, values)| MetricLabel { key, values }).collect())
+        };
+        self.cached("metric_labels", &name, Timestamp::now(), ask).await
     }
 
     /// A metric over a range of time.
@@ -207,6 +211,10 @@ impl QueryService {
     pub async fn get_metrics_by_time_range(&self, request: &MetricsRequest) -> Result<MetricRange, QueryError> {
         let grid = grid(request)?;
         request.aggregation.check()?;
+        self.cached("metric_range", request, request.end, self.ask_metrics(request, grid)).await
+    }
+
+    async fn ask_metrics(&self, request: &MetricsRequest, grid: Grid) -> Result<MetricRange, QueryError> {
         let streams = self.matching_streams(request).await?;
         let mut groups = Groups::new(request);
         for stream in streams {

@@ -1,17 +1,21 @@
-//! Questions about traces look into the partitions of their time only, and there through an index. What counts is what
-//! the server says that it did, not what it planned.
+//! Questions about much read little: the right indexes, and only the partitions of their time. What counts is what the
+//! server says that it did, not what it planned.
 
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use oneiric_otel::query::{ContextRequest, QueryService, TraceFilter, TraceId, TracesRequest};
+use jiff::{SignedDuration, Timestamp};
+use oneiric_otel::query::{
+    ContextRequest, ErrorGroupsRequest, ErrorTracesRequest, LogsRequest, OperationsRequest, QueryService, SpanFilter, SpansRequest, TimeRange,
+    TraceFilter, TraceId, TracesRequest,
+};
 use oneiric_otel::store::Database;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
-use crate::scene::{NOON, Scene, failed, log, span, text, trace_id};
+use crate::catalogue::noon;
+use crate::errors::days_of_errors;
+use crate::scene::{NOON, Scene, failed, log, minilm, span, text, trace_id};
 
 const DAYS: u64 = 3;
 const TRACES: u64 = 1000;
@@ -60,9 +64,13 @@ async fn days() -> Scene {
         scene.logs("shop", logs.collect()).await;
     }
     scene.derive().await;
+    settled(scene).await
+}
+
+/// The scene with statistics, and nobody at work in its database.
+async fn settled(scene: Scene) -> Scene {
     scene.bench.test.client().await.batch_execute("ANALYZE").await.unwrap();
     scene.bench.store.close();
-    all_told(&scene).await;
     scene
 }
 
@@ -75,36 +83,54 @@ async fn all_told(scene: &Scene) {
     }
 }
 
-/// How often each partition with rows was read, and through which index; `-` is a scan of all of it.
-type Scans = BTreeMap<(String, String), i64>;
+/// Asks, and waits until the server has counted what that read.
+async fn asked<A>(scene: &Scene, ask: impl AsyncFnOnce(&QueryService) -> A) -> A {
+    all_told(scene).await;
+    scene.bench.test.client().await.batch_execute("SELECT pg_stat_reset()").await.unwrap();
+    let database = Database::new(scene.bench.test.url()).unwrap();
+    let answer = ask(&QueryService::new(database.clone(), Some(minilm()))).await;
+    database.close();
+    all_told(scene).await;
+    answer
+}
 
-async fn scans(scene: &Scene) -> Scans {
-    let sql = "SELECT t.relname::text, s.name, s.scans
+/// The partitions that a question reads, each with an index through which it does, as `partition index`; `-` is a scan of
+/// all of it. Those without rows do not count.
+async fn scans_of(scene: &Scene, ask: impl AsyncFnOnce(&QueryService)) -> Vec<String> {
+    asked(scene, ask).await;
+    let sql = "SELECT t.relname::text, s.name
                FROM pg_stat_user_tables t
+               JOIN pg_class c ON c.oid = t.relid AND c.reltuples > 0
                CROSS JOIN LATERAL (SELECT '-' AS name, t.seq_scan AS scans
                                    UNION ALL
                                    SELECT i.indexrelname::text, i.idx_scan FROM pg_stat_user_indexes i
                                    WHERE i.relid = t.relid) s
-               WHERE t.relname ~ '^otel_(spans|traces|logs)_[0-9]' AND t.n_tup_ins > 0";
+               WHERE t.relname ~ '^otel_(spans|traces|logs)_[0-9]' AND s.scans > 0 ORDER BY 1, 2";
     let rows = scene.bench.test.client().await.query(sql, &[]).await.unwrap();
-    rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect()
+    // Indexes of partitions are named after them.
+    let scan = |(partition, index): (String, String)| format!("{partition} {}", index.replace(&partition, ""));
+    rows.iter().map(|row| scan((row.get(0), row.get(1)))).collect()
 }
 
-/// The scans that a question makes, as `partition index`, without repetition.
-async fn scans_of<F: Future<Output = ()>>(scene: &Scene, ask: impl FnOnce(QueryService) -> F) -> Vec<String> {
-    let before = scans(scene).await;
-    let database = Database::new(scene.bench.test.url()).unwrap();
-    ask(QueryService::new(database.clone(), None)).await;
-    database.close();
-    all_told(scene).await;
-    let mut made = Vec::new();
-    for ((partition, index), count) in scans(scene).await {
-        if count > before.get(&(partition.clone(), index.clone())).copied().unwrap_or(0) {
-            // Indexes of partitions are named after them.
-            made.push(format!("{partition} {}", index.replace(&partition, "")));
-        }
-    }
-    made
+/// Times that this index, or that of a partition made from it, was used.
+async fn uses(scene: &Scene, column: &str, like: &str) -> i64 {
+    scene
+        .bench
+        .test
+        .count(&format!(
+            "SELECT coalesce(sum(s.idx_scan), 0) FROM pg_stat_user_indexes s JOIN pg_indexes i
+               ON i.schemaname = s.schemaname AND i.indexname = s.indexrelname
+             WHERE s.relname LIKE '{like}' AND i.indexdef LIKE '%{column}%'"
+        ))
+        .await
+}
+
+/// Times that these tables were read whole, and that they were read at all.
+async fn reads(scene: &Scene, like: &str) -> (i64, i64) {
+    let sum =
+        |what: &str| format!("SELECT coalesce(sum({what}), 0) FROM pg_stat_user_tables WHERE relname LIKE '{like}'");
+    let whole = scene.bench.test.count(&sum("seq_scan")).await;
+    (whole, whole + scene.bench.test.count(&sum("coalesce(idx_scan, 0)")).await)
 }
 
 /// Requires that these indexes were read, no other partition, and none as a whole. Other indexes of these partitions
@@ -185,7 +211,6 @@ async fn lists_of_traces_look_at_their_time_only_and_at_no_more_rows_than_they_s
     // A rare one is found through its index, where the partition has one.
     let index = format!("CREATE INDEX ON {spans} USING gin (attributes jsonb_path_ops); ANALYZE {spans}");
     scene.bench.test.client().await.batch_execute(&index).await.unwrap();
-    all_told(&scene).await;
     let rare = format!("order.id={}", 2 * TRACES + 77);
     let filter = last_day(TraceFilter { attributes: vec![rare.parse().unwrap()], ..TraceFilter::default() });
     let read = scans_of(&scene, async |queries| {
@@ -195,4 +220,130 @@ async fn lists_of_traces_look_at_their_time_only_and_at_no_more_rows_than_they_s
     assert!(read.contains(&format!("{spans} _attributes_idx")), "{read:?}");
     assert!(read.iter().all(|scan| scan.starts_with(&last) || scan.starts_with(&spans)), "{read:?}");
     assert!(!read.contains(&format!("{spans} -")), "{read:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patterns_are_counted_in_their_time_and_their_examples_are_looked_up() {
+    let scene = days().await;
+    let noon = first_noon() + DAY * 2;
+    let request = LogsRequest {
+        start: Some(noon),
+        end: Some(noon + Duration::from_millis(100)),
+        limit: 10,
+        ..LogsRequest::default()
+    };
+    let read = scans_of(&scene, async |queries| {
+        let found = queries.log_patterns(&request).await.unwrap();
+        assert_eq!((found.patterns.len(), found.patterns[0].count), (1, 100));
+        assert!(found.patterns[0].example.is_some());
+    })
+    .await;
+    read_through(&read, &[format!("{} _time_idx", partition("logs", 2))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_of_templates_of_other_models_are_left_alone() {
+    let scene = Scene::new().await;
+    scene.logs("shop", vec![log(1, 17, "connect ECONNREFUSED 10.0.3.7:8443", Duration::ZERO)]).await;
+    scene.embed().await;
+    let others = "INSERT INTO otel.otel_log_template_vectors (model_id, template_id, embedding)
+                  SELECT 99, n, array_fill(1::real, '{8}') FROM generate_series(1, 20000) n;
+                  INSERT INTO otel.otel_log_templates (template_id, severity, service_name, template)
+                  SELECT n, 9, 'other', 'x' FROM generate_series(1, 20000) n ON CONFLICT DO NOTHING";
+    scene.bench.test.client().await.batch_execute(others).await.unwrap();
+    let scene = settled(scene).await;
+    let request =
+        LogsRequest { query: Some("the peer refuses connections".to_owned()), limit: 10, ..LogsRequest::default() };
+    let found = asked(&scene, async |queries| queries.search_logs_by_meaning(&request).await.unwrap()).await;
+    assert_eq!((found.templates.len(), found.page.logs.len()), (1, 1));
+    assert_eq!(reads(&scene, "otel_log_template_vectors").await.0, 0);
+    assert_eq!(uses(&scene, "(model_id, template_id)", "otel_log_template_vectors").await, 1);
+    let (whole, all) = reads(&scene, "otel_log_templates").await;
+    assert!(whole == 0 && all > 0, "{whole} of {all} not through its key");
+}
+
+fn last_hours(hours: i64) -> TimeRange {
+    TimeRange::new(noon() - SignedDuration::from_hours(hours), noon()).unwrap()
+}
+
+fn errors(pattern: &str, hours: i64) -> ErrorTracesRequest {
+    ErrorTracesRequest { pattern: pattern.to_owned(), service: None, range: last_hours(hours), limit: 10, after: None }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_looked_for_through_their_indexes() {
+    let scene = Scene::new().await;
+    days_of_errors(&scene).await;
+    let scene = settled(scene).await;
+    let id = scene.row("md5('29997')").await;
+    let page = asked(&scene, async |queries| queries.get_traces_by_error(&errors(&id, 200)).await.unwrap()).await;
+    assert_eq!(page.traces.len(), 1);
+    assert_eq!(uses(&scene, "otel_error_trigrams", "otel_errors").await, 1);
+    assert_eq!(uses(&scene, "otel_error_id", "otel_traces_%").await, 1, "in the partition of its day alone");
+    assert_eq!(reads(&scene, "otel_errors").await.0, 0);
+    assert_eq!(reads(&scene, "otel_traces_2026%").await.0, 0);
+
+    let page = asked(&scene, async |queries| queries.get_traces_by_error(&errors("refused", 30)).await.unwrap()).await;
+    assert_eq!(page.traces.len(), 10);
+    assert_eq!(reads(&scene, "otel_errors").await, (0, 0), "what is frequent is among the newest");
+    assert_eq!(reads(&scene, "otel_traces_20261118").await, (0, 0), "that day is over before");
+    assert!(reads(&scene, "otel_traces_20261120").await.1 > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_and_catalogue_read_the_days_they_are_asked_about() {
+    let scene = Scene::new().await;
+    days_of_errors(&scene).await;
+    scene
+        .bench
+        .test
+        .client()
+        .await
+        .batch_execute(
+            "SELECT otel_ensure_partition('otel_spans', timestamptz '2026-11-20 12:00:00+00' - n * interval '1 day')
+             FROM generate_series(0, 6) n;
+             INSERT INTO otel_resources (content_hash, service_name, schema_url, attributes, envelope)
+             VALUES (gen_random_uuid(), 'shop', '', '{}', '');
+             INSERT INTO otel_scopes (content_hash, name, version, schema_url, attributes, envelope)
+             VALUES (gen_random_uuid(), '', '', '', '{}', '');
+             INSERT INTO otel_spans (start_time, duration_ns, span_hash, resource_id, trace_id, scope_id, flags, start_ns,
+                                     span_id, service_name, name, kind, status, attributes)
+             SELECT t.start_time, 1, n, 1, t.trace_id, 1, 0, 0, int8send(n), 'shop', 'op', 'server', 'unset', '{}'
+             FROM otel_traces t CROSS JOIN generate_series(1, 4) n;
+             ANALYZE otel_spans;",
+        )
+        .await
+        .unwrap();
+    let scene = settled(scene).await;
+    let groups = ErrorGroupsRequest {
+        range: last_hours(20),
+        service: None,
+        new_since: None,
+        only_new: false,
+        step: None,
+        limit: 5,
+        after: None,
+    };
+    let answer = asked(&scene, async |queries| queries.error_groups(&groups).await.unwrap()).await;
+    assert_eq!(answer.groups.len(), 5);
+    assert_eq!(reads(&scene, "otel_traces_20261118").await, (0, 0));
+
+    let spans = SpansRequest { filter: SpanFilter::default(), range: last_hours(20), limit: 10, cursor: None };
+    let page = asked(&scene, async |queries| queries.find_spans(&spans).await.unwrap()).await;
+    assert_eq!((page.spans.len(), page.next.is_some()), (10, true));
+    assert_eq!(reads(&scene, "otel_spans_2026%").await.0, 0, "the newest are found through the index on services");
+    assert_eq!(reads(&scene, "otel_spans_20261118").await, (0, 0));
+
+    let request = OperationsRequest { range: last_hours(20), service: "shop".to_owned(), limit: 10 };
+    let answer = asked(&scene, async |queries| queries.operations(&request).await.unwrap()).await;
+    assert!(answer.sample.exact);
+    assert_eq!(answer.operations[0].count, 4 * answer.sample.traces);
+    assert_eq!(reads(&scene, "otel_spans_2026%").await.0, 0, "spans are read trace by trace");
+    assert_eq!(reads(&scene, "otel_spans_20261118").await, (0, 0));
+
+    let request = OperationsRequest { range: last_hours(200), ..request };
+    let answer = asked(&scene, async |queries| queries.operations(&request).await.unwrap()).await;
+    assert_eq!((answer.sample.traces, answer.sample.traces_read, answer.sample.exact), (30_000, 5000, false));
+    assert_eq!(answer.operations[0].count, 120_000, "scaled");
+    assert_eq!(reads(&scene, "otel_spans_2026%").await.0, 0);
 }

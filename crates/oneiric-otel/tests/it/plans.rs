@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use oneiric_otel::query::{
-    ContextRequest, ErrorGroupsRequest, ErrorTracesRequest, LogsRequest, OperationsRequest, QueryService, SpanFilter, SpansRequest, TimeRange,
-    TraceFilter, TraceId, TracesRequest,
+    ContextRequest, ErrorGroupsRequest, ErrorTracesRequest, LogsRequest, OperationsRequest, QueryService, SpanFilter,
+    SpansRequest, TimeRange, TraceFilter, TraceId, TracesRequest,
 };
 use oneiric_otel::store::Database;
 use opentelemetry_proto::tonic::trace::v1::Span;

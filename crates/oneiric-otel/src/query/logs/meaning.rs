@@ -9,8 +9,8 @@ use crate::store::template_vectors::TemplateFilter;
 
 /// A template whose cosine to the description is lower is not near. Measured with all-MiniLM-L6-v2 on the templates of a
 /// recorded system, see docs/benchmarks.md: templates that answer a question are above, those nearest to a question about
-/// something else mostly below.
-pub const LOG_FLOOR: f64 = 0.25;
+/// something else mostly below. A higher floor would lose lines of few words.
+pub const LOG_FLOOR: f64 = 0.22;
 
 /// Templates of one answer at most.
 const MAX_TEMPLATES: i64 = 20;

@@ -6,8 +6,8 @@ use libfuzzer_sys::fuzz_target;
 use oneiric_otel::store::fuzzing::for_the_driver;
 use tokio_postgres::Config;
 
-#[allow(dead_code, reason = "a module of the command line, whole")]
-#[path = "../../crates/oneiric-otel-cli/src/connection_url.rs"]
+#[allow(dead_code, reason = "a module of the library, whole")]
+#[path = "../../crates/oneiric-otel/src/settings/connection_url.rs"]
 mod connection_url;
 
 fuzz_target!(|url: &str| {

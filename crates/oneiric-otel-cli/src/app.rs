@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use oneiric_otel::derive::{DeriveOptions, Deriver};
-use oneiric_otel::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
+use oneiric_otel::pipeline::{Ack, BreakerState, Ingest, Replayer};
 use oneiric_otel::query::QueryService;
 use oneiric_otel::rollup::{RollupOptions, RollupWorker};
 use oneiric_otel::self_trace;
+use oneiric_otel::settings::Settings;
 use oneiric_otel::store::{Database, ErrorClass, SqlReader};
 use oneiric_otel_api::ApiOptions;
 use oneiric_otel_server::{BoundServer, Readiness, Routes, Server, ServerError, ServerOptions};
@@ -20,7 +21,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
 
-use crate::args::Listen;
 use crate::backend::{self, Backend, Embedded, Schema};
 use crate::embedding::{self, ModelState};
 use crate::failure;
@@ -40,8 +40,6 @@ const DRAIN_TASKS: Duration = Duration::from_secs(2);
 const MAINTAIN_EVERY: Duration = Duration::from_hours(1);
 /// How long dead letters are kept that were stored after all.
 const KEEP_PROCESSED_LETTERS: Duration = Duration::from_hours(30 * 24);
-/// How long a request that is sent again adds nothing.
-const REMEMBER_REQUESTS: Duration = Duration::from_hours(7 * 24);
 const CHECK_EMBEDDED_EVERY: Duration = Duration::from_secs(2);
 const READY_WITHIN: Duration = Duration::from_secs(3);
 /// How often a database that is away at the start is asked.
@@ -61,11 +59,19 @@ pub(crate) struct Addresses {
 /// What one server has and another does without.
 #[derive(Debug, Default)]
 pub(crate) struct Choices {
+    pub(crate) settings: Settings,
     pub(crate) own_traces: Option<OwnTraces>,
     /// A connection for SQL of anybody.
     pub(crate) sql: Option<SqlReader>,
-    /// Whether ports that are in use are replaced by free ones, unless they are named.
-    pub(crate) any_port: bool,
+    pub(crate) ports: Ports,
+}
+
+/// Whose addresses are left for free ports when they are in use.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ports {
+    pub(crate) any_grpc: bool,
+    pub(crate) any_http: bool,
+    pub(crate) any_api: bool,
 }
 
 /// A server that answers.
@@ -87,15 +93,15 @@ impl App {
         backend: Backend,
         schema: Schema,
         intake: Intake,
-        listen: &Listen,
+        server: ServerOptions,
         choices: Choices,
         progress: Arc<Progress>,
     ) -> Result<Self> {
-        let Choices { own_traces, sql, any_port } = choices;
+        let Choices { settings, own_traces, sql, ports } = choices;
         let database = backend.database().clone();
         let Intake { ack, disk, report } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
-        let ingest = Ingest::new(IngestOptions { ack, ..IngestOptions::default() });
+        let ingest = Ingest::new(settings.ingest_options(ack));
         if let Some(own_traces) = &own_traces {
             own_traces.store_in(ingest.clone());
         }
@@ -118,7 +124,8 @@ impl App {
             tasks.spawn("embedded-postgres", |stop| keep_running(embedded, stop));
         }
         let (maintained, received) = (backend.maintenance().clone(), ingest.clone());
-        tasks.spawn_after("maintenance", &ready, |stop| maintain(maintained, received, stop));
+        let remember = Duration::from_hours(24 * u64::from(settings.ledger_days));
+        tasks.spawn_after("maintenance", &ready, move |stop| maintain(maintained, received, remember, stop));
         let replayer = Replayer::new(database.clone(), Replayer::EVERY);
         tasks.spawn_after("dead-letters", &ready, |stop| async move { replayer.run(stop).await });
         let deriver = Deriver::new(database.clone(), DeriveOptions::default());
@@ -128,9 +135,10 @@ impl App {
         tasks.spawn_after("metric-rollups", &ready, |stop| async move { rollups.run(stop).await });
         tasks.spawn_after("derivation", &ready, |stop| async move { deriver.run(stop).await });
         let (model_state, model) = value::channel(ModelState::Loading);
-        let embedded_texts = database.clone();
+        let embedded_texts = embedding::Texts { database: database.clone(), written: texts_written };
+        let embed_options = settings.embed_options();
         tasks.spawn_after("embedding", &ready, |stop| {
-            embedding::run(embedded_texts, texts_written, progress, model_state, stop)
+            embedding::run(embedded_texts, embed_options, progress, model_state, stop)
         });
 
         let asked = ingest.clone();
@@ -146,7 +154,7 @@ impl App {
                 }
             }
         });
-        let bound = match bind(listen, any_port, &ingest, &readiness).await {
+        let bound = match bind(server, ports, &ingest, &readiness).await {
             Ok(bound) => bound,
             Err(error) => {
                 tasks.stop(DRAIN).await;
@@ -156,7 +164,7 @@ impl App {
             }
         };
         let addresses = Addresses { grpc: bound.grpc_addr(), http: bound.http_addr(), api: bound.api_addr() };
-        let queries = QueryService::new(database.clone(), None);
+        let queries = QueryService::new(database.clone(), None).with_options(settings.query_options());
         let queries = match sql {
             Some(sql) => queries.with_sql(sql),
             None => queries,
@@ -172,7 +180,7 @@ impl App {
             own_traces: own_traces.clone(),
         };
         let service = questions(queries, model.clone(), &mut tasks);
-        let api = ApiOptions { cors_origins: listen.cors_origins.clone(), ..ApiOptions::default() };
+        let api = api_options(&settings)?;
         let bound = bound.with_pages(watch.pages()).with_routes(Routes {
             router: oneiric_otel_api::router(service, &api),
             unauthenticated: oneiric_otel_api::unauthenticated,
@@ -231,30 +239,30 @@ impl App {
     }
 }
 
-async fn bind(listen: &Listen, any_port: bool, ingest: &Ingest, readiness: &Readiness) -> Result<BoundServer> {
-    let defaults = listen.server.clone();
-    let standard_api = defaults.api_addr.clone().unwrap_or_default();
-    let mut options = ServerOptions {
-        grpc_addr: listen.grpc.clone().unwrap_or(defaults.grpc_addr),
-        http_addr: listen.http.clone().unwrap_or(defaults.http_addr),
-        api_addr: Some(listen.api.clone().unwrap_or(standard_api)),
-        drain_timeout: DRAIN_REQUESTS,
-        ..defaults
-    };
-    if any_port {
-        let free = "127.0.0.1:0";
-        for (asked, address) in [(&listen.grpc, &mut options.grpc_addr), (&listen.http, &mut options.http_addr)] {
-            if asked.is_none() && is_busy(address).await {
-                free.clone_into(address);
-            }
-        }
-        if listen.api.is_none()
-            && let Some(address) = &mut options.api_addr
+/// A question has this long for what is not its statement.
+const BESIDE_STATEMENT: Duration = Duration::from_secs(10);
+
+fn api_options(settings: &Settings) -> Result<ApiOptions> {
+    let origins = settings.cors_origins.iter().map(|origin| origin.parse().map_err(anyhow::Error::msg));
+    let cors_origins = origins.collect::<Result<_>>().context("cors_origins")?;
+    // Longer than a statement may take, so that it is the statement of which is told.
+    Ok(ApiOptions { cors_origins, time_limit: settings.query_timeout() + BESIDE_STATEMENT, ..ApiOptions::default() })
+}
+
+async fn bind(server: ServerOptions, ports: Ports, ingest: &Ingest, readiness: &Readiness) -> Result<BoundServer> {
+    let mut options = ServerOptions { drain_timeout: DRAIN_REQUESTS, ..server };
+    let ServerOptions { grpc_addr, http_addr, api_addr, .. } = &mut options;
+    let addresses =
+        [(ports.any_grpc, Some(grpc_addr)), (ports.any_http, Some(http_addr)), (ports.any_api, api_addr.as_mut())];
+    for (may_be_any, address) in addresses {
+        if let Some(address) = address
+            && may_be_any
             && is_busy(address).await
         {
-            free.clone_into(address);
+            "127.0.0.1:0".clone_into(address);
         }
     }
+    let guard = options.clone();
     let bound = Server::bind(options, ingest.clone(), readiness.clone()).await.map_err(|error| {
         let in_use = error.to_string().contains("in use");
         let hint = if matches!(error, ServerError::Security(_)) {
@@ -266,7 +274,7 @@ async fn bind(listen: &Listen, any_port: bool, ingest: &Ingest, readiness: &Read
         };
         failure::advised(error.to_string(), hint)
     })?;
-    security::watch(&bound, &listen.server)?;
+    security::watch(&bound, &guard)?;
     Ok(bound)
 }
 
@@ -327,7 +335,7 @@ async fn ask_database(database: Database) -> Result<(), String> {
 }
 
 /// Partitions ahead of time, the indexes that may take long, and the end of what need not be remembered.
-async fn maintain(database: Database, ingest: Ingest, stop: CancellationToken) {
+async fn maintain(database: Database, ingest: Ingest, remember: Duration, stop: CancellationToken) {
     let work = async {
         match database.migrate_deferred().await {
             Ok(applied) if applied.is_empty() => {}
@@ -342,7 +350,7 @@ async fn maintain(database: Database, ingest: Ingest, stop: CancellationToken) {
             } else {
                 Span::none()
             };
-            maintain_once(&database, &ingest).instrument(span).await;
+            maintain_once(&database, &ingest, remember).instrument(span).await;
             tokio::time::sleep(MAINTAIN_EVERY).await;
         }
     };
@@ -351,20 +359,20 @@ async fn maintain(database: Database, ingest: Ingest, stop: CancellationToken) {
 
 /// What waits in the spool may have been written before a crash: its requests must not be forgotten before they are
 /// recognised.
-fn remember_requests(ingest: &Ingest) -> Duration {
+fn remember_requests(ingest: &Ingest, remember: Duration) -> Duration {
     /// Between the clocks of this machine and of the database.
     const MARGIN: Duration = Duration::from_hours(24);
     let oldest = ingest.status().spool.and_then(|spool| spool.lanes.iter().filter_map(|lane| lane.oldest).min());
     let age = oldest.map_or(Duration::ZERO, |oldest| oldest.elapsed().unwrap_or_default() + MARGIN);
-    age.max(REMEMBER_REQUESTS)
+    age.max(remember)
 }
 
-async fn maintain_once(database: &Database, ingest: &Ingest) {
+async fn maintain_once(database: &Database, ingest: &Ingest, remember: Duration) {
     match database.make_partitions().await {
         Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
         Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
     }
-    match database.forget_requests(remember_requests(ingest)).await {
+    match database.forget_requests(remember_requests(ingest, remember)).await {
         Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
         Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
     }

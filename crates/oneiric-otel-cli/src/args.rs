@@ -7,6 +7,7 @@ mod ask;
 pub(crate) mod bench;
 pub(crate) mod dlq;
 mod export;
+mod flags;
 pub(crate) mod sql;
 
 use std::ffi::OsString;
@@ -16,85 +17,69 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use oneiric_otel::otlp;
 use oneiric_otel::query::{AttributeFilter, TraceId};
-use oneiric_otel_api::CorsOrigin;
-use oneiric_otel_server::ServerOptions;
+use oneiric_otel::settings::{DatabaseUrl, ENV_PREFIX, Loader, Resolved, Settings, SettingsError, Source};
 
 pub(crate) use ask::{Diff, Errors, Logs, Metrics, Order, Services, Spans};
 pub(crate) use export::{Export, Format};
+use flags::{Everyone, Given, Listener, Server, SettingFlags};
 
 use crate::moment::{Length, Moment};
+
+/// Names a file of settings.
+const CONFIG_VARIABLE: &str = "OTEL_STORAGE_CONFIG";
 
 /// Stores OpenTelemetry traces, metrics and logs in PostgreSQL and finds them by meaning.
 #[derive(Debug, Parser)]
 #[command(name = "oneiric-otel", version, propagate_version = true, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalFlags,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
 impl Arguments {
-    /// What was said, or what is wrong with it. A variable of the environment that is set to nothing says nothing.
-    pub(crate) fn read() -> Result<Self, clap::Error> {
-        let mut arguments = Self::try_parse()?;
-        arguments.global.database_url.take_if(|url| url.is_empty());
-        arguments.global.maintenance.maintenance_url.take_if(|url| url.is_empty());
-        arguments.global.reader_url.take_if(|url| url.is_empty());
-        arguments.global.sql_reader_url.take_if(|url| url.is_empty());
-        arguments.global.data_dir.take_if(|dir| dir.as_os_str().is_empty());
-        match arguments.check() {
-            Ok(()) => Ok(arguments),
-            Err(reason) => Err(Self::command().error(ErrorKind::ValueValidation, reason)),
+    /// What was said, or what is wrong with it: on the command line, and in the settings of every source.
+    pub(crate) fn read() -> Result<(Self, Global), clap::Error> {
+        let arguments = Self::try_parse()?;
+        let wrong = |reason: String| Self::command().error(ErrorKind::ValueValidation, reason);
+        arguments.check().map_err(|reason| wrong(reason.to_owned()))?;
+        let global = arguments.global();
+        match &global.problems {
+            Some(problems) if !arguments.command.is_config_check() => Err(wrong(problems.to_string())),
+            _ => Ok((arguments, global)),
         }
     }
 
-    /// Checks what one value alone does not tell, and what must not be repeated in a message.
-    fn check(&self) -> Result<(), &'static str> {
-        let is_url = |url: &str| {
-            let rest = url.strip_prefix("postgresql://").or_else(|| url.strip_prefix("postgres://"));
-            rest.is_some_and(|rest| !rest.is_empty())
+    /// The settings of all sources.
+    fn global(&self) -> Global {
+        let mut loader = Loader::new();
+        let variable = std::env::var_os(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+        if let Some(path) = self.global.config.as_ref().or(variable.as_ref()) {
+            loader = loader.file(path);
+        }
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        loader = loader.variables(ENV_PREFIX, variables);
+        let own = match &self.command {
+            Command::Serve(serve) => serve.flags.given.as_slice(),
+            Command::Demo(demo) => demo.flags.given.as_slice(),
+            _ => &[],
         };
-        if self.global.database_url.as_deref().is_some_and(|url| !is_url(url)) {
-            return Err("--database-url (or OTEL_STORAGE_CONNECTION_STRING): a URL looks like \
-                        postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
+        for (name, value) in &self.global.set {
+            loader = loader.flag(name, value, "--set");
         }
-        if let Some(url) = &self.global.maintenance.maintenance_url {
-            if !is_url(url) {
-                return Err("--maintenance-url (or OTEL_STORAGE_MAINTENANCE_URL): a URL looks like \
-                            postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
-            }
-            if self.global.database_url.is_none() {
-                return Err(
-                    "--maintenance-url (or OTEL_STORAGE_MAINTENANCE_URL): there is no --database-url of which it \
-                            could be another way to the same database",
-                );
-            }
+        for Given { setting, flag, value } in self.global.flags.given.iter().chain(own) {
+            loader = loader.flag(setting, value, flag);
         }
-        if let Some(url) = &self.global.reader_url {
-            if !is_url(url) {
-                return Err("--reader-url (or OTEL_STORAGE_READER_URL): a URL looks like \
-                            postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
-            }
-            if self.global.database_url.is_none() {
-                return Err(
-                    "--reader-url (or OTEL_STORAGE_READER_URL): there is no --database-url of which it could be \
-                            a replica",
-                );
-            }
+        let json = self.global.json;
+        match loader.finish() {
+            Ok(resolved) => Global { resolved, json, problems: None },
+            Err(problems) => Global { resolved: Resolved::default(), json, problems: Some(problems) },
         }
-        if let Some(url) = &self.global.sql_reader_url {
-            if !is_url(url) {
-                return Err("--sql-reader-url (or OTEL_STORAGE_SQL_READER_URL): a URL looks like \
-                            postgresql://USER:PASSWORD@HOST:PORT/DATABASE");
-            }
-            if self.global.database_url.is_none() {
-                return Err(
-                    "--sql-reader-url (or OTEL_STORAGE_SQL_READER_URL): there is no --database-url; the embedded \
-                            database has a role of its own for SQL",
-                );
-            }
-        }
+    }
+
+    /// Checks what one value alone does not tell.
+    fn check(&self) -> Result<(), &'static str> {
         if let Command::Export(export) = &self.command {
             if export.format == Format::Protobuf && export.signals.len() != 1 {
                 return Err(
@@ -132,33 +117,43 @@ fn check_range(since: Option<Moment>, until: Option<Moment>) -> Result<(), &'sta
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Global {
-    /// Where the embedded database lies [default: the user's data directory; for root /var/lib/oneiric-otel]
-    #[arg(long, global = true, value_name = "DIR", env = "OTEL_STORAGE_DATA_DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// A PostgreSQL to use in place of the embedded one: postgresql://USER:PASSWORD@HOST/DATABASE
-    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_CONNECTION_STRING", hide_env_values = true)]
-    pub(crate) database_url: Option<String>,
+pub(crate) struct GlobalFlags {
+    /// A file of settings, in TOML or YAML: docs/settings.md has them all [env: OTEL_STORAGE_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any setting by its name, such as batch_size=1000; may be repeated
+    #[arg(long, global = true, value_name = "NAME=VALUE", value_parser = name_and_value)]
+    set: Vec<(String, String)>,
     #[command(flatten)]
-    pub(crate) maintenance: Maintenance,
-    /// Where questions are asked: a replica, or another way to the same database; its role must be able to read the tables
-    /// [default: the database]
-    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_READER_URL", hide_env_values = true)]
-    pub(crate) reader_url: Option<String>,
-    /// Where `sql` asks, as a role that can read the views and nothing else [default: the database, if it is one]
-    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_SQL_READER_URL", hide_env_values = true)]
-    pub(crate) sql_reader_url: Option<String>,
+    flags: SettingFlags<Everyone>,
     /// Print JSON for programs on stdout, and nothing else there
     #[arg(long, global = true)]
-    pub(crate) json: bool,
+    json: bool,
 }
 
-/// How the schema is reached by whoever looks after it.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Maintenance {
-    /// Another way to the same database, for migrations and maintenance: as the schema's owner, or past PgBouncer
-    #[arg(long, global = true, value_name = "URL", env = "OTEL_STORAGE_MAINTENANCE_URL", hide_env_values = true)]
-    pub(crate) maintenance_url: Option<String>,
+/// What every command is told.
+#[derive(Debug, Clone)]
+pub(crate) struct Global {
+    pub(crate) resolved: Resolved,
+    pub(crate) json: bool,
+    /// What is wrong with the settings, which then are the defaults: only `config check` sees it.
+    pub(crate) problems: Option<SettingsError>,
+}
+
+impl Global {
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.resolved.settings
+    }
+
+    /// The URL of the database, unless it is embedded.
+    pub(crate) fn database_url(&self) -> Option<&DatabaseUrl> {
+        self.settings().connection_string.as_ref()
+    }
+
+    /// Whether nobody said anything about a setting.
+    pub(crate) fn is_default(&self, setting: &str) -> bool {
+        *self.resolved.origin(setting) == Source::Default
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -213,6 +208,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Db,
     },
+    /// Look at the settings: what is wrong with them, or what holds and who says so
+    Config {
+        #[command(subcommand)]
+        command: Config,
+    },
     /// Measure how fast and how good things are
     Bench {
         #[command(subcommand)]
@@ -250,102 +250,32 @@ pub(crate) struct DbRoles {
     pub(crate) dry_run: bool,
 }
 
-/// Where to listen. Port 0 picks a free one.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Listen {
-    /// Address for OTLP/gRPC [default: 127.0.0.1:4317]
-    #[arg(long = "grpc-addr", value_name = "HOST:PORT", value_parser = address)]
-    pub(crate) grpc: Option<String>,
-    /// Address for OTLP/HTTP [default: 127.0.0.1:4318]
-    #[arg(long = "http-addr", value_name = "HOST:PORT", value_parser = address)]
-    pub(crate) http: Option<String>,
-    /// Address for the query API below /api/v1/, /healthz, /readyz and /metrics [default: 127.0.0.1:16686]
-    #[arg(long = "api-addr", value_name = "HOST:PORT", value_parser = address)]
-    pub(crate) api: Option<String>,
-    /// Let pages of this origin (https://HOST:PORT, or * for all) ask the query API in a browser; may be repeated
-    #[arg(long = "cors-origin", value_name = "ORIGIN", env = "OTEL_STORAGE_CORS_ORIGINS", value_delimiter = ',')]
-    pub(crate) cors_origins: Vec<CorsOrigin>,
-    /// What else there is to say about the listeners; it is not said here.
-    #[arg(skip)]
-    pub(crate) server: ServerOptions,
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum Config {
+    /// Say what is wrong with the settings of all sources; exit code 1 if anything is
+    Check,
+    /// Show every setting, its value and where it comes from. Secrets are not shown
+    Show,
+    /// Print the page docs/settings.md
+    Reference,
+}
+
+impl Command {
+    fn is_config_check(&self) -> bool {
+        matches!(self, Self::Config { command: Config::Check })
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     #[command(flatten)]
-    pub(crate) listen: Listen,
-    #[command(flatten)]
-    pub(crate) guard: Guard,
-    #[command(flatten)]
-    pub(crate) intake: Intake,
-    /// Store spans of the server's own work too, as the service oneiric-otel
-    #[arg(long, env = "OTEL_STORAGE_TRACE_SELF", value_parser = clap::builder::FalseyValueParser::new())]
-    pub(crate) trace_self: bool,
-}
-
-/// Who may send, and how much. SIGHUP reads the files again.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Guard {
-    /// Speak TLS on every address, with this certificate and those that lead to its authority, in PEM
-    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TLS_CERT", requires = "tls_key")]
-    pub(crate) tls_cert: Option<PathBuf>,
-    /// The private key of the certificate, in PEM; others must not be able to read it
-    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TLS_KEY", requires = "tls_cert")]
-    pub(crate) tls_key: Option<PathBuf>,
-    /// Let only clients in that show a certificate signed by one of these authorities, in PEM
-    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TLS_CLIENT_CA", requires = "tls_cert")]
-    pub(crate) tls_client_ca: Option<PathBuf>,
-    /// Let only requests in that show a bearer token of this file, one per line; others must not be able to read it.
-    /// The variable OTEL_STORAGE_TOKENS can hold tokens instead, with commas between them
-    #[arg(long, value_name = "FILE", env = "OTEL_STORAGE_TOKEN_FILE")]
-    pub(crate) token_file: Option<PathBuf>,
-    /// The largest request in bytes, as sent and decompressed [default: 67108864]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_request_bytes: Option<usize>,
-    /// Bytes of all requests being received and stored at a time; at least three times --max-request-bytes [default:
-    /// 268435456]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) max_in_flight_bytes: Option<usize>,
-    /// Open connections for OTLP; beyond them the one idle longest is closed [default: 2048]
-    #[arg(long, value_name = "N")]
-    pub(crate) max_connections: Option<usize>,
-}
-
-/// When a request is acknowledged, and where it is until it is stored.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Intake {
-    /// What an acknowledgement promises: durable on this machine's disk, committed in the database, or in memory only
-    #[arg(long, value_enum, default_value_t = Acknowledge::Spooled, env = "OTEL_STORAGE_ACK")]
-    pub(crate) ack: Acknowledge,
-    /// Bytes on disk for requests that wait for the database, at least 256 MiB; beyond it senders are told to come later
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, env = "OTEL_STORAGE_SPOOL_MAX_BYTES",
-          value_parser = clap::value_parser!(u64).range(256 << 20..))]
-    pub(crate) spool_max_bytes: u64,
-    /// Free bytes on the disk of the embedded database below which senders are told to come later
-    #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, env = "OTEL_STORAGE_MIN_FREE_BYTES")]
-    pub(crate) min_free_bytes: u64,
-}
-
-impl Default for Intake {
-    fn default() -> Self {
-        Self { ack: Acknowledge::Spooled, spool_max_bytes: 1 << 30, min_free_bytes: 1 << 30 }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Acknowledge {
-    /// Durable in the spool on disk
-    Spooled,
-    /// Committed in the database
-    Stored,
-    /// In memory: the oldest of 1000 waiting requests is dropped when another comes
-    Memory,
+    flags: SettingFlags<Server>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
     #[command(flatten)]
-    pub(crate) listen: Listen,
+    flags: SettingFlags<Listener>,
     /// End after the searches instead of serving on
     #[arg(long)]
     pub(crate) once: bool,
@@ -446,9 +376,9 @@ pub(crate) struct Search {
 pub(crate) struct Similar {
     /// The trace's id: 32 hex digits
     pub(crate) trace_id: TraceId,
-    /// The least cosine similarity that counts
-    #[arg(long, value_name = "COSINE", default_value_t = 0.85, value_parser = cosine)]
-    pub(crate) threshold: f64,
+    /// The least cosine similarity that counts [default: the setting similarity_threshold, 0.85]
+    #[arg(long, value_name = "COSINE", value_parser = cosine)]
+    pub(crate) threshold: Option<f64>,
     /// Say in what each hit agrees with the trace and in what it differs
     #[arg(long)]
     pub(crate) explain: bool,
@@ -492,11 +422,9 @@ pub(crate) struct Psql {
     pub(crate) arguments: Vec<OsString>,
 }
 
-fn address(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("expected HOST:PORT, such as 127.0.0.1:4317".to_owned()),
-    }
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as batch_size=1000")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn some_text(text: &str) -> Result<String, String> {
@@ -522,7 +450,7 @@ mod tests {
     fn global_flags_stand_anywhere_and_psql_keeps_its_own() {
         let line = ["oneiric-otel", "psql", "--data-dir", "/d", "-c", "select 1", "--json"];
         let arguments = Arguments::try_parse_from(line).expect("this is how psql is called");
-        assert_eq!(arguments.global.data_dir, Some(PathBuf::from("/d")));
+        assert_eq!(arguments.global().settings().data_dir, Some(PathBuf::from("/d")));
         let Command::Psql(psql) = arguments.command else { panic!("{:?}", arguments.command) };
         assert_eq!(psql.arguments, ["-c", "select 1", "--json"]);
         assert!(!arguments.global.json, "what follows psql's first argument is psql's");

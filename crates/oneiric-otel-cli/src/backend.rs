@@ -6,13 +6,14 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
+use oneiric_otel::settings::{DatabaseUrl, Settings};
 use oneiric_otel::store::{Database, ErrorClass, SCHEMA_VERSION, SqlReader, StoreError};
 use oneiric_otel_parts::Parts;
 use oneiric_otel_postgres::{Options, Server, Status};
 
 use crate::args::Global;
 use crate::progress::Progress;
-use crate::{connection_url, data_dir, failure};
+use crate::{data_dir, failure};
 
 /// An open database. Letting go of it stops the embedded server if nobody else uses it.
 #[derive(Debug)]
@@ -43,10 +44,10 @@ impl Backend {
     }
 
     async fn open(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
-        if global.database_url.is_some() {
-            return Self::of_url(global);
+        if let Some(backend) = Self::of_url(global.settings())? {
+            return Ok(backend);
         }
-        Self::start(data_dir::of(global)?, progress).await
+        Self::start(data_dir::of(global)?, global.settings(), progress).await
     }
 
     /// For servers: a database that is away is no error, since requests can wait for it.
@@ -86,8 +87,8 @@ impl Backend {
 
     /// For commands that look at whatever is there.
     pub(crate) async fn open_unmigrated(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
-        if global.database_url.is_some() {
-            return Self::of_url(global);
+        if let Some(backend) = Self::of_url(global.settings())? {
+            return Ok(backend);
         }
         let dir = data_dir::of(global)?;
         let status = Server::status(&dir)?;
@@ -98,13 +99,13 @@ impl Backend {
                  --database-url",
             ));
         }
-        Self::start(dir, progress).await
+        Self::start(dir, global.settings(), progress).await
     }
 
     /// For SQL of the user's. A database by URL is not looked at: the role for SQL may see the views alone.
     pub(crate) async fn open_for_sql(global: &Global, progress: &Arc<Progress>) -> Result<Self> {
-        if global.database_url.is_some() {
-            return Self::of_url(global);
+        if let Some(backend) = Self::of_url(global.settings())? {
+            return Ok(backend);
         }
         Self::open_for_reading(global, progress).await
     }
@@ -113,9 +114,9 @@ impl Backend {
     /// by the first who asks; otherwise the URL leads to one, or is refused when it is used.
     pub(crate) async fn sql_reader(&self, global: &Global) -> Result<SqlReader> {
         let Some(server) = &self.embedded else {
-            let (url, name) = match (&global.sql_reader_url, &global.database_url) {
-                (Some(url), _) => (url.as_str(), "given by --sql-reader-url"),
-                (None, url) => (url.as_deref().unwrap_or_default(), "given by --database-url"),
+            let (url, name) = match (&global.settings().sql_reader_url, global.database_url()) {
+                (Some(url), _) => (url.expose(), "given by --sql-reader-url"),
+                (None, url) => (url.map_or("", DatabaseUrl::expose), "given by --database-url"),
             };
             return SqlReader::new(url).map_err(|error| failure::of_database(&error, name));
         };
@@ -145,33 +146,29 @@ impl Backend {
 
     /// Whether opening starts no server.
     pub(crate) fn is_running(global: &Global) -> Result<bool> {
-        if global.database_url.is_some() {
+        if global.database_url().is_some() {
             return Ok(true);
         }
         Ok(matches!(Server::status(&data_dir::of(global)?)?, Status::Running { .. }))
     }
 
-    fn of_url(global: &Global) -> Result<Self> {
-        let url = global.database_url.as_deref().unwrap_or_default();
-        let database = Database::new(url).map_err(|error| failure::of_database(&error, "given by --database-url"))?;
-        let database = match global.reader_url.as_deref() {
-            Some(reader) => database.reading_from(reader),
-            None => Ok(database),
-        };
-        let database = database.map_err(|error| failure::of_database(&error, "given by --reader-url"))?;
-        let maintenance = global.maintenance.maintenance_url.as_deref().map(Database::new).transpose();
-        let maintenance = maintenance.map_err(|error| failure::of_database(&error, "given by --maintenance-url"))?;
-        Ok(Self { database, maintenance, embedded: None })
+    /// The database that the settings name, if they name one.
+    fn of_url(settings: &Settings) -> Result<Option<Self>> {
+        let explain = |(setting, error): (_, StoreError)| failure::of_database(&error, &format!("given by {setting}"));
+        let Some(database) = settings.database().map_err(explain)? else { return Ok(None) };
+        let maintenance = settings.maintenance_database().map_err(explain)?;
+        Ok(Some(Self { database, maintenance, embedded: None }))
     }
 
     /// Attaches to the embedded server of a directory, or starts it.
-    async fn start(dir: PathBuf, progress: &Arc<Progress>) -> Result<Self> {
+    async fn start(dir: PathBuf, settings: &Settings, progress: &Arc<Progress>) -> Result<Self> {
         let progress = Arc::clone(progress);
         let server = tokio::task::spawn_blocking(move || attach_or_start(dir, &progress))
             .await
             .context("the start of PostgreSQL was cut off")??;
         let url = server.connection().url();
         let database = Database::new(&url).map_err(|error| failure::of_database(&error, "that is embedded"))?;
+        let database = database.with_read_limit(settings.query_timeout());
         Ok(Self { database, maintenance: None, embedded: Some(Arc::new(Mutex::new(server))) })
     }
 
@@ -201,16 +198,16 @@ impl Backend {
         self.embedded.clone()
     }
 
-    /// A psql that connects here; `url` is what --database-url said.
+    /// A psql that connects here; `url` is that of the settings.
     ///
     /// # Errors
     /// If the password in the URL cannot be told from the rest.
-    pub(crate) fn psql(&self, url: Option<&str>) -> Result<Command> {
+    pub(crate) fn psql(&self, url: Option<&DatabaseUrl>) -> Result<Command> {
         if let Some(server) = &self.embedded {
             return Ok(lock(server).psql_command());
         }
         // Arguments are in the process list, the environment is not.
-        let Some(public) = connection_url::split_password(url.unwrap_or_default()) else {
+        let Some(public) = url.and_then(DatabaseUrl::split_password) else {
             let message = "the password in --database-url cannot be told from the rest, and psql would show it";
             return Err(failure::advised(message, "write @ as %40 in it, except between password and host"));
         };

@@ -16,7 +16,7 @@ const ROOT_DATA_DIR: &str = "/var/lib/oneiric-otel";
 
 /// The directory that was given, or the user's.
 pub(crate) fn of(global: &Global) -> Result<PathBuf> {
-    let dir = match &global.data_dir {
+    let dir = match &global.settings().data_dir {
         Some(dir) => absolute(dir)?,
         None => default()?,
     };

@@ -34,10 +34,18 @@ impl std::fmt::Debug for ModelState {
     }
 }
 
+/// Where texts come from.
+#[derive(Debug)]
+pub(crate) struct Texts {
+    pub(crate) database: Database,
+    /// That there are new ones.
+    pub(crate) written: Arc<NewTexts>,
+}
+
 /// Loads the model and embeds what comes, until it is stopped. Storing does not wait for any of it.
 pub(crate) async fn run(
-    database: Database,
-    texts_written: Arc<NewTexts>,
+    texts: Texts,
+    options: EmbedOptions,
     progress: Arc<Progress>,
     state: watch::Sender<ModelState>,
     stop: CancellationToken,
@@ -60,7 +68,7 @@ pub(crate) async fn run(
     let Some(embedder) = stop.run_until_cancelled(load).await else { return };
     tracing::info!(model = %embedder.model(), "the embedding model is loaded");
     state.send_replace(ModelState::Ready(Arc::clone(&embedder)));
-    EmbeddingWorker::new(database, embedder, EmbedOptions::default(), texts_written).run(stop).await;
+    EmbeddingWorker::new(texts.database, embedder, options, texts.written).run(stop).await;
 }
 
 /// Embeds every text that waits.

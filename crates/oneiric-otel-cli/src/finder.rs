@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Error, Result};
+use oneiric_otel::embed::Embedder;
 use oneiric_otel::query::{QueryError, QueryService, TextHit, TraceFilter, TraceOverview};
 use serde::Serialize;
 
@@ -31,7 +32,7 @@ impl Finder {
         let progress = Arc::new(Progress::new());
         if !with_model {
             let backend = Backend::open_for_reading(global, &progress).await?;
-            let service = QueryService::new(backend.database().clone(), None);
+            let service = service(global, &backend, None);
             return Ok(Self { backend, service, no_model: None });
         }
         let loading = model::load_in_background(Arc::new(progress.beside()));
@@ -41,7 +42,7 @@ impl Finder {
             Ok(embedder) => (Some(embedder), None),
             Err(error) => (None, Some(error)),
         };
-        let service = QueryService::new(backend.database().clone(), embedder);
+        let service = service(global, &backend, embedder);
         Ok(Self { backend, service, no_model })
     }
 
@@ -67,6 +68,10 @@ impl Finder {
     pub(crate) async fn release(self) -> Result<()> {
         self.backend.release().await
     }
+}
+
+fn service(global: &Global, backend: &Backend, embedder: Option<Arc<dyn Embedder>>) -> QueryService {
+    QueryService::new(backend.database().clone(), embedder).with_options(global.settings().query_options())
 }
 
 /// The filter of a command line.

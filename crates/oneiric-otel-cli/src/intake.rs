@@ -7,18 +7,15 @@ use std::time::Duration;
 use anyhow::Result;
 use oneiric_otel::otlp::Signal;
 use oneiric_otel::pipeline::{Ack, Ingest};
+use oneiric_otel::settings::{Acknowledge, Settings};
 use oneiric_otel_spool::{Spool, SpoolOptions};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{self, Acknowledge};
 use crate::backend::Backend;
 use crate::failure;
 
 /// How often the free space is looked at: at the pace of a fast disk it shrinks by less than the default reserve.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// Requests that wait at most when they are only in memory.
-const REQUESTS_IN_MEMORY: usize = 1000;
 
 /// Characters of the name of a spool's directory.
 const NAME_CHARACTERS: usize = 120;
@@ -35,14 +32,14 @@ pub(crate) struct Intake {
 
 impl Intake {
     /// Opens the spool of a database, if requests are to go there. What an earlier process left in it comes first.
-    pub(crate) fn open(data_dir: &Path, backend: &Backend, asked: &args::Intake) -> Result<Self> {
-        let ack = match asked.ack {
-            Acknowledge::Spooled => Ack::Spooled(open_spool(data_dir, backend, asked.spool_max_bytes)?),
+    pub(crate) fn open(data_dir: &Path, backend: &Backend, settings: &Settings) -> Result<Self> {
+        let ack = match settings.ack {
+            Acknowledge::Spooled => Ack::Spooled(open_spool(data_dir, backend, settings.spool_max_bytes)?),
             Acknowledge::Stored => Ack::Stored,
-            Acknowledge::Memory => Ack::Memory { requests: REQUESTS_IN_MEMORY },
+            Acknowledge::Memory => Ack::Memory { requests: settings.memory_requests },
         };
         let disk =
-            backend.embedded().map(|_| DiskGuard { dir: data_dir.to_owned(), min_free_bytes: asked.min_free_bytes });
+            backend.embedded().map(|_| DiskGuard { dir: data_dir.to_owned(), min_free_bytes: settings.min_free_bytes });
         let report = report_path(data_dir, backend.target(), backend.embedded().is_some());
         Ok(Self { ack, disk, report })
     }

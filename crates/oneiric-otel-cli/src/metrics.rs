@@ -76,7 +76,11 @@ impl Page<'_> {
         let refused =
             BTreeMap::from([("malformed", counts.malformed_requests), ("unavailable", counts.unavailable_requests)]);
         self.counters("refused_requests", "Requests refused whole", "reason", &refused)?;
-        let dropped = BTreeMap::from([("rejected", counts.rejected_records), ("memory_full", counts.dropped_records)]);
+        let dropped = BTreeMap::from([
+            ("rejected", counts.rejected_records.saturating_sub(counts.switched_off_records)),
+            ("switched_off", counts.switched_off_records),
+            ("memory_full", counts.dropped_records),
+        ]);
         self.counters("dropped_records", "Records that are not stored", "reason", &dropped)?;
         self.counter("duplicate_requests", "Requests that were stored before", counts.duplicate_requests)?;
         self.counter("own_requests", "Acknowledged requests with spans of the server itself", counts.own_requests)?;

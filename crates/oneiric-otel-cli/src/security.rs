@@ -1,57 +1,45 @@
-//! Who may talk to the listeners: from flags and variables to the server's options, reloading on SIGHUP, and a warning
+//! Who may talk to the listeners: from settings to the server's options, reloading on SIGHUP, and a warning
 //! where others can reach what nothing guards.
 
-use std::env;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use oneiric_otel::settings::Resolved;
 use oneiric_otel_server::{BoundServer, Reload, ServerOptions, TlsFiles, TokenSource, Tokens};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::args::Guard;
-use crate::failure;
-
-/// Tokens with commas between them. Read here and not with the flags, which show what they read.
-const TOKENS: &str = "OTEL_STORAGE_TOKENS";
-
-/// What the flags and the environment say about a server. The addresses are left as they are by default.
-pub(crate) fn options(guard: Guard) -> Result<ServerOptions> {
-    let defaults = ServerOptions::default();
-    let tls = match (guard.tls_cert, guard.tls_key) {
-        (Some(certificate), Some(key)) => Some(TlsFiles { certificate, key, client_ca: guard.tls_client_ca }),
+/// What the settings say about a server.
+///
+/// # Errors
+/// If the tokens cannot be such.
+pub(crate) fn options(resolved: &Resolved) -> Result<ServerOptions> {
+    let settings = &resolved.settings;
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            client_ca: settings.tls_client_ca.clone(),
+        }),
         _ => None,
     };
-    Ok(ServerOptions {
-        tls,
-        tokens: tokens(guard.token_file)?,
-        max_request_bytes: guard.max_request_bytes.unwrap_or(defaults.max_request_bytes),
-        max_in_flight_bytes: guard.max_in_flight_bytes.unwrap_or(defaults.max_in_flight_bytes),
-        max_connections: guard.max_connections.unwrap_or(defaults.max_connections),
-        ..defaults
-    })
-}
-
-fn tokens(file: Option<PathBuf>) -> Result<Option<TokenSource>> {
-    let list = match env::var(TOKENS) {
-        // Set to nothing is a secret that did not arrive, and not the wish to be open.
-        Ok(list) => Some(list),
-        Err(env::VarError::NotPresent) => None,
-        // The error would repeat it.
-        Err(env::VarError::NotUnicode(_)) => anyhow::bail!("{TOKENS}: the tokens are not UTF-8"),
-    };
-    match (file, list) {
-        (None, None) => Ok(None),
-        (Some(file), None) => Ok(Some(TokenSource::File(file))),
-        (None, Some(list)) => {
-            let tokens = Tokens::from_list(&list).with_context(|| TOKENS)?;
-            Ok(Some(TokenSource::Fixed(tokens)))
-        }
-        (Some(_), Some(_)) => Err(failure::advised(
-            format!("tokens are given twice: by {TOKENS} and by a file"),
-            format!("unset {TOKENS}, or leave --token-file and OTEL_STORAGE_TOKEN_FILE out"),
+    let tokens = match (&settings.token_file, &settings.tokens) {
+        (Some(file), _) => Some(TokenSource::File(file.clone())),
+        (None, Some(list)) => Some(TokenSource::Fixed(
+            Tokens::from_list(list.expose()).with_context(|| format!("{}: tokens", resolved.origin("tokens")))?,
         )),
-    }
+        (None, None) => None,
+    };
+    Ok(ServerOptions {
+        grpc_addr: settings.listen.grpc_addr.clone(),
+        http_addr: settings.listen.http_addr.clone(),
+        api_addr: Some(settings.listen.api_addr.clone()),
+        tls,
+        tokens,
+        max_request_bytes: settings.limits.max_request_bytes,
+        max_in_flight_bytes: settings.limits.max_in_flight_bytes,
+        max_connections: settings.limits.max_connections,
+        ..ServerOptions::default()
+    })
 }
 
 /// Reads the files of `bound` again on every SIGHUP from now on, and warns of what is open to others. A server without

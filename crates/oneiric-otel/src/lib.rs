@@ -20,4 +20,5 @@ pub mod pipeline;
 pub mod query;
 pub mod rollup;
 pub mod self_trace;
+pub mod settings;
 pub mod store;

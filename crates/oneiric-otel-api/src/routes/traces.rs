@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use oneiric_otel::query::{
-    ContextRequest, Detail, NearRequest, QueryError, SIMILARITY_THRESHOLD, SearchAnswer, SearchRequest, SimilarAnswer,
+    ContextRequest, Detail, NearRequest, QueryError, SearchAnswer, SearchRequest, SimilarAnswer,
     SimilarRequest, SpanId, SpanRecord, TextHit, TraceContext, TraceDiff, TraceId, TraceOrder, TraceOverview,
     TracePage, TraceRecord, TracesRequest,
 };
@@ -202,19 +202,15 @@ async fn get_span(
 filtered! {
     /// What is like a trace.
     pub(crate) struct FindSimilar {
-        /// The least cosine similarity that counts.
-        #[serde(default = "usual_threshold")]
-        #[param(inline, default = 0.85)]
-        threshold: Cosine,
+        /// The least cosine similarity that counts. If it is not given, that of the server's settings, which is 0.85
+        /// unless somebody changed it.
+        #[param(inline)]
+        threshold: Option<Cosine>,
         /// How many at most.
         #[serde(default = "Limit::few")]
         #[param(inline, default = 10)]
         limit: Limit,
     }
-}
-
-fn usual_threshold() -> Cosine {
-    Cosine(SIMILARITY_THRESHOLD)
 }
 
 /// Traces like this one, grouped by what they have in common, nearest first.
@@ -226,8 +222,8 @@ async fn find_similar(
     InPath(trace_id): InPath<TraceId>,
     Query(query): Query<FindSimilar>,
 ) -> Result<Answer<SimilarAnswer>, Problem> {
-    let request =
-        SimilarRequest { trace_id, threshold: query.threshold.0, limit: query.limit.0, filter: query.filter() };
+    let threshold = query.threshold.map_or(service.options().similarity_threshold, |threshold| threshold.0);
+    let request = SimilarRequest { trace_id, threshold, limit: query.limit.0, filter: query.filter() };
     Ok(Answer::now(service.find_similar_traces(&request).await?))
 }
 

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use oneiric_otel::embed::Embedder;
 use oneiric_otel::query::{QueryService, SearchAnswer, SearchRequest, TraceFilter};
+use oneiric_otel::settings::Settings;
+use oneiric_otel_server::ServerOptions;
 use serde::Serialize;
 
 use super::Ending;
-use crate::app::{Addresses, App, Choices};
-use crate::args::{self, Demo, Global};
+use crate::app::{Addresses, App, Choices, Ports};
+use crate::args::{Demo, Global};
 use crate::backend::{Backend, Schema};
 use crate::demo::SEED;
 use crate::demo::plan::{self, Fault};
@@ -23,7 +25,7 @@ use crate::embedding::ModelState;
 use crate::intake::Intake;
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::{connection_url, data_dir, failure, screen};
+use crate::{data_dir, failure, screen};
 
 /// A trace is derived two seconds after its last span, so this is long.
 const SEARCHABLE_WITHIN: Duration = Duration::from_secs(90);
@@ -64,21 +66,27 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
     let progress = Arc::new(Progress::new());
     let mut watch = Stopwatch::new(Arc::clone(&progress));
     let mut global = global.clone();
-    if global.database_url.is_none() {
-        global.data_dir = Some(data_dir::of_demo(&global)?);
+    if global.database_url().is_none() {
+        global.resolved.settings.data_dir = Some(data_dir::of_demo(&global)?);
     }
+    let ports = Ports {
+        any_grpc: global.is_default("listen.grpc_addr"),
+        any_http: global.is_default("listen.http_addr"),
+        any_api: global.is_default("listen.api_addr"),
+    };
+    let server = listeners(global.settings());
     let start = async {
         let backend = Backend::open_for_writing(&global, &progress).await?;
-        if let Err(error) = check(&backend, global.database_url.is_some()).await {
+        if let Err(error) = check(&backend, global.database_url().is_some()).await {
             backend.release().await?;
             return Err(error);
         }
         watch.lap("database", "PostgreSQL is ready");
-        let intake = Intake::open(&data_dir::of(&global)?, &backend, &args::Intake::default())?;
+        let intake = Intake::open(&data_dir::of(&global)?, &backend, global.settings())?;
         let background = Arc::new(progress.beside());
         let sql = backend.sql_reader_for_serving(&global, Schema::Ready).await;
-        let choices = Choices { own_traces: None, sql, any_port: true };
-        let app = App::start(backend, Schema::Ready, intake, &demo.listen, choices, background).await?;
+        let choices = Choices { settings: global.settings().clone(), own_traces: None, sql, ports };
+        let app = App::start(backend, Schema::Ready, intake, server, choices, background).await?;
         watch.lap("listeners", &format!("listening for OTLP on {}", app.addresses().grpc));
         anyhow::Ok(app)
     };
@@ -103,6 +111,16 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
     };
     let stopped = app.stop().await;
     served.and(stopped).map(|()| ending)
+}
+
+/// The demo talks to itself, in the clear and without a token.
+fn listeners(settings: &Settings) -> ServerOptions {
+    ServerOptions {
+        grpc_addr: settings.listen.grpc_addr.clone(),
+        http_addr: settings.listen.http_addr.clone(),
+        api_addr: Some(settings.listen.api_addr.clone()),
+        ..ServerOptions::default()
+    }
 }
 
 /// Whether the demo can and should work on a database.
@@ -147,7 +165,7 @@ async fn show(app: &App, global: &Global, demo: &Demo, watch: &mut Stopwatch) ->
     for fault in told.traces.values().flatten() {
         *faults.entry(format!("{fault:?}")).or_insert(0) += 1;
     }
-    let data_dir = global.data_dir.as_ref().filter(|_| global.database_url.is_none());
+    let data_dir = global.settings().data_dir.as_ref().filter(|_| global.database_url().is_none());
     let output = Output {
         addresses: app.addresses(),
         data_dir: data_dir.map(|dir| dir.display().to_string()),
@@ -267,8 +285,8 @@ fn tell(output: &Output, global: &Global, demo: &Demo) -> String {
         }
     }
     let program = std::env::args().next().unwrap_or_else(|| "oneiric-otel".to_owned());
-    let database = match &global.database_url {
-        Some(url) => format!("--database-url '{}'", connection_url::show(url)),
+    let database = match global.database_url() {
+        Some(url) => format!("--database-url '{url}'"),
         None => format!("--data-dir '{}'", output.data_dir.as_deref().unwrap_or_default()),
     };
     let first = output.searches.first().and_then(|answered| answered.answer.hits.first());

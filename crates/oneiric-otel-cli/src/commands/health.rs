@@ -63,14 +63,14 @@ pub(crate) async fn run(global: &Global) -> Result<Ending> {
 /// The report of the server for this data directory and database: of one that runs, or that ended without a word.
 fn server(global: &Global) -> Result<Option<Report>> {
     let data_dir = data_dir::of(global)?;
-    let target = match &global.database_url {
-        Some(url) => Database::new(url)
+    let target = match global.database_url() {
+        Some(url) => Database::new(url.expose())
             .map_err(|error| failure::of_database(&error, "given by --database-url"))?
             .target()
             .to_owned(),
         None => String::new(),
     };
-    let path = intake::report_path(&data_dir, &target, global.database_url.is_none());
+    let path = intake::report_path(&data_dir, &target, global.database_url().is_none());
     Ok(Report::read(&path))
 }
 

@@ -11,8 +11,9 @@ use futures::StreamExt as _;
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::otlp;
 use oneiric_otel::otlp::file::{self, FileRequest};
-use oneiric_otel::pipeline::{self, Ingest, IngestOptions, Refused, Request};
+use oneiric_otel::pipeline::{self, Ack, Ingest, Refused, Request};
 use oneiric_otel::rollup::{RollupOptions, RollupWorker};
+use oneiric_otel::settings::Settings;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -124,7 +125,7 @@ pub(crate) async fn run(global: &Global, import: &Import) -> Result<Ending> {
     }
     let progress = Arc::new(Progress::new());
     let backend = Backend::open_for_writing(global, &progress).await?;
-    let done = work(&backend, import, sources, &mut summary, &progress).await;
+    let done = work(global.settings(), &backend, import, sources, &mut summary, &progress).await;
     backend.release().await?;
     done?;
     if global.json {
@@ -211,13 +212,14 @@ fn has_known_extension(path: &Path) -> bool {
 }
 
 async fn work(
+    settings: &Settings,
     backend: &Backend,
     import: &Import,
     sources: Vec<Source>,
     summary: &mut Summary,
     progress: &Arc<Progress>,
 ) -> Result<()> {
-    let ingest = Ingest::start(backend.database().clone(), IngestOptions::default());
+    let ingest = Ingest::start(backend.database().clone(), settings.ingest_options(Ack::Stored));
     progress.start("storing", Some(sources.len() as u64));
     let mut stored = Ok(());
     for source in sources {

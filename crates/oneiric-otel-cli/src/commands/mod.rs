@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod db;
 pub(crate) mod demo;
 pub(crate) mod diff;
@@ -47,7 +48,7 @@ pub(crate) async fn run(
     mut signals: Signals,
 ) -> Result<Ending> {
     match command {
-        Command::Serve(serve) => return serve::run(global, serve, own_traces, signals).await,
+        Command::Serve(_) => return serve::run(global, own_traces, signals).await,
         Command::Demo(demo) => return demo::run(global, &demo, signals).await,
         Command::Psql(psql) => return psql::run(global, psql, signals).await,
         Command::Completions { shell } => return completions::run(shell),
@@ -72,6 +73,7 @@ pub(crate) async fn run(
             Command::Health => health::run(global).await,
             Command::Dlq { command } => dlq::run(global, &command).await,
             Command::Db { command } => db::run(global, &command).await,
+            Command::Config { command } => config::run(global, command),
             // These were handled above.
             Command::Serve(_) | Command::Demo(_) | Command::Psql(_) | Command::Completions { .. } => Ok(Ending::Good),
         }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Ending;
-use crate::app::{Addresses, App, Choices};
-use crate::args::{Global, Serve};
+use crate::app::{Addresses, App, Choices, Ports};
+use crate::args::Global;
 use crate::backend::Backend;
 use crate::intake::Intake;
 use crate::own_traces::OwnTraces;
@@ -14,26 +14,20 @@ use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::{data_dir, screen, security};
 
-pub(crate) async fn run(
-    global: &Global,
-    serve: Serve,
-    own_traces: Option<OwnTraces>,
-    mut signals: Signals,
-) -> Result<Ending> {
-    let Serve { mut listen, guard, intake, .. } = serve;
-    listen.server = security::options(guard)?;
-    let scheme = if listen.server.tls.is_some() { "https" } else { "http" };
+pub(crate) async fn run(global: &Global, own_traces: Option<OwnTraces>, mut signals: Signals) -> Result<Ending> {
+    let server = security::options(&global.resolved)?;
+    let scheme = if server.tls.is_some() { "https" } else { "http" };
     let progress = Arc::new(Progress::new());
     let start = async {
         let (backend, schema) = Backend::open_for_serving(global, &progress).await?;
-        let intake = Intake::open(&data_dir::of(global)?, &backend, &intake)?;
+        let intake = Intake::open(&data_dir::of(global)?, &backend, global.settings())?;
         let sql = backend.sql_reader_for_serving(global, schema).await;
         App::start(
             backend,
             schema,
             intake,
-            &listen,
-            Choices { own_traces, sql, any_port: false },
+            server,
+            Choices { settings: global.settings().clone(), own_traces, sql, ports: Ports::default() },
             Arc::clone(&progress),
         )
         .await

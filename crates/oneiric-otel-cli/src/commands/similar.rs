@@ -20,25 +20,26 @@ struct Output {
 }
 
 pub(crate) async fn run(global: &Global, similar: &Similar) -> Result<Ending> {
+    let threshold = similar.threshold.unwrap_or(global.settings().similarity_threshold);
     let mut finder = Finder::open(global, true).await?;
     let found = match finder.no_model.take() {
         Some(error) => Err(error),
-        None => find(&finder, similar).await,
+        None => find(&finder, similar, threshold).await,
     };
     finder.release().await?;
     let output = found?;
     if global.json {
         screen::print_json(&output)?;
     } else {
-        screen::print(&tell(&output, similar.threshold))?;
+        screen::print(&tell(&output, threshold))?;
     }
     Ok(Ending::Good)
 }
 
-async fn find(finder: &Finder, similar: &Similar) -> Result<Output> {
+async fn find(finder: &Finder, similar: &Similar, threshold: f64) -> Result<Output> {
     let request = SimilarRequest {
         trace_id: similar.trace_id,
-        threshold: similar.threshold,
+        threshold,
         limit: similar.narrow.limit as usize,
         filter: finder::filter(&similar.narrow),
     };

@@ -132,6 +132,10 @@ impl Serving {
         self.addresses[name].as_str().unwrap().to_owned()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
     /// Sends SIGTERM.
     pub(crate) async fn terminate(&self) {
         terminate(&self.child).await;

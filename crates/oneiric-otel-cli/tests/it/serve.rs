@@ -24,21 +24,26 @@ pub(crate) fn request(number: u64) -> String {
 
 /// Sends a request over HTTP and returns the status; none when the connection broke before an answer came.
 pub(crate) fn post(address: &str, body: &str) -> Option<u16> {
+    let answer = exchange(address, "/v1/traces", body)?;
+    answer.lines().next()?.split(' ').nth(1)?.parse().ok()
+}
+
+/// Sends a request over HTTP and returns the answer with its head; none when the connection broke before it came.
+pub(crate) fn exchange(address: &str, path: &str, body: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let head = format!(
-        "POST /v1/traces HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
          Connection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(format!("{head}{body}").as_bytes()).ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
-    let line = String::from_utf8_lossy(&answer).lines().next()?.to_owned();
-    line.split(' ').nth(1)?.parse().ok()
+    (!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn get(address: &str, path: &str) -> String {
+pub(crate) fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())

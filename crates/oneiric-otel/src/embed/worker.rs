@@ -32,6 +32,8 @@ pub struct EmbedOptions {
     pub interval: Duration,
     /// Pause between two looks whether pgvector has appeared, and whether an index is due.
     pub upkeep: Duration,
+    /// Whether the vector index is built when there are enough vectors.
+    pub index: bool,
 }
 
 impl Default for EmbedOptions {
@@ -41,6 +43,7 @@ impl Default for EmbedOptions {
             batch_tokens: 4096,
             interval: Duration::from_millis(500),
             upkeep: Duration::from_secs(30),
+            index: true,
         }
     }
 }
@@ -196,7 +199,9 @@ impl EmbeddingWorker {
         }
         if upkeep {
             while self.embed_templates(&model).await? {}
-            self.database.build_vector_index(&model).await?;
+            if self.options.index {
+                self.database.build_vector_index(&model).await?;
+            }
         }
         Ok(total)
     }

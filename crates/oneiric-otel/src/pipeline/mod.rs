@@ -128,6 +128,37 @@ pub struct IngestOptions {
     pub breaker: BreakerOptions,
     /// What a record may be.
     pub limits: Limits,
+    /// What is stored at all.
+    pub signals: StoredSignals,
+}
+
+/// Which signals are stored. Records of another are rejected, each of them counted, with that reason: a success would say
+/// that they are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredSignals {
+    /// Spans.
+    pub traces: bool,
+    /// Data points.
+    pub metrics: bool,
+    /// Log records.
+    pub logs: bool,
+}
+
+impl Default for StoredSignals {
+    fn default() -> Self {
+        Self { traces: true, metrics: true, logs: true }
+    }
+}
+
+impl StoredSignals {
+    /// Whether a signal is stored.
+    pub fn has(self, signal: Signal) -> bool {
+        match signal {
+            Signal::Traces => self.traces,
+            Signal::Metrics => self.metrics,
+            Signal::Logs => self.logs,
+        }
+    }
 }
 
 impl Default for IngestOptions {
@@ -144,6 +175,7 @@ impl Default for IngestOptions {
             write_timeout: Duration::from_mins(2),
             breaker: BreakerOptions::default(),
             limits: Limits::default(),
+            signals: StoredSignals::default(),
         }
     }
 }
@@ -388,6 +420,12 @@ impl Core {
         let (records, rejections) = (prepared.records, prepared.rejections.clone());
         if records == 0 {
             return Ok(rejections.answer(0));
+        }
+        if !self.options.signals.has(request.signal) {
+            self.counters.switched_off(records);
+            let name = request.signal.as_str();
+            let message = format!("{name} are not stored here (setting store_{name})");
+            return Ok(Accepted { records: 0, rejected: records + rejections.records(), message });
         }
         let refused = match self.options.ack {
             Ack::Spooled(_) => {

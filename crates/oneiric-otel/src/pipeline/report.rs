@@ -68,6 +68,7 @@ pub struct IngestCounters {
     duplicates: AtomicU64,
     own: AtomicU64,
     dropped: AtomicU64,
+    switched_off: AtomicU64,
     retries: AtomicU64,
     failed_batches: AtomicU64,
     written_batches: BySignal,
@@ -127,6 +128,8 @@ pub struct IngestCounts {
     pub own_requests: u64,
     /// Records that were acknowledged and dropped: only with [`super::Ack::Memory`].
     pub dropped_records: u64,
+    /// Of `rejected_records`, those of signals that are not stored: see [`super::StoredSignals`].
+    pub switched_off_records: u64,
     /// Records that became dead letters, by class of error.
     pub dead_letters: BTreeMap<&'static str, u64>,
     /// Transactions that were tried again.
@@ -178,6 +181,10 @@ impl IngestCounters {
         self.dropped.fetch_add(records, Ordering::Relaxed);
     }
 
+    pub(crate) fn switched_off(&self, records: u64) {
+        self.switched_off.fetch_add(records, Ordering::Relaxed);
+    }
+
     pub(crate) fn dead_lettered(&self, class: &'static str, records: u64) {
         if records > 0 {
             *self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).entry(class).or_default() += records;
@@ -222,6 +229,7 @@ impl IngestCounters {
             duplicate_requests: read(&self.duplicates),
             own_requests: read(&self.own),
             dropped_records: read(&self.dropped),
+            switched_off_records: read(&self.switched_off),
             dead_letters: self.dead_letters.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             write_retries: read(&self.retries),
             failed_batches: read(&self.failed_batches),

@@ -165,6 +165,22 @@ pub struct QueryService {
     sql: Option<SqlReader>,
     cache: Arc<cache::Cache>,
     bypasses_cache: bool,
+    options: QueryOptions,
+}
+
+/// From which similarity on something counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryOptions {
+    /// Of two traces, where a request does not say; 0 to 1.
+    pub similarity_threshold: f64,
+    /// Of a text and a question in words; 0 to 1.
+    pub search_floor: f64,
+}
+
+impl Default for QueryOptions {
+    fn default() -> Self {
+        Self { similarity_threshold: SIMILARITY_THRESHOLD, search_floor: SEARCH_FLOOR }
+    }
 }
 
 impl std::fmt::Debug for QueryService {
@@ -179,7 +195,26 @@ impl std::fmt::Debug for QueryService {
 impl QueryService {
     /// A service over `database`. Without an embedder questions are compared by words alone.
     pub fn new(database: Database, embedder: Option<Arc<dyn Embedder>>) -> Self {
-        Self { database, embedder, statistics: Arc::default(), sql: None, cache: Arc::default(), bypasses_cache: false }
+        Self {
+            database,
+            embedder,
+            statistics: Arc::default(),
+            sql: None,
+            cache: Arc::default(),
+            bypasses_cache: false,
+            options: QueryOptions::default(),
+        }
+    }
+
+    /// The same service with other options.
+    #[must_use]
+    pub fn with_options(self, options: QueryOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// From which similarity on something counts.
+    pub fn options(&self) -> QueryOptions {
+        self.options
     }
 
     /// The same service with a model, for when one has been loaded. What it keeps stays.

@@ -114,8 +114,8 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn is_near(&self) -> bool {
-        self.cosine.is_some_and(|cosine| cosine >= SEARCH_FLOOR) || self.word_share >= WORDS_FLOOR
+    fn is_near(&self, floor: f64) -> bool {
+        self.cosine.is_some_and(|cosine| cosine >= floor) || self.word_share >= WORDS_FLOOR
     }
 }
 
@@ -312,8 +312,10 @@ impl QueryService {
         let meaning = ranked.iter().any(|(_, candidate)| candidate.cosine.is_some());
         let best_cosine = ranked.iter().filter_map(|(_, candidate)| candidate.cosine).fold(0.0, f64::max);
         let best_bm25 = ranked.iter().map(|(_, candidate)| candidate.bm25).fold(0.0, f64::max);
-        let near: Vec<&(i64, Candidate)> =
-            ranked.iter().filter(|(_, candidate)| mode != SearchMode::Hybrid || candidate.is_near()).collect();
+        let near: Vec<&(i64, Candidate)> = ranked
+            .iter()
+            .filter(|(_, candidate)| mode != SearchMode::Hybrid || candidate.is_near(self.options.search_floor))
+            .collect();
         let mut hits = Vec::new();
         let mut shown = HashSet::new();
         for part in near.chunks(limit.max(10)) {
@@ -421,8 +423,11 @@ mod tests {
 
     #[test]
     fn near_is_by_meaning_or_by_words() {
-        assert!(Candidate { cosine: Some(SEARCH_FLOOR), ..Candidate::default() }.is_near());
-        assert!(Candidate { word_share: WORDS_FLOOR, ..Candidate::default() }.is_near());
-        assert!(!Candidate { cosine: Some(SEARCH_FLOOR - 0.01), word_share: 0.3, bm25: 9.0, fails: true }.is_near());
+        assert!(Candidate { cosine: Some(SEARCH_FLOOR), ..Candidate::default() }.is_near(SEARCH_FLOOR));
+        assert!(Candidate { word_share: WORDS_FLOOR, ..Candidate::default() }.is_near(SEARCH_FLOOR));
+        assert!(
+            !Candidate { cosine: Some(SEARCH_FLOOR - 0.01), word_share: 0.3, bm25: 9.0, fails: true }
+                .is_near(SEARCH_FLOOR)
+        );
     }
 }

@@ -30,7 +30,7 @@ const COMPARED_TRACES: usize = 50;
 pub struct SimilarRequest {
     /// The trace.
     pub trace_id: TraceId,
-    /// Lowest cosine of a hit, 0 to 1; [`SIMILARITY_THRESHOLD`] is usual.
+    /// Lowest cosine of a hit, 0 to 1; that of [`super::QueryOptions`] is usual.
     pub threshold: f64,
     /// Hits at most, 1 to 1000.
     pub limit: usize,

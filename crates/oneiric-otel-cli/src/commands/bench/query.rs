@@ -31,8 +31,8 @@ struct Output {
 
 pub(crate) async fn run(global: &Global, query: &Query) -> Result<Ending> {
     let mut global = global.clone();
-    if global.database_url.is_none() {
-        global.data_dir = Some(data_dir::of_bench(&global)?);
+    if global.database_url().is_none() {
+        global.resolved.settings.data_dir = Some(data_dir::of_bench(&global)?);
     }
     let generator = Arc::new(Generator::new(scenario(query)?));
     let progress = Arc::new(Progress::new());

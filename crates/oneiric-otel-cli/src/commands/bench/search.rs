@@ -16,8 +16,8 @@ use crate::{data_dir, model, screen};
 pub(super) async fn run(global: &Global, search: &Search) -> Result<Ending> {
     let progress = Arc::new(Progress::new());
     let mut global = global.clone();
-    if global.database_url.is_none() {
-        global.data_dir = Some(data_dir::of_bench(&global)?.join("search"));
+    if global.database_url().is_none() {
+        global.resolved.settings.data_dir = Some(data_dir::of_bench(&global)?.join("search"));
     }
     let embedder = model::load_in_background(Arc::clone(&progress)).await?;
     let backend = Backend::open_for_writing(&global, &progress).await?;

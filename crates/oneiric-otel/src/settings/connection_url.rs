@@ -4,11 +4,11 @@
 
 /// A URL that can be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Public {
+pub struct Public {
     /// The URL without its password.
-    pub(crate) url: String,
+    pub url: String,
     /// The password in plain, if there is one.
-    pub(crate) password: Option<String>,
+    pub password: Option<String>,
 }
 
 /// Takes the password out of a `postgresql://` URL. None if an `@` leaves open what is password and what is not; then

@@ -1,0 +1,67 @@
+//! What settings must be together.
+
+use super::error::{Problem, SettingsError, Source};
+use super::table::Settings;
+
+impl Settings {
+    /// Whether every setting is in its range and goes together with the others, for settings that a program has made.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let mut problems = Vec::new();
+        for setting in Self::table() {
+            let looked = self.groups().iter().find_map(|group| group.look(setting.name));
+            if let Some((shown, false)) = looked {
+                problems.push(Problem::Value {
+                    origin: Source::Program,
+                    key: setting.name,
+                    accepted: setting.accepts.to_string(),
+                    found: (!setting.holds_password).then(|| shown.to_string()),
+                });
+            }
+        }
+        problems.extend(self.conflicts());
+        SettingsError::of(problems)
+    }
+
+    /// What does not go together.
+    pub(super) fn conflicts(&self) -> Vec<Problem> {
+        let mut conflicts = Vec::new();
+        let mut conflict = |key, reason: &str| conflicts.push(Problem::Conflict { key, reason: reason.to_owned() });
+        if self.connection_string.is_none() {
+            if self.maintenance_url.is_some() {
+                conflict(
+                    "maintenance_url",
+                    "there is no connection_string of which it could be another way to the same database",
+                );
+            }
+            if self.reader_url.is_some() {
+                conflict("reader_url", "there is no connection_string of which it could be a replica");
+            }
+            if self.sql_reader_url.is_some() {
+                conflict(
+                    "sql_reader_url",
+                    "there is no connection_string; the embedded database has a role of its own for SQL",
+                );
+            }
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(_), None) => conflict("tls_cert", "it needs tls_key (--tls-key)"),
+            (None, Some(_)) => conflict("tls_key", "it needs tls_cert (--tls-cert)"),
+            _ => {}
+        }
+        if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
+            conflict("tls_client_ca", "it needs tls_cert (--tls-cert) and tls_key");
+        }
+        if self.token_file.is_some() && self.tokens.is_some() {
+            conflict("tokens", "tokens are given twice, here and by token_file: leave one of them out");
+        }
+        let least = self.limits.max_request_bytes.saturating_mul(3);
+        if self.limits.max_in_flight_bytes < least {
+            let reason = format!("expected at least three times limits.max_request_bytes, which is {least}");
+            conflict("limits.max_in_flight_bytes", &reason);
+        }
+        conflicts
+    }
+}

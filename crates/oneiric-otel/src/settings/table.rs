@@ -1,0 +1,343 @@
+//! The one table of settings. Fields, defaults, ranges, flags, help and the reference page all come from here.
+
+use std::path::PathBuf;
+
+use super::raw::Raw;
+use super::value::{Accepts, DatabaseUrl, Secret, Shown, Value, words};
+
+/// What is known of a setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// Its name in files: parts with dots between them.
+    pub name: &'static str,
+    /// What it is for.
+    pub doc: &'static str,
+    /// What it can be.
+    pub accepts: Accepts,
+    /// The flag of its own that it has on the command line. Every other one can be given with `--set`.
+    pub flag: Option<Flag>,
+    /// What holds where it is not set.
+    pub unset: Option<&'static str>,
+    /// Whether it is a secret as a whole, which has no place on a command line.
+    pub is_secret: bool,
+    /// Whether its value can have a password in it, and so is kept out of errors.
+    pub holds_password: bool,
+}
+
+impl Setting {
+    /// What follows the prefix in the name of its variable.
+    pub fn variable(&self) -> String {
+        self.name.replace('.', "__").to_ascii_uppercase()
+    }
+}
+
+/// A flag of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flag {
+    /// Without the dashes.
+    pub long: &'static str,
+    /// What the help calls its value.
+    pub value: &'static str,
+    /// Which commands have it.
+    pub of: FlagOf,
+}
+
+/// The commands that have a flag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlagOf {
+    /// Every command.
+    All,
+    /// Those that listen.
+    Listeners,
+    /// `serve`.
+    Server,
+}
+
+const fn flag(of: FlagOf, long: &'static str, value: &'static str) -> Option<Flag> {
+    Some(Flag { long, value, of })
+}
+
+/// A group of settings as the loader sees it.
+pub(super) trait Group {
+    /// Sets one of them, if it is of this group. An error says that the value is not accepted.
+    fn read(&mut self, name: &str, raw: &Raw) -> Option<Result<(), ()>>;
+
+    /// Shows one of them, if it is of this group, and says whether it is accepted.
+    fn look(&self, name: &str) -> Option<(Shown, bool)>;
+}
+
+macro_rules! group {
+    (
+        $(#[doc = $group_doc:literal])+
+        pub struct $Group:ident in $prefix:literal {
+            $(
+                $(#[doc = $doc:literal])+
+                $field:ident: $Type:ty = $default:expr, $accepts:expr
+                $(, flag $flag:expr)? $(, unset $unset:literal)?;
+            )+
+            $(groups { $($(#[doc = $sub_doc:literal])+ $sub:ident: $Sub:ty,)+ })?
+        }
+    ) => {
+        $(#[doc = $group_doc])+
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct $Group {
+            $($(#[doc = $doc])+ pub $field: $Type,)+
+            $($($(#[doc = $sub_doc])+ pub $sub: $Sub,)+)?
+        }
+
+        impl Default for $Group {
+            fn default() -> Self {
+                Self { $($field: $default,)+ $($($sub: <$Sub>::default(),)+)? }
+            }
+        }
+
+        impl $Group {
+            const ROWS: &'static [Setting] = &[$(
+                Setting {
+                    name: concat!($prefix, stringify!($field)),
+                    doc: concat!($($doc),+).trim_ascii_start(),
+                    accepts: $accepts,
+                    flag: first(&[$($flag,)? None]),
+                    unset: first(&[$(Some($unset),)? None]),
+                    is_secret: <$Type as Value>::IS_WHOLLY_SECRET,
+                    holds_password: <$Type as Value>::IS_SECRET,
+                },
+            )+];
+        }
+
+        impl Group for $Group {
+            fn read(&mut self, name: &str, raw: &Raw) -> Option<Result<(), ()>> {
+                $(
+                    if name == concat!($prefix, stringify!($field)) {
+                        let value = <$Type as Value>::read(raw).filter(|value| value.is_within($accepts));
+                        return Some(value.map(|value| self.$field = value).ok_or(()));
+                    }
+                )+
+                None
+            }
+
+            fn look(&self, name: &str) -> Option<(Shown, bool)> {
+                $(
+                    if name == concat!($prefix, stringify!($field)) {
+                        return Some((self.$field.show(), self.$field.is_within($accepts)));
+                    }
+                )+
+                None
+            }
+        }
+    };
+}
+
+const fn first<T: Copy>(options: &[Option<T>]) -> Option<T> {
+    options[0]
+}
+
+const DATABASE_URL: Accepts =
+    Accepts::Text { what: "a URL such as postgresql://USER:PASSWORD@HOST:PORT/DATABASE", is_good: DatabaseUrl::is_one };
+const FILE: Accepts = Accepts::Text { what: "the path of a file", is_good: is_some };
+const DIRECTORY: Accepts = Accepts::Text { what: "the path of a directory", is_good: is_some };
+const ADDRESS: Accepts = Accepts::Text { what: "HOST:PORT, such as 127.0.0.1:4317", is_good: is_address };
+const ORIGIN: Accepts = Accepts::Text {
+    what: "origins such as https://dashboard.example.com:8443, without a path, or *",
+    is_good: is_origin,
+};
+const TOKENS: Accepts = Accepts::Text { what: "tokens with commas between them, and not nothing", is_good: is_some };
+
+fn is_some(text: &str) -> bool {
+    !text.trim().is_empty()
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn is_origin(text: &str) -> bool {
+    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    text == "*"
+        || authority.is_some_and(|authority| {
+            let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '@' | '?' | '#');
+            !authority.is_empty() && authority.chars().all(is_plain)
+        })
+}
+
+const fn whole(least: u64, most: u64) -> Accepts {
+    Accepts::Integer { least, most }
+}
+
+const fn number(least: f64, most: f64) -> Accepts {
+    Accepts::Number { least, most }
+}
+
+words! {
+    /// What an acknowledgement promises.
+    pub enum Acknowledge {
+        /// The request is durable in the spool on disk.
+        Spooled = "spooled",
+        /// Its records are committed in the database.
+        Stored = "stored",
+        /// It is in memory; when too many wait, the oldest are dropped and counted.
+        Memory = "memory",
+    }
+}
+
+words! {
+    /// The index over the vectors of a model.
+    pub enum VectorIndex {
+        /// Hierarchical navigable small worlds, built when there are enough vectors.
+        Hnsw = "hnsw",
+        /// None: every vector is compared.
+        None = "none",
+    }
+}
+
+words! {
+    /// How the log is written.
+    pub enum LogFormat {
+        /// Lines for people.
+        Text = "text",
+        /// An object a line.
+        Json = "json",
+    }
+}
+
+group! {
+    /// Every setting, with the value that it has.
+    ///
+    /// Fields can be set one by one, as in `Settings { store_logs: false, ..Settings::default() }`;
+    /// [`check`](Settings::check) then says whether all are in their ranges and go together.
+    pub struct Settings in "" {
+        /// A PostgreSQL to use in place of the embedded one: postgresql://USER:PASSWORD@HOST/DATABASE
+        connection_string: Option<DatabaseUrl> = None, DATABASE_URL, flag flag(FlagOf::All, "database-url", "URL"),
+            unset "an embedded PostgreSQL in the data directory";
+        /// Where the embedded database, spools and caches lie
+        data_dir: Option<PathBuf> = None, DIRECTORY, flag flag(FlagOf::All, "data-dir", "DIR"),
+            unset "the user's data directory; for root /var/lib/oneiric-otel";
+        /// Another way to the same database, for migrations and maintenance: as the schema's owner, or past PgBouncer
+        maintenance_url: Option<DatabaseUrl> = None, DATABASE_URL, flag flag(FlagOf::All, "maintenance-url", "URL"),
+            unset "the database";
+        /// Where questions are asked: a replica, or another way to the same database; its role must be able to read the
+        /// tables
+        reader_url: Option<DatabaseUrl> = None, DATABASE_URL, flag flag(FlagOf::All, "reader-url", "URL"),
+            unset "the database";
+        /// Where `sql` asks, as a role that can read the views and nothing else
+        sql_reader_url: Option<DatabaseUrl> = None, DATABASE_URL, flag flag(FlagOf::All, "sql-reader-url", "URL"),
+            unset "the database, if its role is one";
+        /// Whether spans are stored. If not, requests with them are answered as rejected, record by record, with this reason
+        store_traces: bool = true, Accepts::Switch;
+        /// Whether metrics are stored
+        store_metrics: bool = true, Accepts::Switch;
+        /// Whether log records are stored
+        store_logs: bool = true, Accepts::Switch;
+        /// What an acknowledgement promises: durable on this machine's disk, committed in the database, or in memory only
+        ack: Acknowledge = Acknowledge::Spooled, Accepts::Word(Acknowledge::WORDS),
+            flag flag(FlagOf::Server, "ack", "ACK");
+        /// Bytes on disk for requests that wait for the database; beyond it senders are told to come later
+        spool_max_bytes: u64 = 1 << 30, whole(256 << 20, u64::MAX),
+            flag flag(FlagOf::Server, "spool-max-bytes", "BYTES");
+        /// Requests that wait in memory with `ack = memory`; the oldest are dropped and counted
+        memory_requests: usize = 1000, whole(1, 1_000_000);
+        /// Free bytes on the disk of the embedded database below which senders are told to come later
+        min_free_bytes: u64 = 1 << 30, whole(0, u64::MAX), flag flag(FlagOf::Server, "min-free-bytes", "BYTES");
+        /// Rows that a transaction gathers before it is written; a larger request is written whole
+        batch_size: usize = 5000, whole(10, 100_000);
+        /// How long a request that is acknowledged waits for others to fill a transaction
+        batch_interval_seconds: f64 = 0.2, number(0.01, 60.0);
+        /// Retries of a transaction after its first try, for errors that time may mend
+        max_retries: u32 = 3, whole(0, 10);
+        /// The pause before the first retry; it doubles, up to one second
+        retry_backoff_ms: u64 = 100, whole(0, 5000);
+        /// Batches that fail within a minute before the database is left alone
+        circuit_breaker_threshold: usize = 5, whole(1, 100);
+        /// How long the database is left alone before it is tried again
+        circuit_breaker_timeout_seconds: u64 = 60, whole(10, 600);
+        /// Days in which a request that is sent again is recognised and adds nothing
+        ledger_days: u32 = 7, whole(1, 365);
+        /// The least cosine similarity of traces that count as similar, where a question does not say
+        similarity_threshold: f64 = 0.85, number(0.0, 1.0);
+        /// The least cosine similarity of a text to a question in words that counts as near
+        search_floor: f64 = crate::query::SEARCH_FLOOR, number(0.0, 1.0);
+        /// How long a statement of a question may take
+        query_timeout_seconds: u64 = 30, whole(1, 3600);
+        /// The index over vectors; one that was built before stays
+        vector_index: VectorIndex = VectorIndex::Hnsw, Accepts::Word(VectorIndex::WORDS);
+        /// Store spans of the server's own work too, as the service oneiric-otel
+        trace_self: bool = false, Accepts::Switch, flag flag(FlagOf::Server, "trace-self", "");
+        /// How the log on stderr is written
+        log_format: LogFormat = LogFormat::Text, Accepts::Word(LogFormat::WORDS);
+        /// Let pages of this origin (https://HOST:PORT, or * for all) ask the query API in a browser; may be repeated
+        cors_origins: Vec<String> = Vec::new(), ORIGIN, flag flag(FlagOf::Listeners, "cors-origin", "ORIGIN");
+        /// Speak TLS on every address, with this certificate and those that lead to its authority, in PEM
+        tls_cert: Option<PathBuf> = None, FILE, flag flag(FlagOf::Server, "tls-cert", "FILE"), unset "no TLS";
+        /// The private key of the certificate, in PEM; others must not be able to read it
+        tls_key: Option<PathBuf> = None, FILE, flag flag(FlagOf::Server, "tls-key", "FILE"), unset "no TLS";
+        /// Let only clients in that show a certificate signed by one of these authorities, in PEM
+        tls_client_ca: Option<PathBuf> = None, FILE, flag flag(FlagOf::Server, "tls-client-ca", "FILE"),
+            unset "clients need no certificate";
+        /// Let only requests in that show a bearer token of this file, one per line; others must not be able to read it
+        token_file: Option<PathBuf> = None, FILE, flag flag(FlagOf::Server, "token-file", "FILE"),
+            unset "no token is needed";
+        /// Bearer tokens instead of a file of them, with commas between them
+        tokens: Option<Secret> = None, TOKENS, unset "no token is needed";
+        groups {
+            /// Where the server listens.
+            listen: ListenSettings,
+            /// How much of what is accepted.
+            limits: LimitSettings,
+        }
+    }
+}
+
+group! {
+    /// Where the server listens. Port 0 picks a free one.
+    pub struct ListenSettings in "listen." {
+        /// Address for OTLP/gRPC
+        grpc_addr: String = "127.0.0.1:4317".to_owned(), ADDRESS,
+            flag flag(FlagOf::Listeners, "grpc-addr", "HOST:PORT");
+        /// Address for OTLP/HTTP
+        http_addr: String = "127.0.0.1:4318".to_owned(), ADDRESS,
+            flag flag(FlagOf::Listeners, "http-addr", "HOST:PORT");
+        /// Address for the query API below /api/v1/, /healthz, /readyz and /metrics
+        api_addr: String = "127.0.0.1:16686".to_owned(), ADDRESS,
+            flag flag(FlagOf::Listeners, "api-addr", "HOST:PORT");
+    }
+}
+
+group! {
+    /// How much of what is accepted. What is beyond a limit is refused with the reason, never cut.
+    pub struct LimitSettings in "limits." {
+        /// The largest request in bytes, as sent and decompressed
+        max_request_bytes: usize = 64 << 20, whole(1, u64::MAX),
+            flag flag(FlagOf::Server, "max-request-bytes", "BYTES");
+        /// Bytes of all requests being received and stored at a time; at least three times limits.max_request_bytes
+        max_in_flight_bytes: usize = 256 << 20, whole(64 << 10, u64::MAX),
+            flag flag(FlagOf::Server, "max-in-flight-bytes", "BYTES");
+        /// Open connections for OTLP; beyond them the one idle longest is closed
+        max_connections: usize = 2048, whole(1, u64::MAX), flag flag(FlagOf::Server, "max-connections", "N");
+        /// The largest span, log record or data point in bytes
+        max_record_bytes: usize = 16 << 20, whole(1024, 1 << 30);
+        /// Attributes of a record, or of an event, link or exemplar in it
+        max_attributes: usize = 10_000, whole(1, 1_000_000);
+    }
+}
+
+impl Settings {
+    /// Everything that is known of each setting, in the order of the reference page.
+    pub fn table() -> impl Iterator<Item = &'static Setting> {
+        Self::ROWS.iter().chain(ListenSettings::ROWS).chain(LimitSettings::ROWS)
+    }
+
+    /// The value of a setting as it may be shown. None if there is no such setting.
+    pub fn show(&self, name: &str) -> Option<Shown> {
+        self.groups().iter().find_map(|group| group.look(name)).map(|(shown, _)| shown)
+    }
+
+    pub(super) fn groups(&self) -> [&dyn Group; 3] {
+        [self, &self.listen, &self.limits]
+    }
+
+    /// Sets a setting. None if there is no such setting; an error says that the value is not accepted.
+    pub(super) fn put(&mut self, name: &str, raw: &Raw) -> Option<Result<(), ()>> {
+        let own = self.read(name, raw);
+        own.or_else(|| self.listen.read(name, raw)).or_else(|| self.limits.read(name, raw))
+    }
+}

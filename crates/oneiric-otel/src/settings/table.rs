@@ -53,8 +53,8 @@ pub enum FlagOf {
     Server,
 }
 
-const fn flag(of: FlagOf, long: &'static str, value: &'static str) -> Option<Flag> {
-    Some(Flag { long, value, of })
+const fn flag(of: FlagOf, long: &'static str, value: &'static str) -> Flag {
+    Flag { long, value, of }
 }
 
 /// A group of settings as the loader sees it.
@@ -97,7 +97,7 @@ macro_rules! group {
                     name: concat!($prefix, stringify!($field)),
                     doc: concat!($($doc),+).trim_ascii_start(),
                     accepts: $accepts,
-                    flag: first(&[$($flag,)? None]),
+                    flag: first(&[$(Some($flag),)? None]),
                     unset: first(&[$(Some($unset),)? None]),
                     is_secret: <$Type as Value>::IS_WHOLLY_SECRET,
                     holds_password: <$Type as Value>::IS_SECRET,

@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use oneiric_otel::query::{
-    ContextRequest, Detail, NearRequest, QueryError, SearchAnswer, SearchRequest, SimilarAnswer,
+    ContextRequest, Detail, NearRequest, QueryError, QueryService, SearchAnswer, SearchRequest, SimilarAnswer,
     SimilarRequest, SpanId, SpanRecord, TextHit, TraceContext, TraceDiff, TraceId, TraceOrder, TraceOverview,
     TracePage, TraceRecord, TracesRequest,
 };
@@ -213,6 +213,12 @@ filtered! {
     }
 }
 
+impl FindSimilar {
+    fn threshold(&self, service: &QueryService) -> f64 {
+        self.threshold.map_or(service.options().similarity_threshold, |threshold| threshold.0)
+    }
+}
+
 /// Traces like this one, grouped by what they have in common, nearest first.
 #[utoipa::path(get, path = "/api/v1/traces/{trace_id}/similar", tag = "traces",
     params(("trace_id" = TraceId, Path, description = "32 hexadecimal digits"), FindSimilar),
@@ -222,7 +228,7 @@ async fn find_similar(
     InPath(trace_id): InPath<TraceId>,
     Query(query): Query<FindSimilar>,
 ) -> Result<Answer<SimilarAnswer>, Problem> {
-    let threshold = query.threshold.map_or(service.options().similarity_threshold, |threshold| threshold.0);
+    let threshold = query.threshold(&service);
     let request = SimilarRequest { trace_id, threshold, limit: query.limit.0, filter: query.filter() };
     Ok(Answer::now(service.find_similar_traces(&request).await?))
 }
@@ -243,7 +249,8 @@ async fn find_near(
     Query(query): Query<FindSimilar>,
     JsonBody(embedding): JsonBody<Vec<f32>>,
 ) -> Result<Answer<NearAnswer>, Problem> {
-    let request = NearRequest { embedding, threshold: query.threshold.0, limit: query.limit.0, filter: query.filter() };
+    let threshold = query.threshold(&service);
+    let request = NearRequest { embedding, threshold, limit: query.limit.0, filter: query.filter() };
     Ok(Answer::now(NearAnswer { hits: service.find_traces_near(&request).await? }))
 }
 

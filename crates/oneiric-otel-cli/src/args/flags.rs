@@ -119,20 +119,16 @@ fn is_list(setting: &Setting) -> bool {
 
 /// What the setting is for, its range, its default and its variable.
 fn help(setting: &Setting) -> String {
-    let mut help = setting.doc.to_owned();
-    match setting.accepts {
-        Accepts::Integer { .. } | Accepts::Number { .. } => help.push_str(&format!("; {}", setting.accepts)),
-        Accepts::Word(words) => help.push_str(&format!(" [possible values: {}]", words.join(", "))),
-        Accepts::Switch | Accepts::Text { .. } => {}
-    }
+    let range = match setting.accepts {
+        Accepts::Integer { .. } | Accepts::Number { .. } => format!("; {}", setting.accepts),
+        Accepts::Word(words) => format!(" [possible values: {}]", words.join(", ")),
+        Accepts::Switch | Accepts::Text { .. } => String::new(),
+    };
     let default = match (Settings::default().show(setting.name), setting.unset) {
         (Some(Shown::Unset) | None, unset) => unset.map(str::to_owned),
         (Some(Shown::List(_) | Shown::Switch(_)), _) => None,
         (Some(shown), _) => Some(shown.to_string()),
     };
-    if let Some(default) = default {
-        help.push_str(&format!(" [default: {default}]"));
-    }
-    help.push_str(&format!(" [env: {ENV_PREFIX}{}]", setting.variable()));
-    help
+    let default = default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+    format!("{}{range}{default} [env: {ENV_PREFIX}{}]", setting.doc, setting.variable())
 }

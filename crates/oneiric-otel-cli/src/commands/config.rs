@@ -1,7 +1,7 @@
 //! `config`: what is wrong with the settings, what holds, and the page that explains them.
 
 use anyhow::Result;
-use oneiric_otel::settings::{Problem, ShownSetting, reference};
+use oneiric_otel::settings::{Problem, SettingsError, ShownSetting, reference};
 use serde::Serialize;
 
 use super::Ending;
@@ -31,7 +31,7 @@ pub(crate) fn run(global: &Global, command: Config) -> Result<Ending> {
 }
 
 fn check(global: &Global) -> Result<Ending> {
-    let problems = global.problems.as_ref().map(|error| error.problems()).unwrap_or_default();
+    let problems = global.problems.as_ref().map(SettingsError::problems).unwrap_or_default();
     if global.json {
         let problems =
             problems.iter().map(|problem| Found { problem, message: problem.to_string() }).collect::<Vec<_>>();

@@ -320,11 +320,11 @@ mod files {
 
     #[test]
     fn aliases_that_multiply_do_not_fill_the_memory() {
-        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for level in 1..12 {
+        let first = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        let text = (1..12).fold(first, |text, level| {
             let previous = format!("*a{}", level - 1);
-            text.push_str(&format!("a{level}: &a{level} [{}]\n", vec![previous; 10].join(", ")));
-        }
+            format!("{text}a{level}: &a{level} [{}]\n", vec![previous; 10].join(", "))
+        });
         assert!(load("a.yaml", text).expect_err("it is too much").to_string().contains("expected YAML"));
     }
 }

@@ -136,9 +136,9 @@ impl App {
         tasks.spawn_after("derivation", &ready, |stop| async move { deriver.run(stop).await });
         let (model_state, model) = value::channel(ModelState::Loading);
         let embedded_texts = embedding::Texts { database: database.clone(), written: texts_written };
-        let embed_options = settings.embed_options();
+        let embedded_by = settings.clone();
         tasks.spawn_after("embedding", &ready, |stop| {
-            embedding::run(embedded_texts, embed_options, progress, model_state, stop)
+            embedding::run(embedded_texts, embedded_by, progress, model_state, stop)
         });
 
         let asked = ingest.clone();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use oneiric_otel::embed::{EmbedOptions, Embedded, Embedder, EmbeddingWorker, NewTexts};
+use oneiric_otel::embed::{Embedded, Embedder, EmbeddingWorker, NewTexts};
+use oneiric_otel::settings::Settings;
 use oneiric_otel::store::Database;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -45,14 +46,14 @@ pub(crate) struct Texts {
 /// Loads the model and embeds what comes, until it is stopped. Storing does not wait for any of it.
 pub(crate) async fn run(
     texts: Texts,
-    options: EmbedOptions,
+    settings: Settings,
     progress: Arc<Progress>,
     state: watch::Sender<ModelState>,
     stop: CancellationToken,
 ) {
     let load = async {
         loop {
-            match model::load_in_background(Arc::clone(&progress)).await {
+            match model::load_in_background(&settings, Arc::clone(&progress)).await {
                 Ok(embedder) => return embedder,
                 Err(error) => {
                     tracing::warn!(
@@ -68,17 +69,21 @@ pub(crate) async fn run(
     let Some(embedder) = stop.run_until_cancelled(load).await else { return };
     tracing::info!(model = %embedder.model(), "the embedding model is loaded");
     state.send_replace(ModelState::Ready(Arc::clone(&embedder)));
-    EmbeddingWorker::new(texts.database, embedder, options, texts.written).run(stop).await;
+    EmbeddingWorker::new(texts.database, embedder, settings.embed_options(), texts.written).run(stop).await;
 }
 
 /// Embeds every text that waits.
 ///
 /// # Errors
 /// When there is no model or the database does not answer. What was embedded before is stored.
-pub(crate) async fn embed_all_now(database: &Database, progress: &Arc<Progress>) -> Result<Embedded> {
-    let embedder = model::load_in_background(Arc::new(progress.beside())).await?;
+pub(crate) async fn embed_all_now(
+    settings: &Settings,
+    database: &Database,
+    progress: &Arc<Progress>,
+) -> Result<Embedded> {
+    let embedder = model::load_in_background(settings, Arc::new(progress.beside())).await?;
     progress.start("embedding", None);
-    let worker = EmbeddingWorker::new(database.clone(), embedder, EmbedOptions::default(), Arc::default());
+    let worker = EmbeddingWorker::new(database.clone(), embedder, settings.embed_options(), Arc::default());
     let embedded = worker.embed_all_now().await;
     progress.end();
     embedded.map_err(|error| failure::of_database(&error, database.target()))

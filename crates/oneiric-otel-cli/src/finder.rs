@@ -35,7 +35,7 @@ impl Finder {
             let service = service(global, &backend, None);
             return Ok(Self { backend, service, no_model: None });
         }
-        let loading = model::load_in_background(Arc::new(progress.beside()));
+        let loading = model::load_in_background(global.settings(), Arc::new(progress.beside()));
         let (backend, loaded) = tokio::join!(Backend::open_for_reading(global, &progress), loading);
         let backend = backend?;
         let (embedder, no_model) = match loaded {

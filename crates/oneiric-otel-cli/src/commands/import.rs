@@ -234,7 +234,7 @@ async fn work(
     ingest.drain().await;
     stored?;
     if !import.no_wait {
-        summary.derived = Some(make_searchable(backend, progress).await?);
+        summary.derived = Some(make_searchable(settings, backend, progress).await?);
     }
     Ok(())
 }
@@ -383,7 +383,7 @@ fn compressed_by(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// Derives and embeds what was stored. The records are safe already, so a model that is missing is told, not an error.
-async fn make_searchable(backend: &Backend, progress: &Arc<Progress>) -> Result<Searchable> {
+async fn make_searchable(settings: &Settings, backend: &Backend, progress: &Arc<Progress>) -> Result<Searchable> {
     let deriver = Deriver::new(backend.database().clone(), DeriveOptions::default());
     progress.start("deriving traces", None);
     let derived = deriver.derive_all_now().await;
@@ -393,7 +393,7 @@ async fn make_searchable(backend: &Backend, progress: &Arc<Progress>) -> Result<
     let rolled = RollupWorker::new(backend.database().clone(), RollupOptions::default()).roll_up_all_now().await;
     progress.end();
     rolled.map_err(|error| failure::of_database(&error, backend.target()))?;
-    let embedded = embedding::embed_all_now(backend.database(), progress).await;
+    let embedded = embedding::embed_all_now(settings, backend.database(), progress).await;
     let (texts_embedded, not_embedded) = match embedded {
         Ok(embedded) if embedded.no_pgvector => (0, Some("the database has no pgvector".to_owned())),
         Ok(embedded) if embedded.failed > 0 => {

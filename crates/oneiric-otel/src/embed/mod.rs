@@ -2,10 +2,14 @@
 //!
 //! Nothing here waits on the write path: texts are stored first and embedded later, from the database.
 
+#[cfg(feature = "endpoint-model")]
+mod endpoint;
 mod worker;
 
 use std::fmt;
 
+#[cfg(feature = "endpoint-model")]
+pub use endpoint::{EndpointModel, EndpointOptions};
 pub(crate) use worker::check;
 pub use worker::{EmbedOptions, Embedded, EmbeddingWorker, NewTexts};
 

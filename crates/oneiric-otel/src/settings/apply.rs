@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use super::table::{Settings, VectorIndex};
 use crate::embed::EmbedOptions;
+#[cfg(feature = "endpoint-model")]
+use crate::embed::EndpointOptions;
 use crate::pipeline::{Ack, BreakerOptions, IngestOptions, Limits, StoredSignals};
 use crate::query::QueryOptions;
 use crate::store::{Database, StoreError};
@@ -32,6 +34,20 @@ impl Settings {
     /// How texts are embedded.
     pub fn embed_options(&self) -> EmbedOptions {
         EmbedOptions { index: self.vector_index == VectorIndex::Hnsw, ..EmbedOptions::default() }
+    }
+
+    /// Where the embedding model is served, if it is not to run in this process.
+    #[cfg(feature = "endpoint-model")]
+    pub fn endpoint_options(&self) -> Option<EndpointOptions> {
+        Some(EndpointOptions {
+            url: self.embedding_endpoint.url.clone()?,
+            api_key: self.embedding_endpoint.api_key.clone(),
+            model: self.embedding_model.clone(),
+            dimension: self.embedding_dimension,
+            timeout: Duration::from_secs(self.embedding_endpoint.timeout_seconds),
+            retries: self.embedding_endpoint.max_retries,
+            batch_texts: self.embedding_endpoint.batch_texts,
+        })
     }
 
     /// From which similarity something counts.

@@ -1,7 +1,10 @@
 //! What settings must be together.
 
 use super::error::{Problem, SettingsError, Source};
-use super::table::Settings;
+use super::table::{DEFAULT_MODEL, Settings};
+
+/// Of the vectors of the model in this process.
+const DEFAULT_DIMENSION: usize = 384;
 
 impl Settings {
     /// Whether every setting is in its range and goes together with the others, for settings that a program has made.
@@ -56,6 +59,20 @@ impl Settings {
         }
         if self.token_file.is_some() && self.tokens.is_some() {
             conflict("tokens", "tokens are given twice, here and by token_file: leave one of them out");
+        }
+        if self.embedding_endpoint.url.is_none() {
+            if self.embedding_model != DEFAULT_MODEL {
+                conflict(
+                    "embedding_model",
+                    "another than all-MiniLM-L6-v2 needs embedding_endpoint.url, which serves it",
+                );
+            }
+            if self.embedding_dimension.is_some_and(|dimension| dimension != DEFAULT_DIMENSION) {
+                conflict("embedding_dimension", "all-MiniLM-L6-v2 has 384");
+            }
+            if self.embedding_endpoint.api_key.is_some() {
+                conflict("embedding_endpoint.api_key", "there is no embedding_endpoint.url to show it to");
+            }
         }
         let least = self.limits.max_request_bytes.saturating_mul(3);
         if self.limits.max_in_flight_bytes < least {

@@ -42,5 +42,8 @@ pub use connection_url::Public;
 pub use error::{Problem, SettingsError, Source};
 pub use load::{ENV_PREFIX, Loader, Resolved, ShownSetting};
 pub use reference::reference;
-pub use table::{Acknowledge, Flag, FlagOf, LimitSettings, ListenSettings, LogFormat, Setting, Settings, VectorIndex};
+pub use table::{
+    Acknowledge, EndpointSettings, Flag, FlagOf, LimitSettings, ListenSettings, LogFormat, Setting, Settings,
+    VectorIndex,
+};
 pub use value::{Accepts, DatabaseUrl, Secret, Shown};

@@ -160,6 +160,26 @@ fn is_origin(text: &str) -> bool {
         })
 }
 
+const MODEL: Accepts = Accepts::Text { what: "the name of a model", is_good: is_some };
+const ENDPOINT: Accepts = Accepts::Text {
+    what: "a URL such as http://127.0.0.1:8080/v1, without credentials or query",
+    is_good: is_endpoint,
+};
+const API_KEY: Accepts = Accepts::Text { what: "a key in plain ASCII, and not nothing", is_good: is_key };
+
+/// The model that runs in this process.
+pub(super) const DEFAULT_MODEL: &str = "all-MiniLM-L6-v2";
+
+fn is_endpoint(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '@' | '?' | '#');
+    rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[') && rest.chars().all(is_plain)
+}
+
+fn is_key(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic())
+}
+
 const fn whole(least: u64, most: u64) -> Accepts {
     Accepts::Integer { least, most }
 }
@@ -258,6 +278,10 @@ group! {
         search_floor: f64 = crate::query::SEARCH_FLOOR, number(0.0, 1.0);
         /// How long a statement of a question may take
         query_timeout_seconds: u64 = 30, whole(1, 3600);
+        /// The model of the vectors: all-MiniLM-L6-v2 in this process, or any that embedding_endpoint.url serves
+        embedding_model: String = DEFAULT_MODEL.to_owned(), MODEL;
+        /// Components of its vectors, if they are to be checked
+        embedding_dimension: Option<usize> = None, whole(1, 16_000), unset "what the model has";
         /// The index over vectors; one that was built before stays
         vector_index: VectorIndex = VectorIndex::Hnsw, Accepts::Word(VectorIndex::WORDS);
         /// Store spans of the server's own work too, as the service oneiric-otel
@@ -283,6 +307,8 @@ group! {
             listen: ListenSettings,
             /// How much of what is accepted.
             limits: LimitSettings,
+            /// Where another model is served.
+            embedding_endpoint: EndpointSettings,
         }
     }
 }
@@ -320,10 +346,26 @@ group! {
     }
 }
 
+group! {
+    /// An OpenAI-compatible endpoint that serves a model.
+    pub struct EndpointSettings in "embedding_endpoint." {
+        /// Where the model is served, with or without /v1/embeddings at the end
+        url: Option<String> = None, ENDPOINT, unset "the model runs in this process";
+        /// What is shown there as a bearer token
+        api_key: Option<Secret> = None, API_KEY, unset "none is shown";
+        /// How long a request may take
+        timeout_seconds: u64 = 30, whole(1, 600);
+        /// Tries of a request after the first, where it broke off or the endpoint is busy or failing
+        max_retries: u32 = 3, whole(0, 10);
+        /// Texts of a request
+        batch_texts: usize = 64, whole(1, 2048);
+    }
+}
+
 impl Settings {
     /// Everything that is known of each setting, in the order of the reference page.
     pub fn table() -> impl Iterator<Item = &'static Setting> {
-        Self::ROWS.iter().chain(ListenSettings::ROWS).chain(LimitSettings::ROWS)
+        Self::ROWS.iter().chain(ListenSettings::ROWS).chain(LimitSettings::ROWS).chain(EndpointSettings::ROWS)
     }
 
     /// The value of a setting as it may be shown. None if there is no such setting.
@@ -331,13 +373,14 @@ impl Settings {
         self.groups().iter().find_map(|group| group.look(name)).map(|(shown, _)| shown)
     }
 
-    pub(super) fn groups(&self) -> [&dyn Group; 3] {
-        [self, &self.listen, &self.limits]
+    pub(super) fn groups(&self) -> [&dyn Group; 4] {
+        [self, &self.listen, &self.limits, &self.embedding_endpoint]
     }
 
     /// Sets a setting. None if there is no such setting; an error says that the value is not accepted.
     pub(super) fn put(&mut self, name: &str, raw: &Raw) -> Option<Result<(), ()>> {
-        let own = self.read(name, raw);
-        own.or_else(|| self.listen.read(name, raw)).or_else(|| self.limits.read(name, raw))
+        let groups: [&mut dyn Group; 3] = [&mut self.listen, &mut self.limits, &mut self.embedding_endpoint];
+        let of_group = groups.into_iter().find_map(|group| group.read(name, raw));
+        of_group.or_else(|| self.read(name, raw))
     }
 }

@@ -97,6 +97,9 @@ fn out_of_range_is_refused_with_source_key_range_and_what_was_found() {
         ("OTEL_STORAGE_STORE_LOGS", "maybe", "store_logs", "true or false"),
         ("OTEL_STORAGE_LISTEN__GRPC_ADDR", "4317", "listen.grpc_addr", "HOST:PORT"),
         ("OTEL_STORAGE_LIMITS__MAX_ATTRIBUTES", "0", "limits.max_attributes", "a whole number from 1 to 1000000"),
+        ("OTEL_STORAGE_EMBEDDING_DIMENSION", "0", "embedding_dimension", "a whole number from 1 to 16000"),
+        ("OTEL_STORAGE_EMBEDDING_ENDPOINT__URL", "h:80", "embedding_endpoint.url", "a URL such as http://"),
+        ("OTEL_STORAGE_EMBEDDING_ENDPOINT__URL", "http://u:p@h", "embedding_endpoint.url", "a URL such as http://"),
         ("OTEL_STORAGE_CORS_ORIGINS", "https://a.example,b", "cors_origins", "origins such as https://"),
     ] {
         let message = refusal(&[(name, value)]);
@@ -227,6 +230,15 @@ fn what_does_not_go_together_is_refused() {
                 ..Settings::default()
             },
             "at least three times limits.max_request_bytes, which is 314572800",
+        ),
+        (Settings { embedding_model: "other".to_owned(), ..Settings::default() }, "embedding_model: another than"),
+        (Settings { embedding_dimension: Some(768), ..Settings::default() }, "all-MiniLM-L6-v2 has 384"),
+        (
+            Settings {
+                embedding_endpoint: EndpointSettings { api_key: Some(Secret::new("k")), ..EndpointSettings::default() },
+                ..Settings::default()
+            },
+            "there is no embedding_endpoint.url",
         ),
         (
             Settings { batch_size: 1, ..Settings::default() },

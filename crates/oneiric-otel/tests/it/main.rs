@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod context;
+mod endpoint;
 mod errors;
 mod export;
 mod fidelity;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use oneiric_otel::query::{QueryError, QueryService, TraceId};
+use oneiric_otel::settings::Settings;
 use oneiric_otel_bench::fill::{self, Filled};
 use oneiric_otel_bench::generate::{Generator, Scenario};
 use oneiric_otel_bench::questions::{self, Measured, Rounds};
@@ -37,7 +38,7 @@ pub(crate) async fn run(global: &Global, query: &Query) -> Result<Ending> {
     let generator = Arc::new(Generator::new(scenario(query)?));
     let progress = Arc::new(Progress::new());
     let backend = Backend::open_for_writing(&global, &progress).await?;
-    let output = measure(&backend, query, generator, &progress).await;
+    let output = measure(global.settings(), &backend, query, generator, &progress).await;
     backend.release().await?;
     let output = output?;
     if global.json {
@@ -63,6 +64,7 @@ fn scenario(query: &Query) -> Result<Scenario> {
 }
 
 async fn measure(
+    settings: &Settings,
     backend: &Backend,
     query: &Query,
     generator: Arc<Generator>,
@@ -77,7 +79,7 @@ async fn measure(
             "create a database for the benchmark, or leave --database-url out to use an embedded one",
         ));
     }
-    let embedder = model::load_in_background(Arc::new(progress.beside())).await?;
+    let embedder = model::load_in_background(settings, Arc::new(progress.beside())).await?;
     let service = QueryService::new(database.clone(), Some(Arc::clone(&embedder)));
     let last = TraceId(generator.trace_id(generator.traces() - 1));
     let filled = match service.get_trace_summary(last).await {

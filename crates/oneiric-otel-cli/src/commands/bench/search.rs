@@ -19,7 +19,7 @@ pub(super) async fn run(global: &Global, search: &Search) -> Result<Ending> {
     if global.database_url().is_none() {
         global.resolved.settings.data_dir = Some(data_dir::of_bench(&global)?.join("search"));
     }
-    let embedder = model::load_in_background(Arc::clone(&progress)).await?;
+    let embedder = model::load_in_background(global.settings(), Arc::clone(&progress)).await?;
     let backend = Backend::open_for_writing(&global, &progress).await?;
     let scope =
         Scope { data: search.data.as_deref(), set: search.set.as_deref(), without_original: search.without_original };

@@ -36,16 +36,16 @@ impl Settings {
             if self.maintenance_url.is_some() {
                 conflict(
                     "maintenance_url",
-                    "there is no connection_string of which it could be another way to the same database",
+                    "there is no connection_string (--database-url) of which it could be another way to the same database",
                 );
             }
             if self.reader_url.is_some() {
-                conflict("reader_url", "there is no connection_string of which it could be a replica");
+                conflict("reader_url", "there is no connection_string (--database-url) of which it could be a replica");
             }
             if self.sql_reader_url.is_some() {
                 conflict(
                     "sql_reader_url",
-                    "there is no connection_string; the embedded database has a role of its own for SQL",
+                    "there is no connection_string (--database-url); the embedded database has a role of its own for SQL",
                 );
             }
         }

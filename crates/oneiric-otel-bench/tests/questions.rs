@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oneiric_otel::embed::Embedder;
+use oneiric_otel::embed::{Embedder, LocalModel};
 use oneiric_otel::query::QueryService;
 use oneiric_otel::store::Database;
 use oneiric_otel_bench::fill::{self, Watcher};
@@ -28,7 +28,7 @@ async fn what_is_generated_is_stored_and_every_question_has_answers() {
     let database = Database::new(test.url()).unwrap();
     database.migrate().await.unwrap();
     let model: Arc<dyn Embedder> =
-        Arc::new(MiniLm::load(&Parts::open_default().unwrap().minilm(&Silent).unwrap()).unwrap());
+        Arc::new(LocalModel::new(MiniLm::load(&Parts::open_default().unwrap().minilm(&Silent).unwrap()).unwrap()));
     let length = Duration::from_hours(3);
     let start = Timestamp::now().as_second().unsigned_abs() - length.as_secs();
     let scenario = Scenario { seed: 3, traces: 600, start_unix_nanos: start * 1_000_000_000, length };

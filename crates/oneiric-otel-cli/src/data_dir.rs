@@ -3,16 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use etcetera::BaseStrategy as _;
+use oneiric_otel::system::default_data_dir;
 
 use crate::args::Global;
 use crate::failure;
-
-/// For root: PostgreSQL then runs as another user, who cannot enter root's home.
-#[cfg(target_os = "macos")]
-const ROOT_DATA_DIR: &str = "/Library/Application Support/oneiric-otel";
-#[cfg(not(target_os = "macos"))]
-const ROOT_DATA_DIR: &str = "/var/lib/oneiric-otel";
 
 /// The directory that was given, or the user's.
 pub(crate) fn of(global: &Global) -> Result<PathBuf> {
@@ -44,14 +38,10 @@ fn absolute(dir: &Path) -> Result<PathBuf> {
 }
 
 fn default() -> Result<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from(ROOT_DATA_DIR));
-    }
-    match etcetera::choose_base_strategy() {
-        Ok(strategy) => Ok(strategy.data_dir().join("oneiric-otel")),
-        Err(_) => Err(failure::advised(
+    default_data_dir().ok_or_else(|| {
+        failure::advised(
             "the home directory is unknown, and with it where the database should lie",
             "set HOME, or give --data-dir",
-        )),
-    }
+        )
+    })
 }

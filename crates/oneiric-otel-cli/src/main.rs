@@ -29,7 +29,6 @@ mod report;
 mod screen;
 mod security;
 mod signals;
-mod tasks;
 mod trace_context;
 mod trace_tree;
 mod watch;

@@ -12,7 +12,6 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use oneiric_otel::embed::Embedder;
 use oneiric_otel_embed::MiniLm;
 use oneiric_otel_parts::{Parts, Silent};
 

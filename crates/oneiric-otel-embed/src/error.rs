@@ -1,4 +1,4 @@
-//! Why a model could not be loaded. Each message names the file, and what is accepted there.
+//! Why a model could not be loaded, or gave no vectors. Messages of loading name the file, and what is accepted there.
 
 use std::io;
 use std::path::PathBuf;
@@ -31,4 +31,14 @@ pub enum LoadError {
         /// What was found, and what is accepted.
         reason: String,
     },
+}
+
+/// A loaded model did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{model} cannot embed: {reason}")]
+pub struct EmbedError {
+    /// Name of the model.
+    pub model: String,
+    /// What went wrong, for a person.
+    pub reason: String,
 }

@@ -3,7 +3,7 @@
 //! Promises: the vectors of sentence-transformers for the same model, up to rounding (mean pooling, unit length); the same
 //! bits for the same text on the same machine, whatever else is in the call and however many threads work; no network.
 //!
-//! Knows nothing of traces, stores or queues: texts go in, vectors come out, through [`oneiric_otel::embed::Embedder`].
+//! Knows nothing of traces, stores or queues: texts go in, vectors come out, through [`MiniLm::embed`].
 
 mod chunk;
 mod config;
@@ -19,5 +19,5 @@ mod pointwise;
 mod tokens;
 mod weights;
 
-pub use error::LoadError;
-pub use model::{MiniLm, NAME};
+pub use error::{EmbedError, LoadError};
+pub use model::{MiniLm, NAME, PRECISION};

@@ -5,17 +5,18 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use oneiric_otel::embed::{EmbedError, Embedder, EmbeddingModel};
-
-use crate::LoadError;
 use crate::chunk::{group, spread};
 use crate::config::Config;
 use crate::encoder::{Encoder, Workspace};
 use crate::tokens::Pieces;
 use crate::weights::WeightFile;
+use crate::{EmbedError, LoadError};
 
 /// The name under which [`MiniLm::load`] presents its vectors.
 pub const NAME: &str = "all-MiniLM-L6-v2";
+
+/// The arithmetic of the forward pass, which is part of what vectors are.
+pub const PRECISION: &str = "f32";
 
 /// Texts that a thread tokenises at a time.
 const TEXTS_PER_TURN: usize = 32;
@@ -28,7 +29,7 @@ const TEXTS_PER_TURN: usize = 32;
 /// The same text gives the same bits on the same machine, whatever else is in the call and whatever the number of
 /// threads. Between machines with other vector instructions the last bits differ.
 pub struct MiniLm {
-    identity: EmbeddingModel,
+    name: String,
     pieces: Pieces,
     encoder: Encoder,
     threads: usize,
@@ -70,9 +71,7 @@ impl MiniLm {
             (pieces, encoder)
         });
         let (pieces, encoder) = (pieces?, encoder?);
-        let identity =
-            EmbeddingModel { name: name.to_owned(), dimension: encoder.dimension(), precision: "f32".to_owned() };
-        Ok(Self { identity, pieces, encoder, threads: 1, idle: Mutex::default() })
+        Ok(Self { name: name.to_owned(), pieces, encoder, threads: 1, idle: Mutex::default() })
     }
 
     /// Lets each call work on up to `threads` threads, at least one. A single text always takes one.
@@ -80,6 +79,50 @@ impl MiniLm {
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
         self
+    }
+
+    /// The name under which it presents its vectors.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Components of a vector.
+    pub fn dimension(&self) -> usize {
+        self.encoder.dimension()
+    }
+
+    /// One vector of length 1 for each text, in the order of `texts`, with [`Self::dimension`] components. Blocks, and uses
+    /// the processor.
+    ///
+    /// # Errors
+    /// When a text cannot be tokenised, or the weights are damaged. There is no partial answer.
+    pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let pieces = self.tokenise(texts)?;
+        let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
+        let chunks = group(&lengths, self.threads);
+        let done = spread(chunks.len(), self.threads, |chunk| {
+            let chunk: Vec<&[u32]> = chunks[chunk].iter().map(|&text| pieces[text].as_slice()).collect();
+            self.run(&chunk)
+        });
+
+        let mut vectors = vec![Vec::new(); texts.len()];
+        for (texts, chunk) in chunks.iter().zip(done) {
+            for (&text, vector) in texts.iter().zip(chunk) {
+                if !vector.iter().all(|value| value.is_finite()) {
+                    return Err(self.error(format!(
+                        "text {text} of the call gave a vector that is not finite; model.safetensors is damaged"
+                    )));
+                }
+                vectors[text] = vector;
+            }
+        }
+        Ok(vectors)
+    }
+
+    /// Word pieces that the model would read of `text`, at most the longest input it accepts.
+    pub fn token_count(&self, text: &str) -> usize {
+        // A text that cannot be tokenised fails when it is embedded; until then it counts as a long one.
+        self.pieces.encode(text).map_or(self.pieces.longest(), |pieces| pieces.len())
     }
 
     fn tokenise(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>, EmbedError> {
@@ -106,49 +149,12 @@ impl MiniLm {
     }
 
     fn error(&self, reason: String) -> EmbedError {
-        EmbedError { model: self.identity.name.clone(), reason }
-    }
-}
-
-impl Embedder for MiniLm {
-    fn model(&self) -> &EmbeddingModel {
-        &self.identity
-    }
-
-    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let pieces = self.tokenise(texts)?;
-        let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
-        let chunks = group(&lengths, self.threads);
-        let done = spread(chunks.len(), self.threads, |chunk| {
-            let chunk: Vec<&[u32]> = chunks[chunk].iter().map(|&text| pieces[text].as_slice()).collect();
-            self.run(&chunk)
-        });
-
-        let mut vectors = vec![Vec::new(); texts.len()];
-        for (texts, chunk) in chunks.iter().zip(done) {
-            for (&text, vector) in texts.iter().zip(chunk) {
-                if !vector.iter().all(|value| value.is_finite()) {
-                    return Err(self.error(format!(
-                        "text {text} of the call gave a vector that is not finite; model.safetensors is damaged"
-                    )));
-                }
-                vectors[text] = vector;
-            }
-        }
-        Ok(vectors)
-    }
-
-    fn token_count(&self, text: &str) -> usize {
-        // A text that cannot be tokenised fails when it is embedded; until then it counts as a long one.
-        self.pieces.encode(text).map_or(self.pieces.longest(), |pieces| pieces.len())
+        EmbedError { model: self.name.clone(), reason }
     }
 }
 
 impl fmt::Debug for MiniLm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MiniLm")
-            .field("identity", &self.identity)
-            .field("threads", &self.threads)
-            .finish_non_exhaustive()
+        f.debug_struct("MiniLm").field("name", &self.name).field("threads", &self.threads).finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@
 mod model;
 
 use model::{fixture_texts, fixture_vectors, minilm};
-use oneiric_otel::embed::Embedder;
+use oneiric_otel_embed::PRECISION;
 
 fn cosine(left: &[f32], right: &[f32]) -> f64 {
     left.iter().zip(right).map(|(l, r)| f64::from(*l) * f64::from(*r)).sum()
@@ -112,5 +112,5 @@ fn what_lies_beyond_the_longest_input_does_not_change_the_vector() {
 #[test]
 fn the_model_says_what_it_is() {
     let model = minilm();
-    assert_eq!(model.model().to_string(), "all-MiniLM-L6-v2 (f32, 384 dimensions)");
+    assert_eq!((model.name(), model.dimension(), PRECISION), ("all-MiniLM-L6-v2", 384, "f32"));
 }

@@ -9,8 +9,9 @@
 //!                                                             embed  ◀──────┘ new texts
 //! ```
 //!
-//! Only this crate talks to PostgreSQL. It knows no socket, no command line and no model runtime: receivers hand it
-//! bytes through [`pipeline::Ingest`], and a model reaches it through [`embed::Embedder`].
+//! Only this crate talks to PostgreSQL. It knows no socket and no command line: receivers hand it bytes through
+//! [`pipeline::Ingest`], applications their records through [`storage::OtelStorage`], and a model reaches it through
+//! [`embed::Embedder`].
 
 pub mod conventions;
 pub mod derive;
@@ -21,4 +22,6 @@ pub mod query;
 pub mod rollup;
 pub mod self_trace;
 pub mod settings;
+pub mod storage;
 pub mod store;
+pub mod system;

@@ -18,7 +18,12 @@
 //! Whether a pass counts is known at its end, by the attribute [`FOR_OTHERS`]: an exporter drops spans that have no parent
 //! and are of kind internal when it is missing. Own spans never continue a trace of a sender, so an own trace has no
 //! foreign spans and a foreign one no own.
+//!
+//! An application that stores its own telemetry in its own process cannot be told from a sender, so there no telemetry is
+//! made of storing at all: what is started by [`crate::storage::OtelStorage`] runs with OpenTelemetry's suppression, which
+//! tasks hand on with `inherit`.
 
+use std::future::Future;
 use std::sync::Arc;
 
 /// The target of the spans.
@@ -34,4 +39,27 @@ pub const FOR_OTHERS: &str = "oneiric_otel.for_others";
 pub(crate) fn is_own<'a>(services: impl IntoIterator<Item = &'a Arc<str>>) -> bool {
     let mut services = services.into_iter();
     services.next().is_some_and(|service| &**service == SERVICE_NAME) && services.next().is_none()
+}
+
+/// A task that inherits whether telemetry is suppressed where it is made, and nothing else of the caller's context.
+#[cfg(feature = "sdk")]
+pub(crate) fn inherit<F: Future>(task: F) -> impl Future<Output = F::Output> + use<F> {
+    use opentelemetry::Context;
+    use opentelemetry::context::FutureExt as _;
+    let context = Context::new();
+    let is_suppressed = Context::is_current_telemetry_suppressed();
+    task.with_context(if is_suppressed { context.with_telemetry_suppressed() } else { context })
+}
+
+/// Without the SDK there is nothing to inherit.
+#[cfg(not(feature = "sdk"))]
+pub(crate) fn inherit<F: Future>(task: F) -> impl Future<Output = F::Output> + use<F> {
+    task
+}
+
+/// Calls `start` so that what it spawns makes no telemetry.
+pub(crate) fn without_telemetry<T>(start: impl FnOnce() -> T) -> T {
+    #[cfg(feature = "sdk")]
+    let _suppressed = opentelemetry::Context::enter_telemetry_suppressed_scope();
+    start()
 }

@@ -10,18 +10,18 @@ use anyhow::{Context as _, Result, bail};
 use oneiric_otel::embed::Embedder;
 use oneiric_otel::query::{QueryService, SearchAnswer, SearchRequest, TraceFilter};
 use oneiric_otel::settings::Settings;
+use oneiric_otel::system::{ModelState, Schema};
 use oneiric_otel_server::ServerOptions;
 use serde::Serialize;
 
 use super::Ending;
 use crate::app::{Addresses, App, Choices, Ports};
 use crate::args::{Demo, Global};
-use crate::backend::{Backend, Schema};
+use crate::backend::Backend;
 use crate::demo::SEED;
 use crate::demo::plan::{self, Fault};
 use crate::demo::searches::{SEARCHES, Search};
 use crate::demo::system::{self, System, Told};
-use crate::embedding::ModelState;
 use crate::intake::Intake;
 use crate::progress::Progress;
 use crate::signals::Signals;
@@ -206,7 +206,7 @@ async fn wait_for_model(app: &App, watch: &mut Stopwatch) -> Result<Arc<dyn Embe
             format!("there is no embedding model, and so no search by meaning: {reason}"),
             "what was sent is stored; run the demo again when this is solved",
         )),
-        ModelState::Loading => bail!("the model's task ended"),
+        ModelState::Loading | ModelState::None => bail!("the model's task ended"),
     };
     drop(state);
     watch.lap("model", "the embedding model is loaded");

@@ -23,7 +23,7 @@ use crate::args::Global;
 use crate::args::dlq::{Dlq, Kind, List, Purge, Replay, Show};
 use crate::backend::Backend;
 use crate::progress::Progress;
-use crate::{data_dir, failure, intake, moment, screen};
+use crate::{data_dir, failure, moment, screen};
 
 /// What the ids of quarantined requests begin with.
 const SPOOL: &str = "spool:";
@@ -44,7 +44,7 @@ pub(crate) async fn run(global: &Global, command: &Dlq) -> Result<Ending> {
     let letters = Letters {
         json: global.json,
         database: backend.database().clone(),
-        spool: intake::spool_dir(&data_dir::of(global)?, &backend),
+        spool: oneiric_otel::system::spool_dir(&data_dir::of(global)?, backend.system()),
     };
     let done = match command {
         Dlq::List(list) => letters.list(list).await,

@@ -114,7 +114,7 @@ async fn examine(backend: &Backend) -> Result<Looked> {
     let explain = |error| failure::of_database(&error, backend.target());
     let status = database.status().await.map_err(explain)?;
     let telemetry = if status.schema.version > 0 { Some(database.census().await.map_err(explain)?) } else { None };
-    Ok(Looked { status, telemetry, is_embedded: backend.embedded().is_some() })
+    Ok(Looked { status, telemetry, is_embedded: backend.is_embedded() })
 }
 
 fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bool) -> Vec<String> {

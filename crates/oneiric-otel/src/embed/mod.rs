@@ -4,12 +4,16 @@
 
 #[cfg(feature = "endpoint-model")]
 mod endpoint;
+#[cfg(feature = "local-model")]
+mod local;
 mod worker;
 
 use std::fmt;
 
 #[cfg(feature = "endpoint-model")]
 pub use endpoint::{EndpointModel, EndpointOptions};
+#[cfg(feature = "local-model")]
+pub use local::{LocalModel, LocalModelError};
 pub(crate) use worker::check;
 pub use worker::{EmbedOptions, Embedded, EmbeddingWorker, NewTexts};
 

@@ -213,7 +213,8 @@ pub(super) fn count_points(metric: &[u8]) -> u64 {
 }
 
 /// Writes groups as an export request of the signal of `R`. Neighbouring groups that share a resource (the same `Arc`)
-/// go into one `ResourceSpans` or its like, so that what was decoded is written with the grouping it had.
+/// go into one `ResourceSpans` or its like, and those that share the scope too into one `ScopeSpans` or its like, so that
+/// what was decoded is written with the grouping it had.
 pub fn encode<R: Record>(groups: &[Group<R>]) -> Vec<u8> {
     let by_resource = groups.chunk_by(|left, right| Arc::ptr_eq(&left.resource, &right.resource));
     Request { resources: by_resource.map(encode_resource_group).collect() }.encode_to_vec()
@@ -221,12 +222,16 @@ pub fn encode<R: Record>(groups: &[Group<R>]) -> Vec<u8> {
 
 /// `groups` share their resource.
 fn encode_resource_group<R: Record>(groups: &[Group<R>]) -> ResourceGroup {
-    let scopes = groups
-        .iter()
-        .map(|group| ScopeGroup {
-            scope: group.scope.scope.iter().map(encode_message).collect(),
-            records: group.records.iter().map(|record| record.to_protobuf().into()).collect(),
-            schema_url: Bytes::copy_from_slice(group.scope.schema_url.as_bytes()),
+    let by_scope = groups.chunk_by(|left, right| Arc::ptr_eq(&left.scope, &right.scope));
+    let scopes = by_scope
+        .filter_map(|groups| {
+            let scope = &groups.first()?.scope;
+            let records = groups.iter().flat_map(|group| &group.records);
+            Some(ScopeGroup {
+                scope: scope.scope.iter().map(encode_message).collect(),
+                records: records.map(|record| record.to_protobuf().into()).collect(),
+                schema_url: Bytes::copy_from_slice(scope.schema_url.as_bytes()),
+            })
         })
         .collect();
     let (resource, schema_url) = match groups.first() {

@@ -286,7 +286,7 @@ impl Ingest {
         let store = Arc::clone(core.store.get_or_init(|| Arc::new(Store::new(database))));
         for _ in 0..core.options.writers.max(1) {
             let writer = Writer { core: Arc::clone(core), store: Arc::clone(&store) };
-            writers.spawn(writer.run(stop.clone()));
+            writers.spawn(self_trace::inherit(writer.run(stop.clone())));
         }
         writers.close();
     }
@@ -305,6 +305,15 @@ impl Ingest {
             Err(refused) => core.counters.refused(signal, refused),
         }
         outcome
+    }
+
+    /// What [`Self::submit`] would say of the records of a request. Nothing is kept.
+    ///
+    /// # Errors
+    /// [`Refused`] when it can never be accepted, or this write path is stopping.
+    pub async fn examine(&self, request: Request) -> Result<Accepted, Refused> {
+        let (_, prepared) = self.handle.core.prepare(request).await?;
+        Ok(prepared.rejections.answer(prepared.records))
     }
 
     /// Takes a request in that carries telemetry of this process. It is stored like any other, but no span is made for

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::range::from_unix_nanos;
 use super::trace::{TraceId, TraceOverview};
@@ -55,6 +55,19 @@ impl Serialize for SpanId {
     }
 }
 
+impl<'de> Deserialize<'de> for SpanId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl SpanId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(rand::random::<[u8; 8]>().map(|byte| byte.max(1)).to_vec())
+    }
+}
+
 /// A moment to the nanosecond, as RFC 3339 with nine digits in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -62,9 +75,30 @@ impl Serialize for SpanId {
 pub struct Moment(pub u64);
 
 impl Moment {
+    /// The time of the system's clock.
+    pub fn now() -> Self {
+        std::time::SystemTime::now().into()
+    }
+
     /// As a timestamp.
     pub fn timestamp(self) -> Timestamp {
         from_unix_nanos(self.0)
+    }
+}
+
+impl From<std::time::SystemTime> for Moment {
+    /// A time before 1970 is 1970, one after 2554 is the last that there is.
+    fn from(time: std::time::SystemTime) -> Self {
+        let since = time.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+impl<'de> Deserialize<'de> for Moment {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let time: Timestamp = String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)?;
+        let nanos = u64::try_from(time.as_nanosecond());
+        nanos.map(Self).map_err(|_| serde::de::Error::custom("expected a time from 1970 to 2554"))
     }
 }
 

@@ -18,6 +18,13 @@ use crate::store::search::{RowOrder, RowPosition, TraceRow};
 #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = "^[0-9a-f]{32}$"))]
 pub struct TraceId(pub [u8; 16]);
 
+impl TraceId {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4().into_bytes())
+    }
+}
+
 impl FromStr for TraceId {
     type Err = QueryError;
 

@@ -15,10 +15,12 @@
 //!
 //! The length of a value that is cut is in bytes: of the text, of the bytes themselves, or of the list or map as JSON.
 
+mod make;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -134,6 +136,37 @@ impl AttributeValue {
         Self::Cut { start: cut(&json, LIST_VALUE_BYTES), kind, length: json.len() }
     }
 
+    /// The value as OTLP has it. None where it was cut, which is no value any more.
+    pub(crate) fn into_otlp(self) -> Option<AnyValue> {
+        let value = match self {
+            Self::Null => return Some(AnyValue { value: None }),
+            Self::Bool(flag) => Value::BoolValue(flag),
+            Self::Int(number) => Value::IntValue(number),
+            Self::Double(number) => Value::DoubleValue(number),
+            Self::String(text) => Value::StringValue(text),
+            Self::Bytes(bytes) => Value::BytesValue(bytes),
+            Self::Array(values) => {
+                let values = values.into_iter().map(Self::into_otlp).collect::<Option<_>>()?;
+                Value::ArrayValue(ArrayValue { values })
+            }
+            Self::Map(map) => Value::KvlistValue(KeyValueList { values: map.into_otlp()? }),
+            Self::Cut { .. } => return None,
+        };
+        Some(AnyValue { value: Some(value) })
+    }
+
+    /// Bytes of it in memory, about.
+    pub(crate) fn weight(&self) -> usize {
+        let inside = match self {
+            Self::Null | Self::Bool(_) | Self::Int(_) | Self::Double(_) => 0,
+            Self::String(text) | Self::Cut { start: text, .. } => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Array(values) => values.iter().map(Self::weight).sum(),
+            Self::Map(map) => map.weight(),
+        };
+        inside + size_of::<Self>()
+    }
+
     /// The text of a string, whole or cut; none for other values.
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -192,6 +225,24 @@ impl Attributes {
         Self(kept.map(|(_, entry)| (entry.key, AttributeValue::of(entry.value, detail))).collect())
     }
 
+    /// The attributes as OTLP has them. None where a value was cut.
+    pub(crate) fn into_otlp(self) -> Option<Vec<KeyValue>> {
+        let attribute = |(key, value): (String, AttributeValue)| {
+            Some(KeyValue { key, value: Some(value.into_otlp()?), ..KeyValue::default() })
+        };
+        self.0.into_iter().map(attribute).collect()
+    }
+
+    /// Bytes of them in memory, about.
+    pub(crate) fn weight(&self) -> usize {
+        self.0.iter().map(|(key, value)| size_of::<String>() + key.len() + value.weight()).sum()
+    }
+
+    /// Adds an attribute; of equal keys the last one counts.
+    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<AttributeValue>) {
+        self.0.push((key.into(), value.into()));
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &str) -> Option<&AttributeValue> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value)
@@ -206,8 +257,6 @@ impl Serialize for Attributes {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_proto::tonic::common::v1::{ArrayValue, KeyValueList};
-
     use super::*;
 
     fn any(value: Value) -> AnyValue {
@@ -243,6 +292,38 @@ mod tests {
             assert_eq!(json(value, Detail::List), expected);
         }
         assert_eq!(AttributeValue::of(None, Detail::List), AttributeValue::Null);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let inner = Attributes::from([("$int", "no number")]);
+        for value in [
+            AttributeValue::Null,
+            true.into(),
+            7.into(),
+            i64::MIN.into(),
+            7.0.into(),
+            f64::NEG_INFINITY.into(),
+            "a\0".into(),
+            AttributeValue::Bytes(vec![0, 255]),
+            vec![1, 2].into(),
+            Attributes::from([("a", "b")]).into(),
+            Attributes::default().into(),
+            AttributeValue::Map(inner),
+        ] {
+            let json = serde_json::to_string(&value).expect("json");
+            assert_eq!(serde_json::from_str::<AttributeValue>(&json).expect(&json), value);
+        }
+        let nan = serde_json::from_str(r#"{"$double":"NaN"}"#).expect("a value");
+        assert!(matches!(nan, AttributeValue::Double(number) if number.is_nan()));
+        for wrong in [
+            r#"{"$int":"x"}"#,
+            r#"{"$cut":"a","$type":"string","$length":9}"#,
+            r#"{"a":1,"$int":"1"}"#,
+            "18446744073709551615",
+        ] {
+            assert!(serde_json::from_str::<AttributeValue>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

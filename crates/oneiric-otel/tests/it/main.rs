@@ -26,6 +26,7 @@ mod span_list;
 mod spooling;
 mod sql;
 mod sql_attacks;
+mod storage;
 mod tls;
 mod traces;
 mod views;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use oneiric_otel::derive::{DeriveOptions, Derived, Deriver};
-use oneiric_otel::embed::{EmbedOptions, Embedded, Embedder, EmbeddingWorker};
+use oneiric_otel::embed::{EmbedOptions, Embedded, Embedder, EmbeddingWorker, LocalModel};
 use oneiric_otel::otlp::{Group, ResourceEnvelope, Signal, protobuf};
 use oneiric_otel::query::QueryService;
 use oneiric_otel_embed::MiniLm;
@@ -69,11 +69,11 @@ impl Scene {
 
 /// The real model, loaded once for all tests.
 pub(crate) fn minilm() -> Arc<dyn Embedder> {
-    static MODEL: OnceLock<Arc<MiniLm>> = OnceLock::new();
+    static MODEL: OnceLock<Arc<dyn Embedder>> = OnceLock::new();
     Arc::clone(MODEL.get_or_init(|| {
         let dir = Parts::open_default().unwrap().minilm(&Silent).unwrap();
-        Arc::new(MiniLm::load(Path::new(&dir)).unwrap())
-    })) as Arc<dyn Embedder>
+        Arc::new(LocalModel::new(MiniLm::load(Path::new(&dir)).unwrap()))
+    }))
 }
 
 /// A request of one service.

@@ -1,11 +1,11 @@
 //! Classes of severity.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::query::QueryError;
 
 /// A class of severity, as OpenTelemetry cuts its 24 numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Level {

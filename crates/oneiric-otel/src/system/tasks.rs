@@ -7,9 +7,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::self_trace;
+
 /// Tasks that run until they are stopped, in the order in which they were started.
 #[derive(Debug, Default)]
-pub(crate) struct Tasks {
+pub struct Tasks {
     running: Vec<Task>,
 }
 
@@ -22,17 +24,17 @@ struct Task {
 
 impl Tasks {
     /// Starts a task. It is to end soon after its token is cancelled.
-    pub(crate) fn spawn<F>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> F)
+    pub fn spawn<F>(&mut self, name: &'static str, run: impl FnOnce(CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let stop = CancellationToken::new();
-        let handle = tokio::spawn(run(stop.clone()));
+        let handle = tokio::spawn(self_trace::inherit(run(stop.clone())));
         self.running.push(Task { name, stop, handle });
     }
 
     /// Starts a task as soon as `ready` says true.
-    pub(crate) fn spawn_after<F>(
+    pub fn spawn_after<F>(
         &mut self,
         name: &'static str,
         ready: &watch::Receiver<bool>,
@@ -50,9 +52,9 @@ impl Tasks {
     }
 
     /// Stops the tasks, the last one first, each within what is left of `patience`.
-    pub(crate) async fn stop(self, patience: Duration) {
+    pub async fn stop(mut self, patience: Duration) {
         let deadline = tokio::time::Instant::now() + patience;
-        for task in self.running.into_iter().rev() {
+        for task in std::mem::take(&mut self.running).into_iter().rev() {
             task.stop.cancel();
             let abort = task.handle.abort_handle();
             match tokio::time::timeout_at(deadline, task.handle).await {
@@ -64,5 +66,12 @@ impl Tasks {
                 }
             }
         }
+    }
+}
+
+impl Drop for Tasks {
+    /// Whoever did not wait for the tasks does not want them to go on either.
+    fn drop(&mut self) {
+        self.running.iter().for_each(|task| task.stop.cancel());
     }
 }

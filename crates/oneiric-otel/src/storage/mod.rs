@@ -1,0 +1,195 @@
+//! The adapter: an application stores its own telemetry in its own process and asks about it.
+//!
+//! ```text
+//! store_* ──▶ queue ──▶ worker ──▶ pipeline::Ingest ──▶ spool ──▶ writers ──▶ PostgreSQL
+//!    │  bytes bounded    records → OTLP    │                                      │
+//!    ▼                                     ▼                                      ▼
+//! Receipt ◀──────────────────────── durable, or why not            queries, through the same handle
+//! ```
+//!
+//! Promises: `store_*` never wait for a disk or the database and answer within microseconds; a [`Receipt`] ends with
+//! what is true, never later than [`OtelStorageOptions::store_timeout`] and the time of one more try; what is refused,
+//! dropped or given up is counted. Nothing here panics because of the application. The work is done in a runtime of its
+//! own, so an application that blocks its runtime, shuts it down or has none holds nothing up. Only OTLP goes from here
+//! to the write path: this module knows no table and no socket.
+//!
+//! ```no_run
+//! use oneiric_otel::query::Level;
+//! use oneiric_otel::storage::{LogEntry, OtelStorage};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let storage = OtelStorage::builder()
+//!     .connection_string("postgresql://app:secret@db.example.com/otel")
+//!     .service_name("checkout")
+//!     .build()?;
+//! storage.init().await?;
+//! let receipt = storage.store_log(LogEntry::new(Level::Error, "payment refused"))?; // microseconds
+//! receipt.await?; // durable
+//! storage.cleanup().await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod encode;
+mod error;
+mod health;
+mod life;
+mod options;
+mod queries;
+mod queue;
+mod receipt;
+mod record;
+#[cfg(feature = "sdk")]
+mod sdk;
+mod weight;
+mod worker;
+
+use std::sync::{Arc, OnceLock};
+
+pub use error::{NotStored, StorageError, StoreRefused};
+pub use health::{DatabaseReport, EmbeddingReport, HealthReport, QueueReport, SpoolReport, WrittenReport};
+pub use options::{EmbeddingChoice, OtelStorageBuilder, OtelStorageOptions};
+pub use receipt::{Acknowledged, Durability, Receipt};
+pub use record::{
+    Batch, HistogramPoint, LogEntry, MetricData, MetricPoints, Number, NumberPoint, Origin, SpanData, SpanEvent,
+    SpanKind, SpanLink, SpanStatus, Temporality, TraceData,
+};
+
+#[cfg(feature = "sdk")]
+pub use sdk::{StorageLogExporter, StorageMetricExporter, StorageSpanExporter};
+
+pub use crate::settings::Acknowledge;
+
+pub use crate::query::{
+    AttributeValue, Attributes, Level, MetricPoint, Moment, SpanId, TextHit as TraceResult, TraceContext, TraceId,
+};
+
+use crate::otlp::Group;
+use crate::query::QueryService;
+use life::{Life, Running};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use queue::Records;
+
+/// The adapter. Cheap to clone: all clones are one. [`Self::cleanup`] ends it; the last clone that is dropped without it
+/// warns and cleans up in the background, as far as the process lives that long.
+#[derive(Debug, Clone)]
+pub struct OtelStorage {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: OtelStorageOptions,
+    /// Set once, by `init`.
+    running: OnceLock<Running>,
+    life: tokio::sync::Mutex<Life>,
+}
+
+/// Records as OTLP has them, for what the records of this module cannot say.
+#[derive(Debug, Clone)]
+pub enum OtlpRecords {
+    /// Spans.
+    Traces(Vec<Group<Span>>),
+    /// Metrics.
+    Metrics(Vec<Group<Metric>>),
+    /// Log records.
+    Logs(Vec<Group<LogRecord>>),
+}
+
+impl OtelStorage {
+    /// Builds an adapter, option by option.
+    pub fn builder() -> OtelStorageBuilder {
+        OtelStorageBuilder::default()
+    }
+
+    fn of(options: OtelStorageOptions) -> Self {
+        Self { shared: Arc::new(Shared { options, running: OnceLock::new(), life: tokio::sync::Mutex::default() }) }
+    }
+
+    /// Takes spans of a trace in.
+    ///
+    /// # Errors
+    /// [`StoreRefused`], at once. Nothing of it is stored then.
+    pub fn store_trace(&self, trace: TraceData) -> Result<Receipt, StoreRefused> {
+        self.push(vec![Records::Traces(vec![trace])])
+    }
+
+    /// Takes spans of the adapter's origin in, of whatever traces.
+    ///
+    /// # Errors
+    /// [`StoreRefused`], at once. Nothing of it is stored then.
+    pub fn store_spans(&self, spans: Vec<SpanData>) -> Result<Receipt, StoreRefused> {
+        self.store_trace(TraceData { origin: None, spans })
+    }
+
+    /// Takes metrics in.
+    ///
+    /// # Errors
+    /// [`StoreRefused`], at once. Nothing of it is stored then.
+    pub fn store_metrics(&self, metrics: Vec<MetricData>) -> Result<Receipt, StoreRefused> {
+        self.push(vec![Records::Metrics(metrics)])
+    }
+
+    /// Takes a log record in. Each call is a record of its own, also where it equals another.
+    ///
+    /// # Errors
+    /// [`StoreRefused`], at once. Nothing of it is stored then.
+    pub fn store_log(&self, entry: LogEntry) -> Result<Receipt, StoreRefused> {
+        self.push(vec![Records::Logs(vec![entry])])
+    }
+
+    /// Takes records of all kinds in, all or none. One receipt is for all of them.
+    ///
+    /// # Errors
+    /// [`StoreRefused`], at once. Nothing of it is stored then.
+    pub fn batch_store(&self, batch: Batch) -> Result<Receipt, StoreRefused> {
+        let Batch { traces, metrics, logs } = batch;
+        let mut call = Vec::with_capacity(3);
+        if !traces.is_empty() {
+            call.push(Records::Traces(traces));
+        }
+        if !metrics.is_empty() {
+            call.push(Records::Metrics(metrics));
+        }
+        if !logs.is_empty() {
+            call.push(Records::Logs(logs));
+        }
+        if call.is_empty() {
+            call.push(Records::Logs(Vec::new()));
+        }
+        self.push(call)
+    }
+
+    /// Takes records in as OTLP has them.
+    ///
+    /// # Errors
+    /// [`StoreRefused`], at once. Nothing of it is stored then.
+    pub fn store_otlp(&self, records: OtlpRecords) -> Result<Receipt, StoreRefused> {
+        self.push(vec![match records {
+            OtlpRecords::Traces(groups) => Records::SpanGroups(groups),
+            OtlpRecords::Metrics(groups) => Records::MetricGroups(groups),
+            OtlpRecords::Logs(groups) => Records::LogGroups(groups),
+        }])
+    }
+
+    fn push(&self, mut call: Vec<Records>) -> Result<Receipt, StoreRefused> {
+        match self.shared.running.get() {
+            Some(running) => running.queue.push(&mut call),
+            None => Err(StoreRefused::NotInitialised),
+        }
+    }
+
+    fn running(&self) -> Result<&Running, StorageError> {
+        self.shared.running.get().ok_or(StorageError::NotInitialised)
+    }
+
+    fn asked(&self) -> Result<QueryService, StorageError> {
+        let running = self.running()?;
+        match running.queue.closed() {
+            Some(StoreRefused::Closed) => Err(StorageError::Closed),
+            _ => Ok(running.asked.borrow().clone()),
+        }
+    }
+}

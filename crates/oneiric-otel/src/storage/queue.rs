@@ -1,0 +1,334 @@
+//! What was accepted and is not durable yet: bounded by its bytes, filled without waiting, emptied by the worker.
+//!
+//! Promises: adding never waits for the database or a disk, and takes a lock only for a push. Every entry is answered
+//! exactly once; one that is dropped with its task is answered by that. Its bytes count until then, wherever it is.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::error::{NotStored, StoreRefused};
+use super::health::QueueReport;
+use super::receipt::{Outcome, Receipt};
+use super::record::{LogEntry, MetricData, TraceData};
+use super::weight::Weight;
+use crate::otlp::Group;
+
+/// Records of one signal, as they were handed over.
+#[derive(Debug)]
+pub(super) enum Records {
+    Traces(Vec<TraceData>),
+    Metrics(Vec<MetricData>),
+    Logs(Vec<LogEntry>),
+    SpanGroups(Vec<Group<Span>>),
+    MetricGroups(Vec<Group<Metric>>),
+    LogGroups(Vec<Group<LogRecord>>),
+}
+
+impl Records {
+    /// Whether there are none.
+    #[cfg(feature = "sdk")]
+    pub(super) fn is_empty(&self) -> bool {
+        self.measure().1 == 0
+    }
+
+    /// Bytes in memory, about, and how many there are.
+    fn measure(&self) -> (usize, u64) {
+        match self {
+            Self::Traces(records) => (records.weight(), records.count()),
+            Self::Metrics(records) => (records.weight(), records.count()),
+            Self::Logs(records) => (records.weight(), records.count()),
+            Self::SpanGroups(records) => (records.weight(), records.count()),
+            Self::MetricGroups(records) => (records.weight(), records.count()),
+            Self::LogGroups(records) => (records.weight(), records.count()),
+        }
+    }
+}
+
+/// Records of one call that wait.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) records: Records,
+    pub(super) reply: Reply,
+    pub(super) since: Instant,
+}
+
+/// Bounds on what waits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Bytes in memory.
+    pub(super) bytes: usize,
+    /// Entries, of which the oldest is dropped when there are more; without it what does not fit is refused.
+    pub(super) newest: Option<usize>,
+}
+
+/// The queue. Shared by the adapter and its worker.
+#[derive(Debug)]
+pub(super) struct Queue {
+    bounds: Bounds,
+    state: Mutex<State>,
+    /// There is something to do, or the queue was closed.
+    filled: Notify,
+    /// What is there is wanted at once.
+    hurry: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Entry>,
+    /// Of what is not answered, also where it does not wait here any more.
+    bytes: usize,
+    records: u64,
+    closed: Option<StoreRefused>,
+    /// The worker looks for work when it is woken.
+    is_idle: bool,
+    /// Entries since the last flush, and those of earlier ones that are not answered yet.
+    epoch: Arc<Epoch>,
+    earlier: Vec<Arc<Epoch>>,
+    counts: Counts,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Counts {
+    accepted: u64,
+    refused: u64,
+    dropped: u64,
+    not_stored: u64,
+}
+
+/// Entries between two flushes.
+#[derive(Debug, Default)]
+struct Epoch {
+    tracker: TaskTracker,
+    failed: Mutex<Option<(u64, NotStored)>>,
+}
+
+/// The one answer to an entry.
+#[derive(Debug)]
+pub(super) struct Reply {
+    sender: Option<oneshot::Sender<Outcome>>,
+    queue: Arc<Queue>,
+    epoch: Arc<Epoch>,
+    bytes: usize,
+    records: u64,
+    _token: TaskTrackerToken,
+}
+
+impl Queue {
+    pub(super) fn new(bounds: Bounds) -> Arc<Self> {
+        let (filled, hurry) = (Notify::new(), Notify::new());
+        Arc::new(Self { bounds, state: Mutex::default(), filled, hurry })
+    }
+
+    /// Takes the records of a call in, all or none; what is refused stays in `call`.
+    pub(super) fn push(self: &Arc<Self>, call: &mut Vec<Records>) -> Result<Receipt, StoreRefused> {
+        let now = Instant::now();
+        let sizes: Vec<(usize, u64)> = call.iter().map(Records::measure).collect();
+        let (bytes, records) = sizes.iter().fold((0, 0), |(bytes, records), one| (bytes + one.0, records + one.1));
+        let mut receivers = Vec::with_capacity(call.len());
+        let mut displaced = Vec::new();
+        let mut state = self.lock();
+        if let Err(refused) = self.admit(&mut state, bytes, call.len(), &mut displaced) {
+            state.counts.refused += records;
+            return Err(refused);
+        }
+        state.bytes += bytes;
+        state.records += records;
+        state.counts.accepted += records;
+        for (part, (bytes, records)) in call.drain(..).zip(sizes) {
+            let (sender, receiver) = oneshot::channel();
+            receivers.push(receiver);
+            let epoch = Arc::clone(&state.epoch);
+            let token = epoch.tracker.token();
+            let reply = Reply { sender: Some(sender), queue: Arc::clone(self), epoch, bytes, records, _token: token };
+            state.waiting.push_back(Entry { records: part, reply, since: now });
+        }
+        let wake = std::mem::replace(&mut state.is_idle, false);
+        drop(state);
+        if wake {
+            self.filled.notify_one();
+        }
+        for entry in displaced {
+            entry.reply.resolve(Err(NotStored::Dropped));
+        }
+        Ok(Receipt::new(receivers))
+    }
+
+    fn admit(
+        &self,
+        state: &mut State,
+        bytes: usize,
+        entries: usize,
+        displaced: &mut Vec<Entry>,
+    ) -> Result<(), StoreRefused> {
+        let Bounds { bytes: max_bytes, newest } = self.bounds;
+        if let Some(refused) = &state.closed {
+            return Err(refused.clone());
+        }
+        if bytes > max_bytes {
+            return Err(StoreRefused::TooLarge { bytes, max_bytes });
+        }
+        let Some(newest) = newest else {
+            if state.bytes + bytes > max_bytes {
+                return Err(StoreRefused::QueueFull { records: state.records, bytes: state.bytes, max_bytes });
+            }
+            return Ok(());
+        };
+        let mut freed = 0;
+        while (state.waiting.len() + entries > newest || state.bytes - freed + bytes > max_bytes)
+            && let Some(oldest) = state.waiting.pop_front()
+        {
+            freed += oldest.reply.bytes;
+            displaced.push(oldest);
+        }
+        Ok(())
+    }
+
+    /// What waits, up to so many bytes but at least one entry; none when the queue is closed and empty. Once there is
+    /// something, waits `gather` for more, unless somebody is in a hurry.
+    pub(super) async fn take(&self, bytes: usize, gather: Duration) -> Option<Vec<Entry>> {
+        loop {
+            let filled = self.filled.notified();
+            {
+                let mut state = self.lock();
+                if !state.waiting.is_empty() {
+                    state.is_idle = false;
+                    break;
+                }
+                if state.closed.is_some() {
+                    return None;
+                }
+                state.is_idle = true;
+            }
+            filled.await;
+        }
+        if !self.is_enough(bytes) {
+            tokio::select! {
+                () = self.hurry.notified() => {}
+                () = tokio::time::sleep(gather) => {}
+            }
+        }
+        let mut state = self.lock();
+        let mut taken = Vec::new();
+        let mut sum = 0;
+        while let Some(next) = state.waiting.front() {
+            sum += next.reply.bytes;
+            if sum > bytes && !taken.is_empty() {
+                break;
+            }
+            taken.extend(state.waiting.pop_front());
+        }
+        Some(taken)
+    }
+
+    fn is_enough(&self, bytes: usize) -> bool {
+        let state = self.lock();
+        state.closed.is_some() || state.waiting.iter().map(|entry| entry.reply.bytes).sum::<usize>() >= bytes
+    }
+
+    /// Waits until everything that was accepted before this call is answered. Says what was not stored of what nobody
+    /// asked about in a flush before.
+    pub(super) async fn settle(&self) -> Result<(), (u64, NotStored)> {
+        let epochs = {
+            let mut state = self.lock();
+            let epoch = std::mem::take(&mut state.epoch);
+            epoch.tracker.close();
+            state.earlier.push(epoch);
+            state.earlier.clone()
+        };
+        self.hurry.notify_one();
+        let mut failed: Option<(u64, NotStored)> = None;
+        for epoch in &epochs {
+            epoch.tracker.wait().await;
+            if let Some((records, reason)) = lock(&epoch.failed).take() {
+                let before = failed.map_or(0, |(records, _)| records);
+                failed = Some((before + records, reason));
+            }
+        }
+        self.lock().earlier.retain(|epoch| !epoch.tracker.is_empty());
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Refuses what comes from now on for this reason. What waits is still taken.
+    pub(super) fn close(&self, reason: StoreRefused) {
+        self.lock().closed.get_or_insert(reason);
+        self.filled.notify_one();
+        self.hurry.notify_one();
+    }
+
+    /// Why nothing is taken any more, if so.
+    pub(super) fn closed(&self) -> Option<StoreRefused> {
+        self.lock().closed.clone()
+    }
+
+    /// Drops what waits, which answers it.
+    pub(super) fn clear(&self) {
+        let waiting = std::mem::take(&mut self.lock().waiting);
+        drop(waiting);
+    }
+
+    /// The queue now.
+    pub(super) fn report(&self) -> QueueReport {
+        let state = self.lock();
+        let Counts { accepted, refused, dropped, not_stored } = state.counts;
+        QueueReport {
+            records: state.records,
+            bytes: state.bytes,
+            max_bytes: self.bounds.bytes,
+            accepted_records: accepted,
+            refused_records: refused,
+            dropped_records: dropped,
+            not_stored_records: not_stored,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Reply {
+    /// Answers.
+    pub(super) fn resolve(mut self, outcome: Outcome) {
+        self.answer(outcome);
+    }
+
+    fn answer(&mut self, outcome: Outcome) {
+        let Some(sender) = self.sender.take() else { return };
+        if let Err(reason) = &outcome {
+            let mut failed = lock(&self.epoch.failed);
+            let before = failed.as_ref().map_or(0, |(records, _)| *records);
+            *failed = Some((before + self.records, reason.clone()));
+        }
+        {
+            let mut state = self.queue.lock();
+            state.bytes -= self.bytes;
+            state.records -= self.records;
+            match &outcome {
+                Err(NotStored::Dropped) => state.counts.dropped += self.records,
+                Err(_) => state.counts.not_stored += self.records,
+                Ok(acknowledged) => state.counts.not_stored += acknowledged.rejected,
+            }
+        }
+        // Who dropped the receipt does not want to know.
+        drop(sender.send(outcome));
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.answer(Err(NotStored::Interrupted));
+    }
+}
+
+/// A panic with a lock in hand leaves nothing half done here.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,113 @@
+//! Where requests wait between their acknowledgement and the database: one spool for each database, in one directory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oneiric_otel_spool::{Spool, SpoolError, SpoolOptions};
+
+use super::Backend;
+use crate::otlp::Signal;
+
+/// Characters of the name of a spool's directory.
+const NAME_CHARACTERS: usize = 120;
+
+/// Applications on one machine that store in one database through spools of one directory.
+const MOST_APPLICATIONS: u32 = 256;
+
+/// Where the spools of a data directory lie, one for each database.
+pub fn spools(data_dir: &Path) -> PathBuf {
+    data_dir.join("spool")
+}
+
+/// The spool for a database: what waits for one must not end in another.
+pub fn spool_dir(data_dir: &Path, backend: &Backend) -> PathBuf {
+    spools(data_dir).join(name_of(backend.target(), backend.is_embedded()))
+}
+
+/// What is called after a database in the data directory. `target` is [`Backend::target`].
+pub fn name_of(target: &str, is_embedded: bool) -> String {
+    if is_embedded { "embedded".to_owned() } else { file_name(target) }
+}
+
+/// Opens the spool for a database. What an earlier process left in it comes first.
+///
+/// # Errors
+/// When another process has it open, or its directory cannot be used.
+pub fn open_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<Spool, SpoolError> {
+    let dir = spool_dir(data_dir, backend);
+    let options = SpoolOptions { max_bytes, ..SpoolOptions::new(&dir, Signal::ALL.map(Signal::as_str)) };
+    let (spool, recovered) = Spool::open(options)?;
+    if recovered.entries > 0 {
+        tracing::info!(requests = recovered.entries, "requests of an earlier process wait in the spool");
+    }
+    warn_of_others(data_dir, &dir);
+    Ok(spool)
+}
+
+/// Opens a spool for a database that no other process uses: applications on one machine have one each. What a process
+/// that is gone left in it comes first.
+///
+/// # Errors
+/// When no directory can be used.
+pub(crate) async fn open_free_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<Spool, SpoolError> {
+    let name = name_of(backend.target(), backend.is_embedded());
+    let dir = spools(data_dir);
+    let open = move || {
+        let mut number = 1;
+        loop {
+            let dir = dir.join(format!("{name}-app-{number}"));
+            let options = SpoolOptions { max_bytes, ..SpoolOptions::new(&dir, Signal::ALL.map(Signal::as_str)) };
+            match Spool::open(options) {
+                Err(SpoolError::InUse { .. }) if number < MOST_APPLICATIONS => number += 1,
+                opened => return opened,
+            }
+        }
+    };
+    let opened = tokio::task::spawn_blocking(open).await;
+    let (spool, recovered) = opened.map_err(|error| SpoolError::Options { reason: error.to_string() })??;
+    if recovered.entries > 0 {
+        tracing::info!(requests = recovered.entries, "requests of an earlier process wait in the spool");
+    }
+    Ok(spool)
+}
+
+fn file_name(target: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' };
+    let name: String = target.chars().map(plain).take(NAME_CHARACTERS).collect();
+    // Two that look alike are told apart.
+    let hash: String = blake3::hash(target.as_bytes()).to_hex().chars().take(8).collect();
+    format!("{name}-{hash}")
+}
+
+/// Requests that wait for a database which nobody serves would wait for ever unheard.
+fn warn_of_others(data_dir: &Path, own: &Path) {
+    let Ok(others) = fs::read_dir(spools(data_dir)) else { return };
+    for dir in others.flatten().map(|entry| entry.path()).filter(|dir| dir != own) {
+        if has_segments(&dir) {
+            tracing::warn!(
+                spool = %dir.display(),
+                "requests wait there for another database; who opens that database stores them"
+            );
+        }
+    }
+}
+
+/// A spool without entries has none.
+fn has_segments(spool: &Path) -> bool {
+    let lanes = Signal::ALL.iter().filter_map(|signal| fs::read_dir(spool.join(signal.as_str())).ok());
+    lanes.flatten().flatten().any(|file| file.path().extension().is_some_and(|extension| extension == "seg"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_spools_are_plain_and_told_apart() {
+        // Not to be changed: what waits under a name would not be found under another.
+        assert_eq!(file_name("db.example.com:5432/otel"), "db.example.com_5432_otel-d0564ea6");
+        assert!(file_name("/run/pg:5432/otel").starts_with("_run_pg_5432_otel-"));
+        assert_ne!(file_name("/run/pg:5432/otel"), file_name("/run_pg:5432/otel"));
+        assert_eq!(file_name(&"ä".repeat(500)).len(), NAME_CHARACTERS + 9);
+    }
+}

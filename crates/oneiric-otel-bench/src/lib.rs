@@ -3,6 +3,7 @@
 //! Promises: what is measured is the product as users run it, on a real database; ratios are measured side by side in one
 //! run; what is printed can also be had as JSON. It knows nothing of the command line.
 
+pub mod demo;
 pub mod fill;
 pub mod generate;
 pub mod latency;

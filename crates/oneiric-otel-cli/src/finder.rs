@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Error, Result};
 use oneiric_otel::embed::Embedder;
-use oneiric_otel::query::{QueryError, QueryService, TextHit, TraceFilter, TraceOverview};
+use oneiric_otel::query::{ExactMatch, MatchPlace, QueryError, QueryService, TextHit, TraceFilter, TraceOverview};
 use serde::Serialize;
 
 use crate::args::{Global, Narrow};
@@ -118,7 +118,8 @@ pub(crate) fn show_hits(hits: &[TextHit], score: &str) -> String {
     let mut lines = String::new();
     for hit in hits {
         let traces = if hit.trace_count == 1 { "trace" } else { "traces" };
-        let head = format!("{score} {:.2}  {} {traces}, newest {}", hit.score, hit.trace_count, hit.newest.trace_id);
+        let how = hit.exact.as_ref().map_or_else(|| format!("{score} {:.2}", hit.score), show_exact);
+        let head = format!("{how}  {} {traces}, newest {}", hit.trace_count, hit.newest.trace_id);
         lines.push_str(&head);
         lines.push('\n');
         lines.push_str(&screen::indent(&format!(
@@ -129,6 +130,16 @@ pub(crate) fn show_hits(hits: &[TextHit], score: &str) -> String {
         lines.push('\n');
     }
     lines
+}
+
+fn show_exact(exact: &ExactMatch) -> String {
+    let value = screen::clean_short(&exact.value, 80);
+    match (exact.place, &exact.attribute) {
+        (MatchPlace::TraceId, _) => "named by its id".to_owned(),
+        (MatchPlace::Attribute, Some(name)) => format!("{} is {value}", screen::clean_short(name, 80)),
+        (MatchPlace::Attribute, None) => format!("an attribute is {value}"),
+        (MatchPlace::Log, _) => format!("{value} in a log"),
+    }
 }
 
 /// Traces, each with its error below it.

@@ -16,7 +16,7 @@ mod fault;
 mod metrics;
 mod record;
 mod walk;
-mod words;
+pub(crate) mod words;
 
 use std::ops::Range;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The words that the company's names are made of.
 
 /// A service's name, the entities that it looks after, and its tier: 0 faces customers, 2 calls no other service.
-pub(super) const SERVICES: [(&str, [&str; 2], u8); 40] = [
+pub(crate) const SERVICES: [(&str, [&str; 2], u8); 40] = [
     ("storefront", ["page", "session"], 0),
     ("mobile-gateway", ["screen", "device"], 0),
     ("partner-api", ["feed", "partner"], 0),
@@ -45,7 +45,7 @@ pub(super) const SERVICES: [(&str, [&str; 2], u8); 40] = [
 ];
 
 /// What an HTTP operation does: its method, what follows the entity in its route, and the verb of it.
-pub(super) const HTTP: [(&str, &str, &str); 5] = [
+pub(crate) const HTTP: [(&str, &str, &str); 5] = [
     ("GET", "s/{id}", "read"),
     ("GET", "s", "list"),
     ("POST", "s", "create"),

@@ -7,24 +7,26 @@
 //!
 //! The sets of one database are told apart by time, so what is asked of one is asked beside the texts of the others.
 
+mod demo;
 mod faults;
 mod measure;
 mod original;
+pub mod recall;
 mod sets;
+mod similar;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use futures::{StreamExt as _, TryStreamExt as _};
+use bytes::Bytes;
+use futures::TryStreamExt as _;
 use oneiric_otel::derive::{DeriveOptions, Deriver};
 use oneiric_otel::embed::{EmbedOptions, Embedder, EmbeddingWorker};
 use oneiric_otel::otlp::Signal;
 use oneiric_otel::pipeline::{Ingest, IngestOptions};
-use oneiric_otel::query::{
-    QueryService, SearchMode, SearchRequest, SimilarRequest, TextHit, TraceFilter, TraceId, TracesRequest,
-};
+use oneiric_otel::query::{QueryService, SearchMode, SearchRequest, TextHit, TraceFilter, TraceId, TracesRequest};
 use oneiric_otel::store::Database;
 use serde::Serialize;
 
@@ -40,8 +42,6 @@ const AT_ONCE: usize = 4;
 const HITS: usize = 100;
 /// Traces of a page.
 const PAGE: usize = 1000;
-/// Traces of one set that are asked what is like them.
-const SIMILAR_QUESTIONS: usize = 200;
 
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
@@ -63,6 +63,8 @@ pub struct SetReport {
     pub texts: usize,
     /// Each way to answer questions in words.
     pub questions: Vec<Measured>,
+    /// The same for questions by which no text, weight or bound was chosen.
+    pub unseen: Vec<Measured>,
     /// Each way to find traces with the same fault as a given one.
     pub similar: Vec<Measured>,
     /// How often nothing was near, and whether rightly, in the product's own way.
@@ -87,14 +89,27 @@ pub struct Measured {
 pub struct Asked {
     /// The question.
     pub question: String,
-    /// What its answer is worth.
-    pub quality: Quality,
+    /// What its answer is worth; none for a question that has no answer.
+    pub quality: Option<Quality>,
     /// The best hit's cosine.
     pub best_cosine: Option<f64>,
     /// The best hit's share of the question's words.
     pub best_word_share: Option<f64>,
     /// The best hit's text.
     pub best: Option<String>,
+}
+
+impl Asked {
+    fn of(question: &str, quality: Option<Quality>, hits: &[TextHit]) -> Self {
+        let best = hits.first();
+        Self {
+            question: question.to_owned(),
+            quality,
+            best_cosine: best.and_then(|hit| hit.cosine),
+            best_word_share: best.and_then(|hit| hit.word_share),
+            best: best.map(|hit| hit.text.clone()),
+        }
+    }
 }
 
 /// The ways in which the product can answer.
@@ -157,6 +172,7 @@ async fn make_searchable(database: &Database, embedder: &Arc<dyn Embedder>, watc
             bail!("{} texts could not be embedded; pgvector missing: {}", embedded.failed, embedded.no_pgvector);
         }
         if deriver.renew_texts().await? == 0 {
+            deriver.collect_texts().await?;
             return Ok(());
         }
     }
@@ -178,22 +194,28 @@ async fn refuse_other_telemetry(service: &QueryService) -> Result<()> {
 
 /// Stores all requests of a set, and tells its traces in the original form.
 async fn store(database: &Database, set: &mut LabelledSet) -> Result<Originals> {
-    let ingest = Ingest::start(database.clone(), IngestOptions::default());
     let requests = std::mem::replace(&mut set.requests, Box::new(std::iter::empty()));
     let mut originals = Originals::default();
+    let told = requests.map(|request| {
+        let (signal, body) = request?;
+        if signal == Signal::Traces {
+            originals.add(&body)?;
+        }
+        Ok((signal, body))
+    });
+    send(database, told).await?;
+    Ok(originals)
+}
+
+/// Sends requests, several at a time.
+async fn send(database: &Database, requests: impl Iterator<Item = Result<(Signal, Bytes)>>) -> Result<()> {
+    let ingest = Ingest::start(database.clone(), IngestOptions::default());
     let stored = futures::stream::iter(requests)
-        .map(|request| {
-            let (signal, body) = request?;
-            if signal == Signal::Traces {
-                originals.add(&body)?;
-            }
-            Ok((signal, body))
-        })
         .map_ok(|(signal, body)| submit(&ingest, signal, body))
         .try_buffer_unordered(AT_ONCE);
     stored.try_fold(0, |sum, records| async move { Ok::<_, anyhow::Error>(sum + records) }).await?;
     ingest.drain().await;
-    Ok(originals)
+    Ok(())
 }
 
 /// The distinct sentences of a set, with their traces.
@@ -206,46 +228,63 @@ async fn measure_set(
     originals: Option<&Texts>,
 ) -> Result<SetReport> {
     let corpus = corpus(service, set).await?;
-    let mut questions = Vec::new();
-    if let Some(originals) = originals {
-        questions.push(measure_original(embedder, set, originals).await?);
-    }
-    let mut each = Vec::new();
-    let mut nothing_near = NothingNear::default();
-    for (way, mode) in WAYS {
-        let mut all = Vec::new();
-        for question in &set.questions {
-            let hits = search(service, set, &question.text, mode).await?;
-            let quality =
-                Quality::of(&ranking(set.unit, &corpus, &hits, question), relevant(set.unit, &corpus, question));
-            all.push(quality);
-            if mode == SearchMode::Hybrid {
-                nothing_near.answerable += 1;
-                nothing_near.answerable_silent += usize::from(hits.is_empty());
-                let best = hits.first();
-                each.push(Asked {
-                    question: question.text.clone(),
-                    quality,
-                    best_cosine: best.and_then(|hit| hit.cosine),
-                    best_word_share: best.and_then(|hit| hit.word_share),
-                    best: best.map(|hit| hit.text.clone()),
-                });
-            }
-        }
-        questions.push(Measured { way, asked: all.len(), quality: Quality::mean(&all) });
-    }
+    let asking = Asking { service, embedder, set, corpus: &corpus, originals };
+    let (questions, mut each, mut nothing_near) = asking.all(&set.questions).await?;
+    let (unseen, each_unseen, near_unseen) = asking.all(&set.unseen).await?;
+    each.extend(each_unseen);
+    nothing_near.answerable += near_unseen.answerable;
+    nothing_near.answerable_silent += near_unseen.answerable_silent;
     for question in &set.unanswerable {
         nothing_near.unanswerable += 1;
         let hits = search(service, set, question, SearchMode::Hybrid).await?;
         nothing_near.unanswerable_silent += usize::from(hits.is_empty());
+        each.push(Asked::of(question, None, &hits));
     }
     let traces = corpus.values().map(Vec::len).sum();
-    let mut similar = Vec::new();
-    if !set.faults.is_empty() {
-        similar.extend(originals.map(|originals| similar_original(set, originals)));
-        similar.push(find_similar(service, set, &corpus).await?);
+    let similar = similar::measure(service, set, &corpus, originals).await?;
+    let set = set.name.to_owned();
+    Ok(SetReport { set, traces, texts: corpus.len(), questions, unseen, similar, nothing_near, each })
+}
+
+/// Questions about one set.
+struct Asking<'a> {
+    service: &'a QueryService,
+    embedder: &'a Arc<dyn Embedder>,
+    set: &'a LabelledSet,
+    corpus: &'a Corpus,
+    originals: Option<&'a Texts>,
+}
+
+impl Asking<'_> {
+    /// Asks in every way. Questions that no text answers are left out: which traces a fault touched is known, not
+    /// whether anything of it can be seen.
+    async fn all(&self, questions: &[Question]) -> Result<(Vec<Measured>, Vec<Asked>, NothingNear)> {
+        let (unit, corpus) = (self.set.unit, self.corpus);
+        let questions: Vec<&Question> =
+            questions.iter().filter(|question| relevant(unit, corpus, question) > 0).collect();
+        let (mut measured, mut each, mut near) = (Vec::new(), Vec::new(), NothingNear::default());
+        if questions.is_empty() {
+            return Ok((measured, each, near));
+        }
+        if let Some(originals) = self.originals {
+            measured.push(measure_original(self.embedder, &questions, originals).await?);
+        }
+        for (way, mode) in WAYS {
+            let mut all = Vec::new();
+            for question in &questions {
+                let hits = search(self.service, self.set, &question.text, mode).await?;
+                let quality = Quality::of(&ranking(unit, corpus, &hits, question), relevant(unit, corpus, question));
+                all.push(quality);
+                if mode == SearchMode::Hybrid {
+                    near.answerable += 1;
+                    near.answerable_silent += usize::from(hits.is_empty());
+                    each.push(Asked::of(&question.text, Some(quality), &hits));
+                }
+            }
+            measured.push(Measured { way, asked: all.len(), quality: Quality::mean(&all) });
+        }
+        Ok((measured, each, near))
     }
-    Ok(SetReport { set: set.name.to_owned(), traces, texts: corpus.len(), questions, similar, nothing_near, each })
 }
 
 fn filter(set: &LabelledSet) -> TraceFilter {
@@ -300,60 +339,19 @@ fn ranking(unit: Unit, corpus: &Corpus, hits: &[TextHit], question: &Question) -
     }
 }
 
-async fn measure_original(embedder: &Arc<dyn Embedder>, set: &LabelledSet, originals: &Texts) -> Result<Measured> {
+async fn measure_original(
+    embedder: &Arc<dyn Embedder>,
+    questions: &[&Question],
+    originals: &Texts,
+) -> Result<Measured> {
     let mut all = Vec::new();
-    for question in &set.questions {
+    for question in questions {
         let relevant: Vec<bool> = originals.traces().map(|traces| is_relevant(traces, &question.relevant)).collect();
         let ranked = originals.rank(embedder, &question.text).await?;
         let ranking: Vec<bool> = ranked.iter().filter_map(|text| relevant.get(*text).copied()).collect();
         all.push(Quality::of(&ranking, relevant.iter().filter(|is_relevant| **is_relevant).count()));
     }
     Ok(Measured { way: "original text", asked: all.len(), quality: Quality::mean(&all) })
-}
-
-/// The fault that at least half of the traces have.
-fn fault_of<'a>(traces: &[TraceId], faults: &'a HashMap<TraceId, String>) -> Option<&'a str> {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for fault in traces.iter().filter_map(|trace| faults.get(trace)) {
-        *counts.entry(fault).or_default() += 1;
-    }
-    let (fault, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
-    (count * 2 >= traces.len()).then_some(fault)
-}
-
-/// For every text of a fault that has others: whether these are found by a trace of it.
-async fn find_similar(service: &QueryService, set: &LabelledSet, corpus: &Corpus) -> Result<Measured> {
-    let faults: HashMap<&str, &str> =
-        corpus.iter().filter_map(|(text, traces)| Some((text.as_str(), fault_of(traces, &set.faults)?))).collect();
-    let mut all = Vec::new();
-    for (text, traces) in corpus {
-        let (Some(fault), Some(trace)) = (faults.get(text.as_str()), traces.first()) else { continue };
-        let others = faults.iter().filter(|(other, of)| *of == fault && **other != text).count();
-        if others == 0 || all.len() == SIMILAR_QUESTIONS {
-            continue;
-        }
-        let request = SimilarRequest { trace_id: *trace, threshold: 0.0, limit: HITS, filter: filter(set) };
-        let hits = service.find_similar_traces(&request).await?.hits;
-        let others_first = hits.iter().filter(|hit| hit.text != *text);
-        let ranking: Vec<bool> = others_first.map(|hit| faults.get(hit.text.as_str()) == Some(fault)).collect();
-        all.push(Quality::of(&ranking, others));
-    }
-    Ok(Measured { way: "similar", asked: all.len(), quality: Quality::mean(&all) })
-}
-
-fn similar_original(set: &LabelledSet, originals: &Texts) -> Measured {
-    let faults: Vec<Option<&str>> = originals.traces().map(|traces| fault_of(traces, &set.faults)).collect();
-    let mut all = Vec::new();
-    for (text, fault) in faults.iter().enumerate() {
-        let others = faults.iter().filter(|other| *other == fault).count() - 1;
-        if fault.is_none() || others == 0 || all.len() == SIMILAR_QUESTIONS {
-            continue;
-        }
-        let ranked = originals.rank_like(text);
-        let ranking: Vec<bool> = ranked.into_iter().map(|other| faults.get(other) == Some(fault)).collect();
-        all.push(Quality::of(&ranking, others));
-    }
-    Measured { way: "original text", asked: all.len(), quality: Quality::mean(&all) }
 }
 
 #[cfg(test)]
@@ -370,13 +368,5 @@ mod tests {
         assert!(is_relevant(&[id(1), id(3)], &relevant));
         assert!(!is_relevant(&[id(1), id(3), id(4)], &relevant));
         assert!(!is_relevant(&[], &relevant));
-    }
-
-    #[test]
-    fn a_text_has_the_fault_of_half_of_its_traces() {
-        let faults = HashMap::from([(id(1), "a".to_owned()), (id(2), "a".to_owned()), (id(3), "b".to_owned())]);
-        assert_eq!(fault_of(&[id(1), id(2), id(3), id(9)], &faults), Some("a"));
-        assert_eq!(fault_of(&[id(3), id(8), id(9)], &faults), None);
-        assert_eq!(fault_of(&[], &faults), None);
     }
 }

@@ -171,7 +171,8 @@ impl Texts {
     }
 }
 
-async fn embed(embedder: &Arc<dyn Embedder>, texts: Vec<String>) -> Result<Vec<Vec<f32>>> {
+/// The vectors of texts, computed where they hold up no other task.
+pub(super) async fn embed(embedder: &Arc<dyn Embedder>, texts: Vec<String>) -> Result<Vec<Vec<f32>>> {
     let embedder = Arc::clone(embedder);
     let vectors = tokio::task::spawn_blocking(move || {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();

@@ -10,7 +10,9 @@ use oneiric_otel::otlp::Signal;
 use oneiric_otel::query::TraceId;
 use oneiric_otel_testkit::{nezha, who_and_when};
 
-use super::faults;
+use super::demo;
+use super::faults::{self, Invented};
+use super::recall;
 
 /// Requests of a set, in the order in which they are stored.
 pub(super) type Requests = Box<dyn Iterator<Item = Result<(Signal, Bytes)>> + Send>;
@@ -33,6 +35,8 @@ pub(super) struct LabelledSet {
     pub(super) until: Timestamp,
     pub(super) requests: Requests,
     pub(super) questions: Vec<Question>,
+    /// Questions by which nothing was chosen.
+    pub(super) unseen: Vec<Question>,
     /// What nothing in the set is an answer to.
     pub(super) unanswerable: Vec<&'static str>,
     /// Which fault a trace has, for similarity between traces.
@@ -75,7 +79,11 @@ const OTHER_FAILURES: &[&str] = &[
 /// # Errors
 /// If a set is there and cannot be read.
 pub(super) fn load(data: Option<&Path>) -> Result<Vec<LabelledSet>> {
-    let mut sets = vec![own()?];
+    let mut sets = vec![
+        own("faults of an invented shop", &faults::SHOP, false)?,
+        own("faults of an invented clinic and bank", &faults::CLINIC, true)?,
+        of_demo()?,
+    ];
     if let Some(data) = data {
         let queries = data.join("labelled/queries.tsv");
         let queries = std::fs::read_to_string(&queries).with_context(|| queries.display().to_string())?;
@@ -85,24 +93,43 @@ pub(super) fn load(data: Option<&Path>) -> Result<Vec<LabelledSet>> {
     Ok(sets)
 }
 
-/// The times of all sets, in order.
+/// The times of all sets and of what is composed, in order.
 pub(super) fn times() -> Result<Vec<(Timestamp, Timestamp)>> {
-    [TRAIN_TICKET, faults::TIME, AGENTS].into_iter().map(|(since, until)| Ok((time(since)?, time(until)?))).collect()
+    let all = [TRAIN_TICKET, faults::SHOP.time, faults::CLINIC.time, demo::TIME, recall::TIME, AGENTS];
+    all.into_iter().map(|(since, until)| Ok((time(since)?, time(until)?))).collect()
 }
 
 fn time(text: &str) -> Result<Timestamp> {
     text.parse().with_context(|| format!("{text} is no time"))
 }
 
-fn own() -> Result<LabelledSet> {
-    let made = faults::make()?;
+fn own(name: &'static str, invented: &Invented, unseen: bool) -> Result<LabelledSet> {
+    let made = faults::make(invented)?;
+    let (questions, unseen) = if unseen { (Vec::new(), made.questions) } else { (made.questions, Vec::new()) };
     Ok(LabelledSet {
-        name: "faults of an invented shop",
+        name,
         unit: Unit::Text,
-        since: time(faults::TIME.0)?,
-        until: time(faults::TIME.1)?,
+        since: time(invented.time.0)?,
+        until: time(invented.time.1)?,
+        requests: Box::new(made.requests.into_iter().map(Ok)),
+        questions,
+        unseen,
+        unanswerable: [UNRELATED, OTHER_FAILURES].concat(),
+        faults: made.faults,
+    })
+}
+
+/// The requests and searches of the command `demo`.
+fn of_demo() -> Result<LabelledSet> {
+    let made = demo::make()?;
+    Ok(LabelledSet {
+        name: "faults of the demo",
+        unit: Unit::Text,
+        since: time(demo::TIME.0)?,
+        until: time(demo::TIME.1)?,
         requests: Box::new(made.requests.into_iter().map(Ok)),
         questions: made.questions,
+        unseen: Vec::new(),
         unanswerable: [UNRELATED, OTHER_FAILURES].concat(),
         faults: made.faults,
     })
@@ -120,14 +147,8 @@ fn train_ticket(dir: &Path, queries: &str) -> Result<LabelledSet> {
     let labels = dir.join("trace-labels.tsv");
     let labels = std::fs::read_to_string(&labels).with_context(|| labels.display().to_string())?;
     let traces = fault_traces(&labels)?;
-    let mut questions = Vec::new();
-    for line in queries.lines().chain(include_str!("train-ticket.tsv").lines()) {
-        let columns: Vec<&str> = line.split('\t').collect();
-        let [_, "nezha-trainticket", text, rule, ..] = columns[..] else { continue };
-        let faults = fault_ids(rule).with_context(|| format!("the rule of the question {text:?}"))?;
-        let relevant = traces.iter().filter(|trace| faults.contains(&trace.fault_id)).map(|trace| trace.trace_id);
-        questions.push(Question { text: text.to_owned(), relevant: relevant.collect() });
-    }
+    let mut seen = train_ticket_questions(queries, &traces)?;
+    seen.extend(train_ticket_questions(include_str!("train-ticket.tsv"), &traces)?);
     let (spans, logs) = (nezha::traces(dir), nezha::logs(dir));
     let spans = spans.map(|request| Ok((Signal::Traces, request?)));
     let logs = logs.map(|request| Ok((Signal::Logs, request?)));
@@ -137,10 +158,24 @@ fn train_ticket(dir: &Path, queries: &str) -> Result<LabelledSet> {
         since: time(TRAIN_TICKET.0)?,
         until: time(TRAIN_TICKET.1)?,
         requests: Box::new(logs.chain(spans)),
-        questions,
+        questions: seen,
+        unseen: train_ticket_questions(include_str!("train-ticket-unseen.tsv"), &traces)?,
         unanswerable: [UNRELATED, OTHER_FAILURES].concat(),
         faults: traces.into_iter().map(|trace| (trace.trace_id, trace.kind)).collect(),
     })
+}
+
+/// The questions of a table about traces during faults.
+fn train_ticket_questions(table: &str, traces: &[FaultTrace]) -> Result<Vec<Question>> {
+    let mut questions = Vec::new();
+    for line in table.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [_, "nezha-trainticket", text, rule, ..] = columns[..] else { continue };
+        let faults = fault_ids(rule).with_context(|| format!("the rule of the question {text:?}"))?;
+        let relevant = traces.iter().filter(|trace| faults.contains(&trace.fault_id)).map(|trace| trace.trace_id);
+        questions.push(Question { text: text.to_owned(), relevant: relevant.collect() });
+    }
+    Ok(questions)
 }
 
 /// The traces during a fault that passed the service it was in.
@@ -188,7 +223,10 @@ fn fault_ids(rule: &str) -> Result<HashSet<String>> {
 }
 
 fn agents(dir: &Path) -> Result<LabelledSet> {
-    let questions = who_and_when::labels(dir)?
+    let labels = who_and_when::labels(dir)?;
+    // Runs are alike if the same agent made the decisive mistake in them: there is no label of what kind it was.
+    let faults = labels.iter().map(|label| (TraceId(label.trace_id), label.mistake_agent.clone())).collect();
+    let questions = labels
         .into_iter()
         .map(|label| Question { text: label.mistake_reason, relevant: HashSet::from([TraceId(label.trace_id)]) });
     Ok(LabelledSet {
@@ -197,10 +235,11 @@ fn agents(dir: &Path) -> Result<LabelledSet> {
         since: time(AGENTS.0)?,
         until: time(AGENTS.1)?,
         questions: questions.collect(),
+        unseen: Vec::new(),
         requests: Box::new(who_and_when::traces(dir).map(|request| Ok((Signal::Traces, request?)))),
         // The runs are about everything under the sun.
         unanswerable: OTHER_FAILURES.to_vec(),
-        faults: HashMap::new(),
+        faults,
     })
 }
 

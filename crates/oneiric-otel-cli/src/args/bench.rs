@@ -59,4 +59,9 @@ pub(crate) struct Search {
     /// Show every question with what its answer is worth
     #[arg(long)]
     pub(crate) each: bool,
+    /// Measure instead how many of the nearest texts the vector index finds, on N composed texts beside the sets, in the
+    /// directory `bench/recall`. The index is built from 10,000 vectors on
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "12000", conflicts_with_all = ["set", "without_original", "each"],
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) recall: Option<u32>,
 }

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
+use oneiric_otel_bench::demo::AGENT;
+use oneiric_otel_bench::demo::plan::{Fault, Planned, Step};
+use oneiric_otel_bench::demo::shop::{CHECKOUT, INVENTORY, PAYMENT, RECOMMENDATION, STOREFRONT};
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _};
 use opentelemetry::metrics::{Counter, Histogram, MeterProvider as _};
 use opentelemetry::trace::{
@@ -18,10 +21,6 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder as SpanBatch, BatchSpanProcessor, SdkTracer, SdkTracerProvider, SpanLimits,
 };
-
-use super::agent::AGENT;
-use super::plan::{Fault, Planned, Step};
-use super::shop::{CHECKOUT, INVENTORY, PAYMENT, RECOMMENDATION, STOREFRONT};
 
 const SERVICES: [(&str, &str); 6] = [
     (STOREFRONT, "4.12.0"),

@@ -138,6 +138,7 @@ impl Deriver {
         let mut failures: u32 = 0;
         let mut next_cleaning = Instant::now();
         let mut next_renewal = Instant::now();
+        let mut collected_to = 0;
         loop {
             let pass = async {
                 let derived = self.derive_due().await?;
@@ -147,6 +148,11 @@ impl Deriver {
                 }
                 if Instant::now() >= next_cleaning {
                     self.database.forget_orphan_logs(self.options.orphan_age).await?;
+                    let collected = self.database.collect_texts(text::TEXT_VERSION, collected_to).await?;
+                    collected_to = collected.next;
+                    if collected.texts > 0 {
+                        tracing::info!(texts = collected.texts, "deleted texts that describe no trace any more");
+                    }
                     next_cleaning = Instant::now() + Duration::from_mins(10);
                 }
                 Ok::<Derived, StoreError>(derived)
@@ -188,6 +194,24 @@ impl Deriver {
     /// text.
     pub async fn renew_texts(&self) -> Result<u64, StoreError> {
         self.database.touch_outdated(text::TEXT_VERSION, RENEWED_TRACES).await
+    }
+
+    /// Deletes all texts that describe no trace any more, with their vectors: those of an earlier version of the rules, and of
+    /// this one an hour after they were written. Returns how many. [`Self::run`] does it bit by bit.
+    ///
+    /// # Errors
+    /// The first failure; what was deleted before stays deleted.
+    pub async fn collect_texts(&self) -> Result<u64, StoreError> {
+        let mut texts = 0;
+        let mut after = 0;
+        loop {
+            let pass = self.database.collect_texts(text::TEXT_VERSION, after).await?;
+            texts += pass.texts;
+            after = pass.next;
+            if after == 0 {
+                return Ok(texts);
+            }
+        }
     }
 
     /// One pass over all slots: derives the traces that are due now, except those of slots that somebody else works on.

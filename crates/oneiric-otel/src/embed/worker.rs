@@ -158,6 +158,13 @@ impl EmbeddingWorker {
         Ok(embedded)
     }
 
+    /// Builds the index on vectors if there are enough of them, which [`Self::run`] does by itself. Returns whether there is one.
+    pub async fn build_index(&self) -> Result<bool, StoreError> {
+        let Some(model) = self.database.register_model(self.embedder.model()).await? else { return Ok(false) };
+        self.database.build_vector_index(&model).await?;
+        self.database.has_vector_index(&model).await
+    }
+
     async fn pass(&self, upkeep: bool) -> Result<Embedded, StoreError> {
         let span = if self.wake.take_for_others() {
             tracing::info_span!(

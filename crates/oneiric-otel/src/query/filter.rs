@@ -194,7 +194,7 @@ fn wrong(accepted: &str) -> QueryError {
 }
 
 /// What attributes contain, as JSON, when one of the names has the value or a list with it.
-fn documents(names: &[&str], value: &str) -> Vec<String> {
+pub(super) fn documents(names: &[&str], value: &str) -> Vec<String> {
     let forms = forms(value);
     let mut documents = Vec::with_capacity(names.len() * forms.len() * 2);
     for name in names {

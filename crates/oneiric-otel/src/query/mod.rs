@@ -4,6 +4,7 @@
 //! no empty success; a part that is missing (pgvector, a model, a vector) is said, never papered over. Scores are shown
 //! as what they are: a cosine is a cosine.
 
+mod aim;
 mod argument;
 mod attributes;
 mod cache;
@@ -34,7 +35,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::embed::{EmbedError, Embedder};
-use crate::store::search::{RowFilter, TextStatistics};
+use crate::store::embeddings::Scan;
+use crate::store::search::RowFilter;
+use crate::store::text_words::TextStatistics;
 use crate::store::{Database, SqlError, SqlReader, StoreError};
 
 pub use attributes::{
@@ -58,6 +61,7 @@ pub use logs::{
     LEVELS, LOG_FLOOR, Level, LogEntry, LogPage, LogPattern, LogPatterns, LogsByMeaning, LogsRequest, NearLogTemplate,
     TemplateId,
 };
+pub use marks::{ExactMatch, MatchPlace};
 pub(crate) use metrics::roll_up;
 pub use metrics::{
     Aggregation, MAX_STEPS, MetricLabel, MetricOverview, MetricPoint, MetricRange, MetricSeries, MetricsRequest,
@@ -166,6 +170,7 @@ pub struct QueryService {
     cache: Arc<cache::Cache>,
     bypasses_cache: bool,
     options: QueryOptions,
+    scan: Scan,
 }
 
 /// From which similarity on something counts.
@@ -203,6 +208,7 @@ impl QueryService {
             cache: Arc::default(),
             bypasses_cache: false,
             options: QueryOptions::default(),
+            scan: Scan::Index,
         }
     }
 
@@ -215,6 +221,12 @@ impl QueryService {
     /// From which similarity on something counts.
     pub fn options(&self) -> QueryOptions {
         self.options
+    }
+
+    /// The same service without the index on vectors: every vector is compared. For measurements of what the index misses.
+    #[must_use]
+    pub fn comparing_every_vector(self) -> Self {
+        Self { scan: Scan::Everything, ..self }
     }
 
     /// The same service with a model, for when one has been loaded. What it keeps stays.

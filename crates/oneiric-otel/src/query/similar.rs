@@ -9,7 +9,7 @@ use super::filter::TraceFilter;
 use super::search::TextHit;
 use super::trace::{TraceId, TraceOverview};
 use super::{QueryError, QueryService, check_limit};
-use crate::store::embeddings::RegisteredModel;
+use crate::store::embeddings::{Near, RegisteredModel};
 use crate::store::search::{RowFilter, TextTraces};
 
 /// Cosine from which two traces count as similar, unless the request says otherwise.
@@ -127,8 +127,26 @@ impl QueryService {
         limit: usize,
         filter: &RowFilter,
     ) -> Result<Vec<TextHit>, QueryError> {
-        let near = self.database.nearest_texts(model, vector, CANDIDATES, None).await?;
-        let near: Vec<_> = near.into_iter().filter(|near| near.cosine >= threshold).collect();
+        let all = self.database.nearest_texts(model, vector, CANDIDATES, self.scan).await?;
+        let hits = self.hits_of(&all, threshold, limit, filter).await?;
+        let is_cut = all.len() as i64 == CANDIDATES && all.last().is_some_and(|last| last.cosine >= threshold);
+        if hits.len() >= limit || !is_cut {
+            return Ok(hits);
+        }
+        let Some(texts) = self.few_texts(filter).await? else { return Ok(hits) };
+        let all = self.database.cosines(model, vector, &texts).await?;
+        self.hits_of(&all, threshold, limit, filter).await
+    }
+
+    /// The traces of texts, nearest first, that are near enough and pass the filter.
+    async fn hits_of(
+        &self,
+        near: &[Near],
+        threshold: f64,
+        limit: usize,
+        filter: &RowFilter,
+    ) -> Result<Vec<TextHit>, QueryError> {
+        let near: Vec<&Near> = near.iter().filter(|near| near.cosine >= threshold).collect();
         let mut hits = Vec::new();
         let mut shown = HashSet::new();
         for part in near.chunks(limit.max(10)) {
@@ -164,7 +182,7 @@ impl QueryService {
         // The first is the sentence about the whole, and leads to more traces than a message does.
         let counts = std::iter::once(CANDIDATES).chain(std::iter::repeat(NEAR_EACH_TEXT));
         for (vector, count) in spread(vectors, ASKED_TEXTS).zip(counts) {
-            for found in self.database.nearest_texts(model, vector, count, None).await? {
+            for found in self.database.nearest_texts(model, vector, count, self.scan).await? {
                 let cosine = near.entry(found.text_id).or_insert(found.cosine);
                 *cosine = cosine.max(found.cosine);
             }
@@ -201,6 +219,7 @@ fn hit(found: TextTraces, cosine: f64) -> TextHit {
         score: cosine,
         cosine: Some(cosine),
         word_share: None,
+        exact: None,
         text: found.text,
         trace_count: found.count,
         newest: found.newest.into(),

@@ -1,4 +1,4 @@
-//! Vectors: one table and one index per model, and the work that waits for a model.
+//! Vectors: one table per model, what is nearest in it, and the work that waits for a model.
 //!
 //! pgvector may be missing. Then no model can be registered and everything else goes on; when it appears later, the
 //! next registration finds it.
@@ -11,11 +11,8 @@ use super::database::{Client, Database};
 use super::error::StoreError;
 use crate::embed::EmbeddingModel;
 
-/// Above this number of vectors an index is faster than looking at all of them.
-const INDEX_FROM_ROWS: i64 = 10_000;
-
-/// Dimensions that an index can take.
-const MAX_INDEXED_DIMENSION: usize = 4000;
+/// Vectors that the index keeps in view at least: with 100 it missed two of a hundred of the nearest ten, with 200 one.
+const LEAST_EF_SEARCH: i64 = 200;
 
 /// The pause before work that failed is tried again, doubled each time up to the second value.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
@@ -39,11 +36,11 @@ pub(crate) struct RegisteredModel {
 
 impl RegisteredModel {
     /// The table of its vectors.
-    fn table(&self) -> String {
+    pub(super) fn table(&self) -> String {
         format!("otel.otel_embeddings_{}", self.id)
     }
 
-    fn index(&self) -> String {
+    pub(super) fn index(&self) -> String {
         format!("otel_embeddings_{}_hnsw", self.id)
     }
 
@@ -69,6 +66,15 @@ pub(crate) struct Work {
     pub(crate) text: String,
     /// How often it failed.
     pub(crate) attempts: i32,
+}
+
+/// How the nearest texts are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scan {
+    /// Through the model's index, where it has one.
+    Index,
+    /// By comparing every vector.
+    Everything,
 }
 
 /// A text and how near it is, as the cosine of the angle between the vectors.
@@ -140,70 +146,35 @@ impl Database {
         Ok(row.get(0))
     }
 
-    /// Builds the model's index when it has grown large enough and none is there or being built. Returns whether it did.
-    pub(crate) async fn build_vector_index(&self, model: &RegisteredModel) -> Result<bool, StoreError> {
-        if model.dimension > MAX_INDEXED_DIMENSION {
-            return Ok(false);
-        }
-        let client = self.client().await?;
-        let (table, index) = (model.table(), model.index());
-        let row = client
-            .query_typed_one(
-                &format!(
-                    "SELECT (SELECT count(*) FROM (SELECT FROM {table} LIMIT {}) t) > {INDEX_FROM_ROWS},
-                            (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('otel.{index}')),
-                            EXISTS (SELECT FROM pg_stat_progress_create_index
-                                    WHERE relid = '{table}'::regclass AND datname = current_database()),
-                            (SELECT pg_has_role(current_user, relowner, 'USAGE') FROM pg_class
-                             WHERE oid = '{table}'::regclass)",
-                    INDEX_FROM_ROWS + 1
-                ),
-                &[],
-            )
-            .await?;
-        let (large, valid, building): (bool, Option<bool>, bool) = (row.get(0), row.get(1), row.get(2));
-        if !large || valid == Some(true) || building {
-            return Ok(false);
-        }
-        if !row.get::<_, bool>(3) {
-            let built = "SELECT otel.otel_build_vector_index($1)";
-            let built: bool = client.query_typed_one(built, &[(&model.id, Type::INT2)]).await?.get(0);
-            if built {
-                tracing::info!(%index, "built a vector index");
-            }
-            return Ok(built);
-        }
-        if valid == Some(false) {
-            // What a build that was cut off left behind.
-            client.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.{index}")).await?;
-        }
-        // With the server's maintenance_work_mem: outside a transaction there is no setting for one statement, and a
-        // setting of the session would stay with the connection of a pooler.
-        client
-            .batch_execute(&format!(
-                "CREATE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {table}
-                 USING hnsw (embedding {}.halfvec_cosine_ops) WITH (m = 16, ef_construction = 64)",
-                model.vector_schema
-            ))
-            .await?;
-        tracing::info!(%index, "built a vector index");
-        Ok(true)
-    }
-
-    /// The texts nearest to `vector`, nearest first. With `texts`, only among these, and exactly.
+    /// The texts nearest to `vector`, nearest first.
     pub(crate) async fn nearest_texts(
         &self,
         model: &RegisteredModel,
         vector: &[f32],
         limit: i64,
+        scan: Scan,
+    ) -> Result<Vec<Near>, StoreError> {
+        self.nearest(model, vector, limit, scan, None).await
+    }
+
+    /// The same, with `texts` only among these, which needs no index.
+    async fn nearest(
+        &self,
+        model: &RegisteredModel,
+        vector: &[f32],
+        limit: i64,
+        scan: Scan,
         texts: Option<&[i64]>,
     ) -> Result<Vec<Near>, StoreError> {
         // Both settings exist only once pgvector's library is loaded; the cast loads it.
-        let settings = format!(
+        let mut settings = format!(
             "SELECT NULL::{} IS NULL; SET LOCAL hnsw.ef_search = {}; SET LOCAL hnsw.iterative_scan = relaxed_order",
             model.vector_type(),
-            limit.clamp(100, 1000)
+            limit.clamp(LEAST_EF_SEARCH, 1000)
         );
+        if scan == Scan::Everything {
+            settings.push_str("; SET LOCAL enable_indexscan = off");
+        }
         let only = if texts.is_some() { "WHERE text_id = ANY($3)" } else { "" };
         let distance = model.distance();
         let statement = format!(
@@ -234,7 +205,7 @@ impl Database {
             return Ok(Vec::new());
         }
         let limit = i64::try_from(texts.len()).unwrap_or(i64::MAX);
-        self.nearest_texts(model, vector, limit, Some(texts)).await
+        self.nearest(model, vector, limit, Scan::Index, Some(texts)).await
     }
 
     /// The vectors of texts, in the order of the texts; those without a vector are left out.

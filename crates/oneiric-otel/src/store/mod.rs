@@ -21,6 +21,7 @@ mod fidelity;
 #[doc(hidden)]
 pub mod fuzzing;
 pub(crate) mod logs;
+pub(crate) mod marks;
 pub(crate) mod metrics;
 mod migrate;
 mod partitions;
@@ -37,10 +38,12 @@ mod spans;
 pub(crate) mod sql;
 pub(crate) mod template_vectors;
 pub(crate) mod templates;
+pub(crate) mod text_words;
 pub(crate) mod texts;
 mod tls;
 pub(crate) mod traces;
 mod tree;
+mod vector_index;
 mod write;
 
 pub use census::Census;

@@ -111,16 +111,21 @@ pub(crate) struct RowPosition {
 }
 
 impl RowFilter {
-    fn since(&self) -> Micros {
+    pub(super) fn since(&self) -> Micros {
         self.since_unix_nanos.map_or(Micros(i64::MIN), |nanos| Micros::from_unix_nanos(nanos).0)
     }
 
-    fn until(&self) -> Micros {
+    /// Begin and end of the time that is meant.
+    pub(crate) fn times(&self) -> (Micros, Micros) {
+        (self.since(), self.until())
+    }
+
+    pub(super) fn until(&self) -> Micros {
         self.until_unix_nanos.map_or(Micros(i64::MAX), |nanos| Micros::from_unix_nanos(nanos).0)
     }
 
     /// Whether columns of the trace's row decide, beyond its id.
-    fn looks_at_rows(&self) -> bool {
+    pub(crate) fn looks_at_rows(&self) -> bool {
         self.since_unix_nanos.is_some()
             || self.until_unix_nanos.is_some()
             || self.service.is_some()
@@ -188,24 +193,6 @@ pub(crate) struct TextTraces {
     pub(crate) count: i64,
     /// The one that began last.
     pub(crate) newest: TraceRow,
-}
-
-/// How often a word stands in a text.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct WordCount {
-    pub(crate) text_id: i64,
-    /// Position in the list of words asked for.
-    pub(crate) word: usize,
-    pub(crate) count: i32,
-    /// Distinct words of the text.
-    pub(crate) text_words: i32,
-}
-
-/// How many texts there are, and how many distinct words they have on average.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TextStatistics {
-    pub(crate) texts: i64,
-    pub(crate) average_words: f64,
 }
 
 impl Database {
@@ -292,6 +279,28 @@ impl Database {
         self.reader().await?.query_typed(&sql, &values).await?.iter().map(TraceRow::from_row).collect()
     }
 
+    /// The texts of all traces that pass the filter; none if these are more than `most` traces.
+    pub(crate) async fn texts_of_traces(&self, filter: &RowFilter, most: i64) -> Result<Option<Vec<i64>>, StoreError> {
+        let (since, until, wanted) = (filter.since(), filter.until(), most + 1);
+        let mut values: Values<'_> =
+            vec![(&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&wanted, Type::INT8)];
+        let conditions = filter.conditions(&mut values);
+        let on_spans = filter.span_conditions(&mut values, 1, false);
+        let sql = format!(
+            "SELECT t.text_ids FROM otel.otel_traces t
+             WHERE t.start_time >= $1 AND t.start_time < $2 AND {} {conditions} {on_spans} LIMIT $3",
+            begins_not_before("t.bucket", 1)
+        );
+        let rows = self.reader().await?.query_typed(&sql, &values).await?;
+        if rows.len() as i64 > most {
+            return Ok(None);
+        }
+        let mut texts: Vec<i64> = rows.iter().flat_map(|row| row.get::<_, Vec<i64>>(0)).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        Ok(Some(texts))
+    }
+
     /// For each text the traces that it describes and that pass the filter, in the order of `texts`. Texts without any
     /// are left out.
     pub(crate) async fn traces_of_texts(
@@ -349,96 +358,6 @@ impl Database {
             })
             .collect()
     }
-
-    /// The words of a question as texts are compared by: stems, without the most common words of the language. `question`
-    /// holds words with spaces between them.
-    pub(crate) async fn words_of(&self, question: &str) -> Result<Vec<String>, StoreError> {
-        let client = self.reader().await?;
-        let rows = client
-            .query_typed(
-                "SELECT lexeme FROM unnest(otel.otel_text_words($1)) ORDER BY lexeme",
-                &[(&question, Type::TEXT)],
-            )
-            .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// Counts all texts. Reads the whole table: callers remember the answer for a while.
-    pub(crate) async fn text_statistics(&self) -> Result<TextStatistics, StoreError> {
-        let client = self.reader().await?;
-        let row = client
-            .query_typed_one(
-                "SELECT count(*), coalesce(avg(length(words)), 1)::double precision FROM otel.otel_texts",
-                &[],
-            )
-            .await?;
-        Ok(TextStatistics { texts: row.get(0), average_words: row.get(1) })
-    }
-
-    /// In how many texts each word stands.
-    pub(crate) async fn text_frequencies(&self, words: &[String]) -> Result<Vec<i64>, StoreError> {
-        let client = self.reader().await?;
-        let queries: Vec<String> = words.iter().map(|word| quote(word)).collect();
-        let rows = client
-            .query_typed(
-                "SELECT (SELECT count(*) FROM otel.otel_texts WHERE words @@ q.word::tsquery)
-                 FROM unnest($1::text[]) WITH ORDINALITY AS q (word, place) ORDER BY q.place",
-                &[(&queries, Type::TEXT_ARRAY)],
-            )
-            .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// Texts with at least one of the words, newest first.
-    pub(crate) async fn texts_with_words(&self, words: &[&str], limit: i64) -> Result<Vec<i64>, StoreError> {
-        if words.is_empty() {
-            return Ok(Vec::new());
-        }
-        let client = self.reader().await?;
-        let any = words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" | ");
-        let rows = client
-            .query_typed(
-                "SELECT text_id FROM otel.otel_texts WHERE words @@ $1::text::tsquery ORDER BY text_id DESC LIMIT $2",
-                &[(&any, Type::TEXT), (&limit, Type::INT8)],
-            )
-            .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// Which of the texts are sentences that begin with a failure. Messages of agents begin with who speaks, and a colon.
-    pub(crate) async fn failing_texts(&self, texts: &[i64]) -> Result<Vec<i64>, StoreError> {
-        let client = self.reader().await?;
-        let rows = client
-            .query_typed(
-                "SELECT text_id FROM otel.otel_texts
-                 WHERE text_id = ANY($1) AND text ~ '^[^:]{1,200} (failed (calling|in)|reports an error)'",
-                &[(&texts, Type::INT8_ARRAY)],
-            )
-            .await?;
-        Ok(rows.iter().map(|row| row.get(0)).collect())
-    }
-
-    /// How often the words stand in the texts; pairs without any are left out.
-    pub(crate) async fn word_counts(&self, texts: &[i64], words: &[String]) -> Result<Vec<WordCount>, StoreError> {
-        let client = self.reader().await?;
-        let rows = client
-            .query_typed(
-                "SELECT x.text_id, array_position($2::text[], w.lexeme), cardinality(w.positions), length(x.words)
-                 FROM otel.otel_texts x CROSS JOIN LATERAL unnest(x.words) AS w
-                 WHERE x.text_id = ANY($1) AND w.lexeme = ANY($2::text[])",
-                &[(&texts, Type::INT8_ARRAY), (&words, Type::TEXT_ARRAY)],
-            )
-            .await?;
-        Ok(rows
-            .iter()
-            .map(|row| WordCount {
-                text_id: row.get(0),
-                word: usize::try_from(row.get::<_, i32>(1) - 1).unwrap_or_default(),
-                count: row.get::<_, Option<i32>>(2).unwrap_or(1),
-                text_words: row.get(3),
-            })
-            .collect())
-    }
 }
 
 /// Leaves out partitions in which no trace can begin at or after parameter `since`. A trace never begins after its
@@ -446,9 +365,4 @@ impl Database {
 /// run may arrive last, so a bucket says nothing about `until`.
 pub(super) fn begins_not_before(bucket: &str, since: usize) -> String {
     format!("({bucket} >= ${since} OR {bucket} < timestamptz '2000-01-01 00:00:00+00')")
-}
-
-/// A word as a query of its own.
-fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\\', "\\\\").replace('\'', "''"))
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use oneiric_otel::query::{
-    ContextRequest, ErrorGroupsRequest, ErrorTracesRequest, LogsRequest, OperationsRequest, QueryService, SpanFilter,
-    SpansRequest, TimeRange, TraceFilter, TraceId, TracesRequest,
+    ContextRequest, ErrorGroupsRequest, ErrorTracesRequest, LogsRequest, OperationsRequest, QueryService,
+    SearchRequest, SpanFilter, SpansRequest, TimeRange, TraceFilter, TraceId, TracesRequest,
 };
 use oneiric_otel::store::Database;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -49,7 +49,8 @@ async fn days() -> Scene {
         let numbers = day * TRACES..(day + 1) * TRACES;
         let roots = numbers.clone().map(|number| {
             let mut root = moved(span(number, 1, 0, "GET /", at(number)));
-            root.attributes = vec![text("order.id", &number.to_string())];
+            root.attributes =
+                vec![text("order.id", &number.to_string()), text("order.ref", &format!("ref-{number:05}"))];
             if number % 50 == 0 { failed(root, "no", &[]) } else { root }
         });
         scene.spans("shop", roots.collect()).await;
@@ -346,4 +347,28 @@ async fn groups_and_catalogue_read_the_days_they_are_asked_about() {
     assert_eq!((answer.sample.traces, answer.sample.traces_read, answer.sample.exact), (30_000, 5000, false));
     assert_eq!(answer.operations[0].count, 120_000, "scaled");
     assert_eq!(reads(&scene, "otel_spans_2026%").await.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_in_a_question_is_looked_up_in_the_index_on_attributes_and_in_the_newest_traces() {
+    let scene = days().await;
+    let spans = partition("spans", 0);
+    let index =
+        format!("CREATE INDEX {spans}_attributes ON {spans} USING gin (attributes jsonb_path_ops); ANALYZE {spans}");
+    scene.bench.test.client().await.batch_execute(&index).await.unwrap();
+    all_told(&scene).await;
+    // Of the first day, which is beyond the newest 2,000 traces, and of the last, which has no index yet.
+    for number in [42, 2 * TRACES + 77] {
+        let read = scans_of(&scene, async |queries| {
+            let text = format!("what became of ref-{number:05}?");
+            let request = SearchRequest { text, limit: 10, filter: TraceFilter::default() };
+            let answer = queries.search_traces(&request).await.unwrap();
+            assert_eq!(answer.hits[0].newest.trace_id.0.as_slice(), trace_id(number), "{:#?}", answer.hits[0]);
+            let exact = answer.hits[0].exact.as_ref().unwrap();
+            assert_eq!((exact.attribute.as_deref(), exact.value.len()), (Some("order.ref"), 9));
+        })
+        .await;
+        assert!(read.contains(&format!("{spans} _attributes")), "{read:?}");
+        assert!(!read.iter().any(|scan| scan.contains("_spans_") && scan.ends_with(" -")), "{read:?}");
+    }
 }

@@ -78,7 +78,11 @@ pub(crate) fn minilm() -> Arc<dyn Embedder> {
 
 /// A request of one service.
 pub(crate) fn of_service<R: oneiric_otel::otlp::record::Record>(service: &str, records: Vec<R>) -> Vec<u8> {
-    let resource = Resource { attributes: vec![text("service.name", service)], ..Resource::default() };
+    of_resource(Resource { attributes: vec![text("service.name", service)], ..Resource::default() }, records)
+}
+
+/// A request of one resource.
+pub(crate) fn of_resource<R: oneiric_otel::otlp::record::Record>(resource: Resource, records: Vec<R>) -> Vec<u8> {
     let resource = Arc::new(ResourceEnvelope { resource: Some(resource), schema_url: String::new() });
     protobuf::encode(&[Group { resource, scope: Arc::default(), records }])
 }

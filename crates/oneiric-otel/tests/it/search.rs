@@ -7,15 +7,19 @@ use jiff::Timestamp;
 use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, EmbeddingWorker};
 use oneiric_otel::otlp::Signal;
 use oneiric_otel::query::{
-    NearRequest, QueryError, QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId, TracesRequest,
+    MatchPlace, NearRequest, QueryError, QueryService, SearchMode, SearchRequest, SimilarRequest, TraceFilter, TraceId,
+    TracesRequest,
 };
 use oneiric_otel::store::{Database, Grantees};
 use oneiric_otel_testkit::data::shared_data_for;
 use oneiric_otel_testkit::nezha;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio_util::sync::CancellationToken;
 
-use crate::scene::{NOON, Scene, failed, log, minilm, span, text, trace_id};
+use crate::scene::{NOON, Scene, failed, log, minilm, of_resource, span, text, trace_id};
 
 const ZERO: Duration = Duration::ZERO;
 const CLIENT: i32 = 3;
@@ -276,8 +280,21 @@ async fn a_large_table_of_vectors_gets_its_index_and_answers_from_it() {
     }
     token.cancel();
     running.await.unwrap();
-    let answer = scene.queries().search_traces(&ask("the bank rejected the credit card")).await.unwrap();
+    let question = "the bank rejected the credit card";
+    let answer = scene.queries().search_traces(&ask(question)).await.unwrap();
     assert_eq!(answer.hits[0].newest.root_name, "POST /pay");
+
+    // More than there are candidates lie nearer, and describe no trace. A filter that lets few through is looked at whole.
+    let embedding = minilm().embed(&[&format!("{question} failed")]).unwrap().remove(0);
+    let nearer = "INSERT INTO otel_embeddings_1 (text_id, embedding)
+                  SELECT 2000000 + n, $1::text::vector::halfvec FROM generate_series(1, 6000) n";
+    client.execute(nearer, &[&format!("{embedding:?}")]).await.unwrap();
+    let filter = TraceFilter { service: Some("shop".to_owned()), ..TraceFilter::default() };
+    let request = SearchRequest { filter: filter.clone(), ..ask(question) };
+    let answer = scene.queries().search_traces_by(&request, SearchMode::Meaning).await.unwrap();
+    assert_eq!(answer.hits[0].newest.root_name, "POST /pay");
+    let request = NearRequest { embedding, threshold: 0.0, limit: 3, filter };
+    assert_eq!(scene.queries().find_traces_near(&request).await.unwrap()[0].newest.root_name, "POST /pay");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -529,6 +546,41 @@ async fn what_texts_mask_is_found_by_trace_id_and_in_logs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_texts_mask_is_found_in_attributes_and_said_to_be_there() {
+    let scene = shop().await;
+    let mut order = span(901, 1, 0, "POST /orders", ZERO);
+    order.attributes = vec![text("app.order.id", "ord-90117"), text("server.address", "db-9.example.org")];
+    let number = KeyValue { value: Some(AnyValue { value: Some(Value::IntValue(778_899)) }), ..text("app.total", "") };
+    order.attributes.push(number);
+    scene.spans("orders", vec![order]).await;
+    let host = Resource {
+        attributes: vec![text("service.name", "billing"), text("host.name", "web-17")],
+        ..Resource::default()
+    };
+    let other = span(902, 1, 0, "GET /bill", ZERO);
+    scene.bench.send(Signal::Traces, of_resource(host, vec![other])).await.unwrap();
+    scene.derive().await;
+    for (question, attribute, wanted) in [
+        ("what happened to ord-90117?", "app.order.id", 901),
+        ("trouble with db-9.example.org", "server.address", 901),
+        ("who paid 778899", "app.total", 901),
+        ("is web-17 well?", "host.name", 902),
+    ] {
+        let answer = scene.queries().search_traces(&ask(question)).await.unwrap();
+        let first = &answer.hits[0];
+        assert_eq!(first.newest.trace_id.0.as_slice(), trace_id(wanted), "{question}");
+        let exact = first.exact.as_ref().unwrap();
+        assert_eq!((exact.place, exact.attribute.as_deref()), (MatchPlace::Attribute, Some(attribute)), "{question}");
+        assert!(question.contains(&exact.value));
+        let hidden = TraceFilter { status: Some("ok".to_owned()), ..TraceFilter::default() };
+        let answer = scene.queries().search_traces(&SearchRequest { filter: hidden, ..ask(question) }).await.unwrap();
+        assert!(answer.hits.iter().all(|hit| hit.exact.is_none()), "{question}");
+    }
+    let answer = scene.queries().search_traces(&ask("what happened to ord-90118?")).await.unwrap();
+    assert!(answer.hits.iter().all(|hit| hit.exact.is_none()), "a value is found whole or not at all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn traces_are_found_near_an_embedding_of_the_right_dimension() {
     let scene = shop().await;
     let embedding = minilm().embed(&["checkout could not connect to payment, service is down"]).unwrap().remove(0);
@@ -566,6 +618,22 @@ async fn texts_of_an_earlier_version_are_written_again_and_serve_until_then() {
     assert_eq!(scene.bench.count(&new).await, links);
     assert_eq!(scene.bench.count("otel_trace_texts").await, links);
     assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0);
+
+    // What describes no trace any more goes, with its vector; what was just written and is not linked yet stays.
+    let texts = scene.bench.count(&format!("otel_texts WHERE text_version = {version}")).await;
+    let old = scene.bench.count("otel_texts").await - texts;
+    assert!(old > 0);
+    let work =
+        "INSERT INTO otel_texts (text_hash, text_version, text, words) VALUES (gen_random_uuid(), 999, 'new', '');
+                INSERT INTO otel_embedding_work (text_id, model_id) SELECT min(text_id), 1 FROM otel_texts";
+    client.batch_execute(work).await.unwrap();
+    assert_eq!(scene.deriver.collect_texts().await.unwrap() as i64, old);
+    assert_eq!(scene.bench.count("otel_texts").await, texts + 1);
+    assert_eq!(scene.bench.count("otel_embeddings_1").await, texts);
+    assert_eq!(scene.bench.count("otel_embedding_work").await, 0);
+    assert_eq!(scene.deriver.collect_texts().await.unwrap(), 0);
+    client.batch_execute("UPDATE otel_texts SET created_at = now() - interval '2 hours'").await.unwrap();
+    assert_eq!(scene.deriver.collect_texts().await.unwrap(), 1, "an hour later it was not linked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

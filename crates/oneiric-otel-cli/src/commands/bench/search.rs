@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
+use oneiric_otel_bench::search::recall::{self, RecallReport};
 use oneiric_otel_bench::search::{self, Measured, Report, Scope, SetReport};
 
 use super::{Ending, Steps};
@@ -17,12 +18,26 @@ pub(super) async fn run(global: &Global, search: &Search) -> Result<Ending> {
     let progress = Arc::new(Progress::new());
     let mut global = global.clone();
     if global.database_url().is_none() {
-        global.resolved.settings.data_dir = Some(data_dir::of_bench(&global)?.join("search"));
+        let place = if search.recall.is_some() { "recall" } else { "search" };
+        global.resolved.settings.data_dir = Some(data_dir::of_bench(&global)?.join(place));
     }
     let embedder = model::load_in_background(global.settings(), Arc::clone(&progress)).await?;
     let backend = Backend::open_for_writing(&global, &progress).await?;
     let scope =
         Scope { data: search.data.as_deref(), set: search.set.as_deref(), without_original: search.without_original };
+    if let Some(texts) = search.recall {
+        let watcher = Steps(&progress);
+        let report = recall::run(backend.database(), embedder, scope, texts as usize, &watcher).await;
+        progress.end();
+        backend.release().await?;
+        let report = report?;
+        if global.json {
+            screen::print_json(&report)?;
+        } else {
+            screen::print(&tell_recall(&report))?;
+        }
+        return Ok(Ending::Good);
+    }
     let report = search::run(backend.database(), embedder, scope, &Steps(&progress)).await;
     progress.end();
     backend.release().await?;
@@ -63,6 +78,9 @@ fn tell_set(set: &SetReport) -> String {
     for measured in &set.questions {
         add("questions", measured);
     }
+    for measured in &set.unseen {
+        add("unseen questions", measured);
+    }
     for measured in &set.similar {
         add("similar traces", measured);
     }
@@ -82,8 +100,8 @@ fn tell_each(set: &SetReport) -> String {
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
     for asked in &set.each {
         table.add_row([
-            format!("{:.2}", asked.quality.reciprocal_rank),
-            format!("{:.2}", asked.quality.ndcg),
+            number(asked.quality.map(|quality| quality.reciprocal_rank)),
+            number(asked.quality.map(|quality| quality.ndcg)),
             number(asked.best_cosine),
             number(asked.best_word_share),
             screen::clean_short(&asked.question, 200),
@@ -91,4 +109,21 @@ fn tell_each(set: &SetReport) -> String {
         ]);
     }
     format!("{table}\n")
+}
+
+fn tell_recall(report: &RecallReport) -> String {
+    let mut table = screen::table(&["way", "filter", "asked", "recall@10", "least", "median ms", "every vector, ms"]);
+    for way in &report.ways {
+        table.add_row([
+            way.way.to_owned(),
+            way.filter.to_owned(),
+            way.asked.to_string(),
+            format!("{:.4}", way.recall),
+            format!("{:.1}", way.least),
+            format!("{:.1}", way.usual_ms),
+            format!("{:.1}", way.exact_ms),
+        ]);
+    }
+    let index = if report.indexed { "an index on the vectors" } else { "too few vectors for an index" };
+    format!("model {}, {} composed texts beside the sets, {index}\n{table}\n", report.model, report.texts)
 }

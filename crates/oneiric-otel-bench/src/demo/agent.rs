@@ -9,7 +9,8 @@ use serde_json::json;
 use super::plan::{Fault, Step, about};
 use super::shop::{CHECKOUT, http_client};
 
-pub(crate) const AGENT: &str = "support-agent";
+/// The service of the agent.
+pub const AGENT: &str = "support-agent";
 const MODEL: &str = "gpt-5-mini";
 
 /// A question of a customer, the tool that answers it, what the tool finds, and the answer.
@@ -53,7 +54,7 @@ const CASES: [Case; 4] = [
 ];
 
 /// Answers a customer.
-pub(crate) fn answer(fault: Option<Fault>, random: &mut StdRng) -> Step {
+pub(super) fn answer(fault: Option<Fault>, random: &mut StdRng) -> Step {
     let case = &CASES[random.random_range(0..CASES.len())];
     let run = Step::new(AGENT, SpanKind::Internal, "invoke_agent customer_support")
         .with("gen_ai.operation.name", "invoke_agent")

@@ -4,15 +4,17 @@ use super::plan::Fault;
 
 /// A question and what it is after.
 #[derive(Debug)]
-pub(crate) struct Search {
-    pub(crate) question: &'static str,
+pub struct Search {
+    /// The question.
+    pub question: &'static str,
     /// The words for the fault. None of them occurs in what the demo sends.
-    pub(crate) fault_words: &'static [&'static str],
+    pub fault_words: &'static [&'static str],
     /// What should be found.
-    pub(crate) fault: Fault,
+    pub fault: Fault,
 }
 
-pub(crate) const SEARCHES: [Search; 3] = [
+/// The searches.
+pub const SEARCHES: [Search; 3] = [
     Search {
         question: "could not reach the payment service",
         fault_words: &["could not", "reach"],

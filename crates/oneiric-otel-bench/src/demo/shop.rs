@@ -9,11 +9,16 @@ use rand::rngs::StdRng;
 
 use super::plan::{Fault, Step, about};
 
-pub(crate) const STOREFRONT: &str = "storefront";
-pub(crate) const CHECKOUT: &str = "checkout";
-pub(crate) const INVENTORY: &str = "inventory";
-pub(crate) const PAYMENT: &str = "payment";
-pub(crate) const RECOMMENDATION: &str = "recommendation";
+/// What customers see.
+pub const STOREFRONT: &str = "storefront";
+/// Orders and carts.
+pub const CHECKOUT: &str = "checkout";
+/// What is in stock.
+pub const INVENTORY: &str = "inventory";
+/// Charges cards.
+pub const PAYMENT: &str = "payment";
+/// What goes with a product.
+pub const RECOMMENDATION: &str = "recommendation";
 
 const PRODUCTS: [&str; 8] = [
     "espresso-machine",
@@ -27,7 +32,7 @@ const PRODUCTS: [&str; 8] = [
 ];
 
 /// Looking at a product: its stock and what goes with it.
-pub(crate) fn browse(fault: Option<Fault>, random: &mut StdRng) -> Step {
+pub(super) fn browse(fault: Option<Fault>, random: &mut StdRng) -> Step {
     let product = PRODUCTS[random.random_range(0..PRODUCTS.len())];
     let step = server(STOREFRONT, "GET", "/products/{slug}", about(3.0, random))
         .with("url.path", format!("/products/{product}"))
@@ -45,7 +50,7 @@ pub(crate) fn browse(fault: Option<Fault>, random: &mut StdRng) -> Step {
 }
 
 /// Putting something into the cart.
-pub(crate) fn fill_cart(random: &mut StdRng) -> Step {
+pub(super) fn fill_cart(random: &mut StdRng) -> Step {
     let product = PRODUCTS[random.random_range(0..PRODUCTS.len())];
     let quantity = random.random_range(1..4);
     let redis = redis(CHECKOUT, "HSET", about(0.8, random));
@@ -65,7 +70,7 @@ pub(crate) fn fill_cart(random: &mut StdRng) -> Step {
 }
 
 /// Ordering and paying.
-pub(crate) fn check_out(fault: Option<Fault>, random: &mut StdRng) -> Step {
+pub(super) fn check_out(fault: Option<Fault>, random: &mut StdRng) -> Step {
     let order = random.random_range(10_000..99_999);
     let total = random.random_range(900..40_000);
     let mut place = server(CHECKOUT, "POST", "/orders", about(4.0, random))
@@ -215,7 +220,7 @@ fn server(service: &'static str, method: &'static str, route: &'static str, time
         .working(time)
 }
 
-pub(crate) fn http_client(
+pub(super) fn http_client(
     service: &'static str,
     peer: &'static str,
     method: &'static str,

@@ -1,6 +1,6 @@
 //! What happens in the simulated shop: a list of requests as plain data, the same for the same seed.
 //!
-//! Times are relative, ids are not there yet: [`super::system`] gives both when it sends the plan. Faults are told in
+//! Times are relative, ids are not there yet: whoever sends the plan gives both. Faults are told in
 //! the technical words that real systems use for them, never in the words of the demo's searches.
 
 use std::time::Duration;
@@ -15,23 +15,28 @@ use serde::Serialize;
 use super::{agent, shop};
 
 /// Requests of the plan.
-pub(crate) const REQUESTS: usize = 320;
+pub const REQUESTS: usize = 320;
 /// The requests lie in this time before now.
 const PAST: Duration = Duration::from_mins(30);
 
 /// What is wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// An answer came after its deadline.
     Timeout,
+    /// Nobody listened where a connection was made to.
     RefusedConnection,
+    /// What a customer entered was refused.
     BadInput,
+    /// A language model turned a request away.
     RateLimit,
+    /// A database took seconds.
     SlowDependency,
 }
 
 /// All faults and how many requests have each.
-pub(crate) const FAULTS: [(Fault, usize); 5] = [
+pub const FAULTS: [(Fault, usize); 5] = [
     (Fault::Timeout, 11),
     (Fault::RefusedConnection, 13),
     (Fault::BadInput, 10),
@@ -41,47 +46,63 @@ pub(crate) const FAULTS: [(Fault, usize); 5] = [
 
 /// A request and all that it causes.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Planned {
+pub struct Planned {
     /// How long ago it began.
-    pub(crate) ago: Duration,
-    pub(crate) fault: Option<Fault>,
-    pub(crate) root: Step,
+    pub ago: Duration,
+    /// What is wrong with it.
+    pub fault: Option<Fault>,
+    /// Its first span.
+    pub root: Step,
 }
 
 /// A span in the making.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Step {
-    pub(crate) service: &'static str,
-    pub(crate) name: String,
-    pub(crate) kind: SpanKind,
+pub struct Step {
+    /// Who does it.
+    pub service: &'static str,
+    /// The span's name.
+    pub name: String,
+    /// The span's kind.
+    pub kind: SpanKind,
     /// From the parent's start.
-    pub(crate) offset: Duration,
-    pub(crate) duration: Duration,
-    pub(crate) attributes: Vec<KeyValue>,
-    pub(crate) error: Option<Problem>,
-    pub(crate) lines: Vec<Line>,
-    pub(crate) children: Vec<Step>,
+    pub offset: Duration,
+    /// How long it takes, its children included.
+    pub duration: Duration,
+    /// The span's attributes.
+    pub attributes: Vec<KeyValue>,
+    /// Why it fails, if it does.
+    pub error: Option<Problem>,
+    /// What is logged meanwhile.
+    pub lines: Vec<Line>,
+    /// What is done on the way.
+    pub children: Vec<Step>,
 }
 
 /// Why a span failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problem {
-    pub(crate) kind: String,
-    pub(crate) message: String,
+pub struct Problem {
+    /// Type of the error.
+    pub kind: String,
+    /// Its message.
+    pub message: String,
     /// Whether it was an exception there, and not merely handed on.
-    pub(crate) thrown: bool,
+    pub thrown: bool,
 }
 
 /// A log record.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Line {
-    pub(crate) offset: Duration,
-    pub(crate) severity: Severity,
-    pub(crate) text: String,
+pub struct Line {
+    /// From the start of its step.
+    pub offset: Duration,
+    /// How bad it is.
+    pub severity: Severity,
+    /// The body.
+    pub text: String,
 }
 
 impl Step {
-    pub(crate) fn new(service: &'static str, kind: SpanKind, name: impl Into<String>) -> Self {
+    /// A step that takes hardly any time.
+    pub(super) fn new(service: &'static str, kind: SpanKind, name: impl Into<String>) -> Self {
         Self {
             service,
             name: name.into(),
@@ -96,19 +117,19 @@ impl Step {
     }
 
     /// Adds an attribute.
-    pub(crate) fn with(mut self, key: &'static str, value: impl Into<opentelemetry::Value>) -> Self {
+    pub(super) fn with(mut self, key: &'static str, value: impl Into<opentelemetry::Value>) -> Self {
         self.attributes.push(KeyValue::new(key, value));
         self
     }
 
     /// Spends time.
-    pub(crate) fn working(mut self, time: Duration) -> Self {
+    pub(super) fn working(mut self, time: Duration) -> Self {
         self.duration += time;
         self
     }
 
     /// Does `child`, after what has been done so far.
-    pub(crate) fn then(mut self, mut child: Step) -> Self {
+    pub(super) fn then(mut self, mut child: Step) -> Self {
         child.offset = self.duration;
         self.duration += child.duration + Duration::from_micros(60);
         self.children.push(child);
@@ -116,12 +137,12 @@ impl Step {
     }
 
     /// Ends in an exception.
-    pub(crate) fn throwing(self, kind: &str, message: impl Into<String>) -> Self {
+    pub(super) fn throwing(self, kind: &str, message: impl Into<String>) -> Self {
         self.ending(kind, message, true)
     }
 
     /// Ends in the error that something below it met.
-    pub(crate) fn failing(self, kind: &str, message: impl Into<String>) -> Self {
+    pub(super) fn failing(self, kind: &str, message: impl Into<String>) -> Self {
         self.ending(kind, message, false)
     }
 
@@ -132,24 +153,24 @@ impl Step {
     }
 
     /// Writes a log line now.
-    pub(crate) fn logging(mut self, severity: Severity, text: impl Into<String>) -> Self {
+    pub(super) fn logging(mut self, severity: Severity, text: impl Into<String>) -> Self {
         self.lines.push(Line { offset: self.duration, severity, text: text.into() });
         self
     }
 
     /// Spans of this step and below it.
-    pub(crate) fn span_count(&self) -> usize {
+    pub fn span_count(&self) -> usize {
         1 + self.children.iter().map(Step::span_count).sum::<usize>()
     }
 
     /// Log records of this step and below it.
-    pub(crate) fn line_count(&self) -> usize {
+    pub fn line_count(&self) -> usize {
         self.lines.len() + self.children.iter().map(Step::line_count).sum::<usize>()
     }
 }
 
 /// The plan, in order of time.
-pub(crate) fn draw(seed: u64) -> Vec<Planned> {
+pub fn draw(seed: u64) -> Vec<Planned> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut faults: Vec<Option<Fault>> =
         FAULTS.iter().flat_map(|(fault, count)| std::iter::repeat_n(Some(*fault), *count)).collect();
@@ -186,7 +207,7 @@ fn request(fault: Option<Fault>, random: &mut StdRng) -> Step {
 }
 
 /// A duration that is rarely much longer than usual.
-pub(crate) fn about(usual_ms: f64, random: &mut StdRng) -> Duration {
+pub(super) fn about(usual_ms: f64, random: &mut StdRng) -> Duration {
     let spread: f64 = random.random_range(0.6..1.4);
     let tail = if random.random_bool(0.05) { random.random_range(1.5..3.0) } else { 1.0 };
     Duration::from_secs_f64(usual_ms * spread * tail / 1e3)

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use oneiric_otel::pipeline::{Ack, Ingest};
+use oneiric_otel::forward::Forwarder;
+use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions, Outlet};
 use oneiric_otel::settings::Settings;
 use oneiric_otel::store::{Database, SqlReader};
 use oneiric_otel::system::{ModelLoader, ModelState, Schema, System, SystemOptions};
@@ -23,7 +24,7 @@ use crate::own_traces::OwnTraces;
 use crate::progress::Progress;
 use crate::report::Identity;
 use crate::watch::{self, Watch};
-use crate::{failure, model, security};
+use crate::{failure, forwarding, model, security};
 
 /// What is left to do after the first signal is given this long.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ pub(crate) struct Choices {
     pub(crate) own_traces: Option<OwnTraces>,
     /// A connection for SQL of anybody.
     pub(crate) sql: Option<SqlReader>,
+    /// Where else requests go.
+    pub(crate) forward: Option<Forwarder>,
     pub(crate) ports: Ports,
 }
 
@@ -80,14 +83,15 @@ impl App {
         choices: Choices,
         progress: Arc<Progress>,
     ) -> Result<Self> {
-        let Choices { settings, own_traces, sql, ports } = choices;
+        let Choices { settings, own_traces, sql, forward, ports } = choices;
         let Intake { ack, disk, report } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
         let endpoint = settings.endpoint_options();
         let model =
             ModelLoader::new(move || model::load(endpoint.clone(), &progress).map_err(|error| format!("{error:#}")));
+        let outlet = forward.clone().map(|forwarder| Arc::new(forwarder) as Arc<dyn Outlet>);
         let options = SystemOptions {
-            ingest: settings.ingest_options(ack),
+            ingest: IngestOptions { outlet, ..settings.ingest_options(ack) },
             embed: settings.embed_options(),
             query: settings.query_options(),
             remember_requests: Duration::from_hours(24 * u64::from(settings.ledger_days)),
@@ -115,13 +119,17 @@ impl App {
                 }
             }
         });
-        let bound = match bind(server, ports, &ingest, &readiness).await {
+        let bound = match bind(server, ports, &ingest, &readiness, forward.as_ref()).await {
             Ok(bound) => bound,
             Err(error) => {
                 system.stop(Duration::ZERO).await?;
                 return Err(error);
             }
         };
+        let watched = forward.clone();
+        if let Some(forwarder) = forward {
+            system.spawn("forwarding", |stop| forwarder.run(stop));
+        }
         let addresses = Addresses { grpc: bound.grpc_addr(), http: bound.http_addr(), api: bound.api_addr() };
         let watch = Watch {
             identity: Identity { started_at: watch::now(), addresses, target: database.target().to_owned() },
@@ -132,6 +140,7 @@ impl App {
             refusals: bound.refusals(),
             seen: Arc::default(),
             own_traces: own_traces.clone(),
+            forward: watched,
         };
         let api = api_options(&settings)?;
         let bound = bound.with_pages(watch.pages()).with_routes(Routes {
@@ -190,7 +199,13 @@ fn api_options(settings: &Settings) -> Result<ApiOptions> {
     Ok(ApiOptions { cors_origins, time_limit: settings.query_timeout() + BESIDE_STATEMENT, ..ApiOptions::default() })
 }
 
-async fn bind(server: ServerOptions, ports: Ports, ingest: &Ingest, readiness: &Readiness) -> Result<BoundServer> {
+async fn bind(
+    server: ServerOptions,
+    ports: Ports,
+    ingest: &Ingest,
+    readiness: &Readiness,
+    forward: Option<&Forwarder>,
+) -> Result<BoundServer> {
     let mut options = ServerOptions { drain_timeout: DRAIN_REQUESTS, ..server };
     let ServerOptions { grpc_addr, http_addr, api_addr, .. } = &mut options;
     let addresses =
@@ -215,6 +230,9 @@ async fn bind(server: ServerOptions, ports: Ports, ingest: &Ingest, readiness: &
         };
         failure::advised(error.to_string(), hint)
     })?;
+    if let Some(forwarder) = forward {
+        forwarding::refuse_loop(forwarder, &[bound.grpc_addr(), bound.http_addr()]).await?;
+    }
     security::watch(&bound, &guard)?;
     Ok(bound)
 }

@@ -5,6 +5,7 @@
 
 mod ask;
 pub(crate) mod bench;
+mod compare;
 pub(crate) mod dlq;
 mod export;
 mod flags;
@@ -20,6 +21,7 @@ use oneiric_otel::query::{AttributeFilter, TraceId};
 use oneiric_otel::settings::{DatabaseUrl, ENV_PREFIX, Loader, Resolved, Settings, SettingsError, Source};
 
 pub(crate) use ask::{Diff, Errors, Logs, Metrics, Order, Services, Spans};
+pub(crate) use compare::Compare;
 pub(crate) use export::{Export, Format};
 use flags::{Everyone, Given, Listener, Server, SettingFlags};
 
@@ -87,6 +89,9 @@ impl Arguments {
                 );
             }
             return check_range(export.since, export.until);
+        }
+        if let Command::Compare(Compare { since, until, .. }) = &self.command {
+            return check_range(*since, *until);
         }
         if let Command::Logs(Logs { since, until, .. }) = &self.command {
             return check_range(*since, *until);
@@ -172,6 +177,10 @@ pub(crate) enum Command {
     /// Spans and data points that are taken in where they are already add nothing. Log records have no identity of their own:
     /// those of an export are new wherever they come from somewhere else.
     Export(Export),
+    /// Say whether another place has the same spans: a file of OTLP, or a Jaeger
+    ///
+    /// Ends with 0 if both say the same, 1 if not, 2 if it could not be compared, or not all of it.
+    Compare(Compare),
     /// Find traces by describing them in words
     Search(Search),
     /// Find traces like this one

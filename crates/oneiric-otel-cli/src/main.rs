@@ -18,6 +18,7 @@ mod demo;
 mod embedding;
 mod failure;
 mod finder;
+mod forwarding;
 mod hide;
 mod intake;
 mod metrics;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::SystemTime;
 
+use oneiric_otel::forward::{ForwardCounts, ForwardLane, ForwardStatus};
 use oneiric_otel::pipeline::{BreakerState, IngestStatus, Latencies};
 use oneiric_otel::query::CacheCounts;
 use prometheus_client::collector::Collector;
@@ -17,6 +18,18 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::watch::Snapshot;
+
+type ForwardCounter = (&'static str, &'static str, fn(&ForwardCounts) -> u64);
+
+/// What is counted of passing on, by signal.
+const FORWARD_COUNTERS: [ForwardCounter; 6] = [
+    ("forwarded_requests", "Requests that the other endpoint took", |counts| counts.forwarded_requests),
+    ("forward_rejected_records", "Records that it rejected", |counts| counts.rejected_records),
+    ("forward_refused_requests", "Requests that it refused, which are in quarantine", |counts| counts.refused_requests),
+    ("forward_dropped_requests", "Requests that are not passed on for want of room", |counts| counts.dropped_requests),
+    ("forward_lost_requests", "Requests refused beyond the quarantine, or damaged", |counts| counts.lost_requests),
+    ("forward_failed_attempts", "Tries that failed", |counts| counts.failed_attempts),
+];
 
 /// The media type of the page.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,6 +49,9 @@ impl Collector for Snapshot {
         page.ingest(&self.ingest)?;
         page.spool(&self.ingest)?;
         page.breaker(&self.ingest)?;
+        if let Some(forward) = &self.forward {
+            page.forward(forward)?;
+        }
         page.counter("unauthenticated_requests", "Requests without a valid token", self.unauthenticated_requests)?;
         page.counter("failed_handshakes", "Connections on which TLS was not agreed on", self.failed_handshakes)?;
         let templates = &self.ingest.counts.log_templates;
@@ -142,6 +158,21 @@ impl Page<'_> {
             )?;
         }
         self.counter("circuit_breaker_opened", "How often it opened", ingest.breaker.opened)
+    }
+
+    fn forward(&mut self, forward: &ForwardStatus) -> fmt::Result {
+        for (name, help, count) in FORWARD_COUNTERS {
+            let by_signal = forward.lanes.iter().map(|lane| (lane.signal.as_str(), count(&lane.counts)));
+            self.counters(name, help, "signal", &by_signal.collect())?;
+        }
+        let closed = |lane: &ForwardLane| f64::from(u8::from(lane.breaker.state == BreakerState::Closed));
+        let closed = forward.lanes.iter().map(|lane| (lane.signal.as_str(), closed(lane))).collect();
+        self.gauges("forward_reachable", "Whether the breaker before the other endpoint is closed", "signal", &closed)?;
+        let spool = &forward.spool;
+        let entries = spool.lanes.iter().map(|lane| (&*lane.name, lane.entries as f64)).collect();
+        self.gauges("forward_spool_entries", "Requests that wait to be passed on", "signal", &entries)?;
+        self.gauge("forward_spool_bytes", "Bytes of their files", spool.bytes as f64)?;
+        self.gauge("forward_quarantine_bytes", "Bytes of refused requests", spool.quarantine_bytes as f64)
     }
 
     fn cache(&mut self, cache: &CacheCounts) -> fmt::Result {

@@ -11,10 +11,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use jiff::{SignedDuration, Timestamp};
+use oneiric_otel::forward::ForwardStatus;
 use oneiric_otel::pipeline::{BreakerState, IngestStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::app::Addresses;
+use crate::forwarding::Forwarding;
 use crate::moment;
 
 /// A report is written every second: a server of which there is an older one is gone or hangs.
@@ -33,6 +35,9 @@ pub(crate) struct Report {
     pub(crate) database: Connection,
     pub(crate) breaker: Breaker,
     pub(crate) spool: Option<Spool>,
+    /// Where else requests go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) forward: Option<Forwarding>,
     /// Requests in memory that wait for a writer.
     pub(crate) waiting_requests: usize,
     pub(crate) counts: Counts,
@@ -104,7 +109,12 @@ pub(crate) struct Identity {
 }
 
 impl Report {
-    pub(crate) fn new(identity: &Identity, status: &IngestStatus, away: Option<Trouble>) -> Self {
+    pub(crate) fn new(
+        identity: &Identity,
+        status: &IngestStatus,
+        away: Option<Trouble>,
+        forward: Option<&ForwardStatus>,
+    ) -> Self {
         let counts = &status.counts;
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -119,6 +129,7 @@ impl Report {
             database: Connection { target: identity.target.clone(), away },
             breaker: Breaker::new(status),
             spool: status.spool.as_ref().map(Spool::new),
+            forward: forward.map(Forwarding::new),
             waiting_requests: status.waiting_requests,
             counts: Counts {
                 acknowledged_records: named(&counts.records),
@@ -171,6 +182,7 @@ impl Report {
                 spool.quarantine_bytes
             ));
         }
+        problems.extend(self.forward.iter().flat_map(Forwarding::problems));
         problems
     }
 
@@ -203,7 +215,7 @@ impl Breaker {
 }
 
 impl Spool {
-    fn new(spool: &oneiric_otel_spool::SpoolStatus) -> Self {
+    pub(crate) fn new(spool: &oneiric_otel_spool::SpoolStatus) -> Self {
         Self {
             entries: spool.lanes.iter().map(|lane| (lane.name.clone(), lane.entries)).collect(),
             oldest: spool.lanes.iter().filter_map(|lane| lane.oldest).min().map(timestamp),

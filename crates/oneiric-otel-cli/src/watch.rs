@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use oneiric_otel::derive::Derived;
+use oneiric_otel::forward::{ForwardStatus, Forwarder};
 use oneiric_otel::pipeline::{Ingest, IngestStatus};
 use oneiric_otel::query::{CacheCounts, QueryService};
 use oneiric_otel::store::{Census, Database};
@@ -35,6 +36,7 @@ pub(crate) struct Watch {
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) seen: Arc<Mutex<Seen>>,
     pub(crate) own_traces: Option<OwnTraces>,
+    pub(crate) forward: Option<Forwarder>,
 }
 
 impl fmt::Debug for Watch {
@@ -65,6 +67,8 @@ pub(crate) struct Snapshot {
     pub(crate) failed_handshakes: u64,
     /// Of the server itself.
     pub(crate) dropped_own_spans: u64,
+    /// Where else requests go.
+    pub(crate) forward: Option<ForwardStatus>,
 }
 
 impl Watch {
@@ -132,7 +136,8 @@ impl Watch {
 
     fn report(&self) -> Report {
         let away = self.seen().away.clone();
-        Report::new(&self.identity, &self.ingest.status(), away)
+        let forward = self.forward.as_ref().map(Forwarder::status);
+        Report::new(&self.identity, &self.ingest.status(), away, forward.as_ref())
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -146,6 +151,7 @@ impl Watch {
             unauthenticated_requests: self.refusals.unauthenticated_requests(),
             failed_handshakes: self.refusals.failed_handshakes(),
             dropped_own_spans: self.own_traces.as_ref().map_or(0, OwnTraces::dropped),
+            forward: self.forward.as_ref().map(Forwarder::status),
         }
     }
 

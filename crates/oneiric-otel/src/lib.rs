@@ -13,9 +13,12 @@
 //! [`pipeline::Ingest`], applications their records through [`storage::OtelStorage`], and a model reaches it through
 //! [`embed::Embedder`].
 
+pub mod compare;
 pub mod conventions;
 pub mod derive;
 pub mod embed;
+#[cfg(feature = "forward")]
+pub mod forward;
 pub mod otlp;
 pub mod pipeline;
 pub mod query;

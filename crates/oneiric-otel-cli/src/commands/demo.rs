@@ -85,7 +85,7 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
         let intake = Intake::open(&data_dir::of(&global)?, &backend, global.settings())?;
         let background = Arc::new(progress.beside());
         let sql = backend.sql_reader_for_serving(&global, Schema::Ready).await;
-        let choices = Choices { settings: global.settings().clone(), own_traces: None, sql, ports };
+        let choices = Choices { settings: global.settings().clone(), sql, ports, ..Choices::default() };
         let app = App::start(backend, Schema::Ready, intake, server, choices, background).await?;
         watch.lap("listeners", &format!("listening for OTLP on {}", app.addresses().grpc));
         anyhow::Ok(app)

@@ -167,6 +167,16 @@ fn tell_server(server: &Report, row: &mut impl FnMut(&str, String)) {
         let bytes = |bytes| indicatif::BinaryBytes(bytes).to_string();
         row("spool", format!("{waiting} requests{oldest}; {} of {}", bytes(spool.bytes), bytes(spool.max_bytes)));
     }
+    if let Some(forward) = &server.forward {
+        let (waiting, oldest) = forward.waiting();
+        let oldest = oldest.map(|oldest| format!(", the oldest of {}", moment::show_time(oldest))).unwrap_or_default();
+        let passed_on = per_signal(&forward.forwarded_requests);
+        let sums = format!(
+            "{waiting} requests wait{oldest}; {} refused, {} dropped, {} lost",
+            forward.refused_requests, forward.dropped_requests, forward.lost_requests
+        );
+        row("passed on to", format!("{} ({}): {passed_on} requests; {sums}", forward.endpoint, forward.protocol));
+    }
     let until =
         server.breaker.until.map(|until| format!(", next try at {}", moment::show_time(until))).unwrap_or_default();
     row(

@@ -138,7 +138,7 @@ pub(crate) async fn run(global: &Global, import: &Import) -> Result<Ending> {
 
 /// Something to read.
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
     Stdin,
     File(PathBuf),
 }
@@ -240,7 +240,7 @@ async fn work(
 }
 
 /// What is met on the way through a source.
-enum Met {
+pub(super) enum Met {
     /// There is something to read.
     Beginning,
     Request(FileRequest),
@@ -314,7 +314,7 @@ enum Answer {
 }
 
 /// Reads a source to its end, or until nobody listens any more.
-fn read(source: &Source, signal: Option<otlp::Signal>, sender: &mpsc::Sender<Met>) {
+pub(super) fn read(source: &Source, signal: Option<otlp::Signal>, sender: &mpsc::Sender<Met>) {
     let (name, opened) = match source {
         Source::Stdin => ("stdin".to_owned(), Ok(Box::new(io::stdin().lock()) as Box<dyn Read>)),
         Source::File(path) => {

@@ -1,6 +1,7 @@
 //! One module per command. Each takes its arguments, does its work and returns how it ended.
 
 pub(crate) mod bench;
+pub(crate) mod compare;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod db;
@@ -58,6 +59,7 @@ pub(crate) async fn run(
         match command {
             Command::Import(import) => import::run(global, &import).await,
             Command::Export(export) => export::run(global, &export).await,
+            Command::Compare(compare) => compare::run(global, &compare).await,
             Command::Search(search) => search::run(global, &search).await,
             Command::Similar(similar) => similar::run(global, &similar).await,
             Command::Trace(trace) => Box::pin(trace::run(global, &trace)).await,

@@ -12,7 +12,7 @@ use crate::intake::Intake;
 use crate::own_traces::OwnTraces;
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::{data_dir, screen, security};
+use crate::{data_dir, forwarding, screen, security};
 
 pub(crate) async fn run(global: &Global, own_traces: Option<OwnTraces>, mut signals: Signals) -> Result<Ending> {
     let server = security::options(&global.resolved)?;
@@ -20,14 +20,16 @@ pub(crate) async fn run(global: &Global, own_traces: Option<OwnTraces>, mut sign
     let progress = Arc::new(Progress::new());
     let start = async {
         let (backend, schema) = Backend::open_for_serving(global, &progress).await?;
-        let intake = Intake::open(&data_dir::of(global)?, &backend, global.settings())?;
+        let data_dir = data_dir::of(global)?;
+        let intake = Intake::open(&data_dir, &backend, global.settings())?;
+        let forward = forwarding::open(&data_dir, global.settings())?;
         let sql = backend.sql_reader_for_serving(global, schema).await;
         App::start(
             backend,
             schema,
             intake,
             server,
-            Choices { settings: global.settings().clone(), own_traces, sql, ports: Ports::default() },
+            Choices { settings: global.settings().clone(), own_traces, sql, forward, ports: Ports::default() },
             Arc::clone(&progress),
         )
         .await

@@ -143,7 +143,17 @@ impl Serving {
 
     /// Sends SIGHUP.
     pub(crate) async fn hang_up(&self) {
-        send_signal(&self.child, "-HUP").await;
+        self.signal("-HUP").await;
+    }
+
+    /// Sends any signal, as `kill` calls it.
+    pub(crate) async fn signal(&self, signal: &str) {
+        send_signal(&self.child, signal).await;
+    }
+
+    /// Sends SIGKILL and waits for the end.
+    pub(crate) async fn kill(&mut self) {
+        self.child.kill().await.unwrap();
     }
 
     /// Waits for the end and returns the exit code. Nothing more may have come on stdout.

@@ -4,10 +4,12 @@
 mod api;
 mod bad_input;
 mod cli;
+mod compare;
 mod config;
 mod demo;
 mod dlq;
 mod export;
+mod forward;
 mod import;
 mod own_traces;
 mod queries;

@@ -169,7 +169,7 @@ fn the_rust_of_the_readme_is_the_example_that_is_compiled() {
 #[test]
 fn the_readme_names_no_command_outside_of_what_is_run() {
     for block in blocks(README) {
-        let known = ["sh", "sh keeps-running", "text", "rust", "python"];
+        let known = ["sh", "sh keeps-running", "text", "rust", "python", "toml"];
         assert!(known.contains(&block.info), "a block of the README has the language {:?}", block.info);
     }
 }

@@ -1,4 +1,5 @@
-//! The circuit breaker before the database: after repeated failures it lets nothing through for a while, then one probe.
+//! The circuit breaker before the database, or another place that requests go to: after repeated failures it lets nothing
+//! through for a while, then one probe.
 //!
 //! ```text
 //! CLOSED ── 5 failures within 60 s, or one that only a person can mend ──▶ OPEN ── 60 s ──▶ HALF_OPEN ── a probe
@@ -75,16 +76,16 @@ pub struct BreakerStatus {
 
 /// The right to write one batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pass {
+pub(crate) struct Pass {
     /// Whether everybody else waits for this batch.
-    pub(super) is_probe: bool,
+    pub(crate) is_probe: bool,
     /// The state the pass was given in: it ends with it.
     epoch: u64,
 }
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict<'a> {
+pub(crate) enum Verdict<'a> {
     Written,
     /// Its retries are used up.
     Failed(&'a str),
@@ -176,7 +177,9 @@ impl Circuit {
 
 /// The breaker that writers share.
 #[derive(Debug)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
+    /// What it stands before, as the log calls it.
+    before: &'static str,
     shared: Mutex<Shared>,
     changed: Notify,
 }
@@ -189,13 +192,13 @@ struct Shared {
 }
 
 impl Breaker {
-    pub(super) fn new(options: BreakerOptions) -> Self {
+    pub(crate) fn new(before: &'static str, options: BreakerOptions) -> Self {
         let shared = Shared { circuit: Circuit::new(options), since: SystemTime::now(), failing: None };
-        Self { shared: Mutex::new(shared), changed: Notify::new() }
+        Self { before, shared: Mutex::new(shared), changed: Notify::new() }
     }
 
     /// Waits until a batch may be written. The pass goes back with [`Self::conclude`].
-    pub(super) async fn enter(&self) -> Pass {
+    pub(crate) async fn enter(&self) -> Pass {
         loop {
             let changed = self.changed.notified();
             let outcome = self.with(|circuit| circuit.enter(Instant::now()));
@@ -211,12 +214,12 @@ impl Breaker {
     }
 
     /// Whether what the pass allows is still allowed.
-    pub(super) fn is_valid(&self, pass: Pass) -> bool {
+    pub(crate) fn is_valid(&self, pass: Pass) -> bool {
         self.lock().circuit.is_valid(pass)
     }
 
     /// Gives a pass back.
-    pub(super) fn conclude(&self, pass: Pass, verdict: Verdict<'_>) {
+    pub(crate) fn conclude(&self, pass: Pass, verdict: Verdict<'_>) {
         match verdict {
             Verdict::Written => self.lock().failing = None,
             Verdict::Failed(reason) | Verdict::Hopeless(reason) => {
@@ -231,7 +234,7 @@ impl Breaker {
     }
 
     /// How long until there may be a pass again; none when there may be one now.
-    pub(super) fn closed_for(&self) -> Option<Duration> {
+    pub(crate) fn closed_for(&self) -> Option<Duration> {
         match self.lock().circuit.state {
             State::Open { until } => {
                 Some(until.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero())
@@ -240,7 +243,7 @@ impl Breaker {
         }
     }
 
-    pub(super) fn status(&self) -> BreakerStatus {
+    pub(crate) fn status(&self) -> BreakerStatus {
         let shared = self.lock();
         let (state, until) = match shared.circuit.state {
             State::Closed { .. } => (BreakerState::Closed, None),
@@ -265,14 +268,17 @@ impl Breaker {
             let last_error = shared.failing.as_ref().map(|(_, error)| error.as_str());
             match shared.circuit.state {
                 State::Closed { .. } => {
-                    tracing::info!(event = "circuit-breaker-closed", "the database takes writes again");
+                    tracing::info!(event = "circuit-breaker-closed", "{} takes requests again", self.before);
                 }
-                State::HalfOpen { .. } => tracing::info!(event = "circuit-breaker-half-open", "trying one write"),
+                State::HalfOpen { .. } => {
+                    tracing::info!(event = "circuit-breaker-half-open", "trying one request to {}", self.before);
+                }
                 State::Open { .. } => tracing::error!(
                     event = "circuit-breaker-open",
                     seconds = shared.circuit.options.open_for.as_secs_f32(),
                     last_error,
-                    "the database does not take writes; no more tries for a while"
+                    "{} does not take requests; no more tries for a while",
+                    self.before
                 ),
             }
         }
@@ -386,7 +392,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn writers_wait_while_it_is_open_and_the_status_says_since_when() {
-        let breaker = Breaker::new(BreakerOptions { threshold: 1, ..BreakerOptions::default() });
+        let breaker = Breaker::new("a test", BreakerOptions { threshold: 1, ..BreakerOptions::default() });
         let began = Instant::now();
         let pass = breaker.enter().await;
         breaker.conclude(pass, Verdict::Failed("no answer"));

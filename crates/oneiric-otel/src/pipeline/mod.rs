@@ -11,13 +11,14 @@
 //! sender: what they cannot write waits. Everything in between is bounded. Nothing here knows a protocol, and nothing
 //! waits for derivation or embedding.
 
-mod breaker;
+pub(crate) mod breaker;
 mod check;
+mod outlet;
 mod prepare;
 mod queue;
 mod replay;
 mod report;
-mod tag;
+pub(crate) mod tag;
 pub(crate) mod template;
 mod writer;
 
@@ -36,6 +37,9 @@ use tracing::{Instrument as _, Span};
 pub use crate::store::TemplateCounts;
 pub use breaker::{BreakerOptions, BreakerState, BreakerStatus};
 pub use check::Limits;
+pub use outlet::Outlet;
+#[cfg(feature = "forward")]
+pub(crate) use prepare::as_protobuf;
 pub use replay::{ReplayCounts, Replayer};
 pub use report::{IngestCounters, IngestCounts, Latencies};
 
@@ -130,6 +134,8 @@ pub struct IngestOptions {
     pub limits: Limits,
     /// What is stored at all.
     pub signals: StoredSignals,
+    /// Where else acknowledged requests go.
+    pub outlet: Option<Arc<dyn Outlet>>,
 }
 
 /// Which signals are stored. Records of another are rejected, each of them counted, with that reason: a success would say
@@ -176,6 +182,7 @@ impl Default for IngestOptions {
             breaker: BreakerOptions::default(),
             limits: Limits::default(),
             signals: StoredSignals::default(),
+            outlet: None,
         }
     }
 }
@@ -266,7 +273,7 @@ impl Ingest {
         let core = Core {
             queue: Queue::new(bounds, spool.clone()),
             spool,
-            breaker: Breaker::new(options.breaker),
+            breaker: Breaker::new("the database", options.breaker),
             counters: IngestCounters::default(),
             decoding: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
             waiting: Arc::new(Semaphore::new(options.waiting_requests.max(1))),
@@ -441,9 +448,11 @@ impl Core {
                 self.spool(request, prepared, own).await?;
                 0
             }
-            Ack::Stored => self.store(request, prepared, own).await?.refused,
+            Ack::Stored => self.store_and_pass_on(request, prepared, own).await?.refused,
             Ack::Memory { .. } => {
+                let passed_on = self.pass_on(&request, own);
                 self.hold(request, prepared, own);
+                passed_on.await;
                 0
             }
         };
@@ -544,6 +553,7 @@ impl Core {
     /// Waits until the request is durable in the spool.
     async fn spool(self: &Arc<Self>, request: Request, prepared: Prepared, own: bool) -> Result<(), Refused> {
         let Some(spool) = &self.spool else { return Err(stopping()) };
+        let copy = request.clone();
         let Request { signal, encoding, body } = request;
         let tag = Tag { encoding, rejected: Tag::count(&prepared.rejections), own };
         let (sender, answer) = oneshot::channel();
@@ -559,7 +569,12 @@ impl Core {
         let span = if own { Span::none() } else { tracing::info_span!(target: self_trace::TARGET, "spool append") };
         let append = async {
             match spool.append(signal as usize, tag.bits(), body, durable).await {
-                Ok(()) => answer.await.map_err(|_| stopping()),
+                // Nothing but the disk can refuse it now: only then it goes elsewhere too, so that one which is refused for
+                // want of room, and comes again and again, does not. Both become durable at the same time.
+                Ok(()) => {
+                    let (answer, ()) = tokio::join!(answer, self.pass_on(&copy, own));
+                    answer.map_err(|_| stopping())
+                }
                 refused => Ok(refused),
             }
         };

@@ -60,7 +60,7 @@ pub(super) fn dead_letters(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
 }
 
 /// A request as protobuf, whatever it came as.
-pub(super) fn as_protobuf(request: &Request) -> Vec<u8> {
+pub(crate) fn as_protobuf(request: &Request) -> Vec<u8> {
     fn convert<R: Record>(request: &Request) -> Vec<u8> {
         match otlp::decode::<R>(request.encoding, &request.body) {
             Ok(decoded) => protobuf::encode(&decoded.groups),

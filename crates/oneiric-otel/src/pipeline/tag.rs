@@ -5,13 +5,13 @@ use crate::otlp::Encoding;
 
 /// Two bytes that the spool does not look into. The meaning of a bit never changes: old spools stay readable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tag {
-    pub(super) encoding: Encoding,
+pub(crate) struct Tag {
+    pub(crate) encoding: Encoding,
     /// How many records were rejected, up to [`MOST_REJECTED`]. Where none was, limits that were lowered since do not
     /// apply; and never may more be rejected than the sender was told.
-    pub(super) rejected: u16,
+    pub(crate) rejected: u16,
     /// It carries telemetry of ours: no span is made for writing it.
-    pub(super) own: bool,
+    pub(crate) own: bool,
 }
 
 const JSON: u16 = 1;
@@ -21,7 +21,7 @@ const REJECTED_AT: u32 = 4;
 const MOST_REJECTED: u16 = u16::MAX >> REJECTED_AT;
 
 impl Tag {
-    pub(super) fn bits(self) -> u16 {
+    pub(crate) fn bits(self) -> u16 {
         let encoding = match self.encoding {
             Encoding::Protobuf => 0,
             Encoding::Json => JSON,
@@ -30,11 +30,11 @@ impl Tag {
     }
 
     /// What [`Self::rejected`] is for these.
-    pub(super) fn count(rejections: &Rejections) -> u16 {
+    pub(crate) fn count(rejections: &Rejections) -> u16 {
         u16::try_from(rejections.records()).unwrap_or(u16::MAX).min(MOST_REJECTED)
     }
 
-    pub(super) fn from_bits(bits: u16) -> Self {
+    pub(crate) fn from_bits(bits: u16) -> Self {
         let encoding = if bits & JSON == 0 { Encoding::Protobuf } else { Encoding::Json };
         Self { encoding, rejected: bits >> REJECTED_AT, own: bits & OWN != 0 }
     }

@@ -57,6 +57,14 @@ impl Settings {
         if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
             conflict("tls_client_ca", "it needs tls_cert (--tls-cert) and tls_key");
         }
+        if self.forward_otlp.is_none() {
+            if self.forward_headers.is_some() {
+                conflict("forward_headers", "it needs forward_otlp (--forward-otlp)");
+            }
+            if self.forward_ca.is_some() {
+                conflict("forward_ca", "it needs forward_otlp (--forward-otlp)");
+            }
+        }
         if self.token_file.is_some() && self.tokens.is_some() {
             conflict("tokens", "tokens are given twice, here and by token_file: leave one of them out");
         }

@@ -43,7 +43,7 @@ pub use error::{Problem, SettingsError, Source};
 pub use load::{ENV_PREFIX, Loader, Resolved, ShownSetting};
 pub use reference::reference;
 pub use table::{
-    Acknowledge, EndpointSettings, Flag, FlagOf, LimitSettings, ListenSettings, LogFormat, Setting, Settings,
-    VectorIndex,
+    Acknowledge, EndpointSettings, Flag, FlagOf, ForwardProtocol, LimitSettings, ListenSettings, LogFormat, Setting,
+    Settings, VectorIndex,
 };
 pub use value::{Accepts, DatabaseUrl, Secret, Shown};

@@ -141,10 +141,19 @@ const ORIGIN: Accepts = Accepts::Text {
     what: "origins such as https://dashboard.example.com:8443, without a path, or *",
     is_good: is_origin,
 };
+const OTLP_ENDPOINT: Accepts =
+    Accepts::Text { what: "a URL such as http://HOST:PORT or https://HOST:PORT", is_good: is_http_url };
+const HEADERS: Accepts =
+    Accepts::Text { what: "NAME=VALUE, with commas between several", is_good: |list| list.contains('=') };
 const TOKENS: Accepts = Accepts::Text { what: "tokens with commas between them, and not nothing", is_good: is_some };
 
 fn is_some(text: &str) -> bool {
     !text.trim().is_empty()
+}
+
+fn is_http_url(text: &str) -> bool {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    rest.is_some_and(is_some)
 }
 
 fn is_address(text: &str) -> bool {
@@ -197,6 +206,16 @@ words! {
         Stored = "stored",
         /// It is in memory; when too many wait, the oldest are dropped and counted.
         Memory = "memory",
+    }
+}
+
+words! {
+    /// What is spoken to the endpoint that requests are passed on to.
+    pub enum ForwardProtocol {
+        /// OTLP over HTTP; JSON stays JSON.
+        HttpProtobuf = "http/protobuf",
+        /// OTLP over gRPC; JSON becomes protobuf.
+        Grpc = "grpc",
     }
 }
 
@@ -286,6 +305,20 @@ group! {
         vector_index: VectorIndex = VectorIndex::Hnsw, Accepts::Word(VectorIndex::WORDS);
         /// Store spans of the server's own work too, as the service oneiric-otel
         trace_self: bool = false, Accepts::Switch, flag flag(FlagOf::Server, "trace-self", "");
+        /// Pass what is acknowledged on to this OTLP endpoint, too, at least once: http://HOST:PORT or https://HOST:PORT
+        forward_otlp: Option<String> = None, OTLP_ENDPOINT, flag flag(FlagOf::Server, "forward-otlp", "URL"),
+            unset "nothing is passed on";
+        /// What is spoken there; JSON stays JSON over HTTP and becomes protobuf over gRPC
+        forward_protocol: ForwardProtocol = ForwardProtocol::HttpProtobuf, Accepts::Word(ForwardProtocol::WORDS),
+            flag flag(FlagOf::Server, "forward-protocol", "PROTOCOL");
+        /// Headers for it, with values percent-encoded, as in OTEL_EXPORTER_OTLP_HEADERS
+        forward_headers: Option<Secret> = None, HEADERS, unset "no headers";
+        /// The authorities to trust there, in PEM
+        forward_ca: Option<PathBuf> = None, FILE, flag flag(FlagOf::Server, "forward-ca", "FILE"),
+            unset "those of this machine";
+        /// Bytes on disk for requests that wait to be passed on; beyond it they are stored, but not passed on
+        forward_max_bytes: u64 = 1 << 30, whole(128 << 20, u64::MAX),
+            flag flag(FlagOf::Server, "forward-max-bytes", "BYTES");
         /// How the log on stderr is written
         log_format: LogFormat = LogFormat::Text, Accepts::Word(LogFormat::WORDS);
         /// Let pages of this origin (https://HOST:PORT, or * for all) ask the query API in a browser; may be repeated

@@ -14,6 +14,7 @@ mod log_meaning;
 mod logs;
 mod metrics;
 mod migrations;
+mod outlet;
 mod partitions;
 mod patterns;
 mod plans;

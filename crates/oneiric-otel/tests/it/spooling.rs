@@ -18,12 +18,12 @@ use crate::writing::{gauge, log, request, span};
 /// Longer than anything here takes, however busy the machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-fn open(dir: &Path) -> Spool {
+pub(crate) fn open(dir: &Path) -> Spool {
     Spool::open(SpoolOptions::new(dir, Signal::ALL.map(Signal::as_str))).expect("a spool").0
 }
 
 /// Retries and pauses of the breaker are short, so that nothing here waits for a minute.
-fn options(ack: Ack) -> IngestOptions {
+pub(crate) fn options(ack: Ack) -> IngestOptions {
     IngestOptions {
         ack,
         retry_backoff: Duration::from_millis(1),
@@ -33,18 +33,18 @@ fn options(ack: Ack) -> IngestOptions {
     }
 }
 
-async fn migrated() -> (TestDatabase, Database) {
+pub(crate) async fn migrated() -> (TestDatabase, Database) {
     let test = TestDatabase::create().await;
     let database = Database::new(test.url()).expect("a valid URL");
     database.migrate().await.expect("migrates");
     (test, database)
 }
 
-async fn send(ingest: &Ingest, signal: Signal, body: Vec<u8>) -> Result<Accepted, Refused> {
+pub(crate) async fn send(ingest: &Ingest, signal: Signal, body: Vec<u8>) -> Result<Accepted, Refused> {
     ingest.submit(Request { signal, encoding: Encoding::Protobuf, body: body.into() }).await
 }
 
-fn one_span(number: u32) -> Vec<u8> {
+pub(crate) fn one_span(number: u32) -> Vec<u8> {
     request(vec![Span { start_time_unix_nano: 1_795_176_000_000_000_000 + u64::from(number), ..span(7, 7, "one") }])
 }
 
@@ -58,7 +58,7 @@ async fn send_numbered(ingest: &Ingest, numbers: std::ops::Range<u32>) {
     }
 }
 
-async fn stored(test: &TestDatabase) -> (i64, i64, i64) {
+pub(crate) async fn stored(test: &TestDatabase) -> (i64, i64, i64) {
     let count = async |table| test.count(&format!("SELECT count(*) FROM otel.{table}")).await;
     (count("otel_spans").await, count("otel_logs").await, count("otel_metrics").await)
 }

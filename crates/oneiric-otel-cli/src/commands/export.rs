@@ -103,10 +103,10 @@ async fn work(finder: &Finder, export: &Export) -> Result<Summary> {
 #[derive(Debug)]
 enum Sink {
     Stdout(io::Stdout),
-    /// A file that has its name only when it is whole.
     File {
         file: BufWriter<File>,
-        partial: PathBuf,
+        /// The name of a file that is not whole yet. None for a device or a pipe, in whose place no file may come.
+        partial: Option<PathBuf>,
         path: PathBuf,
     },
 }
@@ -116,10 +116,14 @@ impl Sink {
         if path.as_os_str() == "-" {
             return Ok(Self::Stdout(io::stdout()));
         }
-        let mut partial = OsString::from(path);
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+        let partial = fs::metadata(path).map_or(true, |found| found.is_file()).then(|| {
+            let mut partial = OsString::from(path);
+            partial.push(".partial");
+            PathBuf::from(partial)
+        });
+        let target = partial.as_deref().unwrap_or(path);
+        let opened = File::options().write(true).create(partial.is_some()).truncate(partial.is_some()).open(target);
+        let file = opened.with_context(|| format!("cannot write {}", target.display()))?;
         Ok(Self::File { file: BufWriter::new(file), partial, path: path.to_owned() })
     }
 
@@ -149,9 +153,10 @@ impl Sink {
     fn finish(mut self) -> Result<()> {
         let finished = match &mut self {
             Self::Stdout(stdout) => stdout.flush(),
-            Self::File { file, partial, path } => {
+            Self::File { file, partial: Some(partial), path } => {
                 file.flush().and_then(|()| file.get_ref().sync_all()).and_then(|()| fs::rename(partial, path))
             }
+            Self::File { file, partial: None, .. } => file.flush(),
         };
         finished.with_context(|| self.trouble())
     }
@@ -170,4 +175,24 @@ fn tell(summary: &Summary) -> String {
     format!(
         "exported {spans} spans, {data_points} data points, {log_records} log records: {requests} requests, {size}\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn no_file_comes_in_the_place_of_a_device() {
+        let place = tempfile::tempdir().unwrap();
+        let hole = place.path().join("hole");
+        std::os::unix::fs::symlink("/dev/null", &hole).unwrap();
+        Sink::open(&hole).unwrap().finish().unwrap();
+        assert!(fs::symlink_metadata(&hole).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+
+        let file = place.path().join("file");
+        Sink::open(&file).unwrap().finish().unwrap();
+        assert!(fs::symlink_metadata(&file).unwrap().is_file());
+    }
 }

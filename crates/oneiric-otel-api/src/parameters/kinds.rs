@@ -369,7 +369,7 @@ impl Meaning for Prefix {
 
 /// The id of a template of log records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(value_type = String, pattern = "^-?[0-9]{1,18}$", examples("6233839168310720248"))]
+#[schema(value_type = String, pattern = "^-?[0-9]{1,19}$", examples("6233839168310720248"))]
 pub(crate) struct TemplateIdText(pub(crate) TemplateId);
 
 impl Meaning for TemplateIdText {

@@ -1,7 +1,7 @@
--- What questions read. Errors: short ones alone are indexed by their letters, they are noted in one order, and forgotten when
--- no trace can have them. Points with exemplars are found by their time. Programs before this one find the same, more slowly.
+-- What questions about errors read: short ones alone are indexed by their letters, they are noted in one order, and
+-- forgotten when no trace can have them. Programs before this one find the same, more slowly.
 --
--- Storing metrics waits while the points that are there are looked through.
+-- Deriving failed traces and asking for errors wait while the index is built.
 
 -- A message of 4 KB has thousands of trigrams, each an entry of the index, and it is nearly always the only one of its
 -- kind. The few long ones are compared one by one.
@@ -33,7 +33,8 @@ $$;
 COMMENT ON FUNCTION otel_note_errors_before IS 'Notes the errors of traces that are about to be written, in the order of their ids.';
 
 -- Traces of any age are stored, so what is old is not gone: an error is forgotten when there is no partition left that could
--- hold a trace with it. The row that is locked is what makes partitions wait.
+-- hold a trace with it. The row that is locked is what makes partitions wait, so few are forgotten at a time. They are locked
+-- in the order in which they are noted, or the two could wait for each other.
 CREATE FUNCTION otel_forget_errors() RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, otel, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
@@ -46,17 +47,17 @@ BEGIN
     SELECT d.first_day, d.last_day FROM days d
     WHERE NOT EXISTS (SELECT FROM otel_partitions('otel_traces') p
                       WHERE p.lower_bound < d.last_day + 1 AND p.upper_bound > d.first_day)
+  ), locked AS MATERIALIZED (
+    SELECT e.error_id FROM otel_errors e JOIN gone g ON e.first_day = g.first_day AND e.last_day = g.last_day
+    ORDER BY e.error_id LIMIT 5000 FOR UPDATE OF e
   )
-  DELETE FROM otel_errors e USING gone g WHERE e.first_day = g.first_day AND e.last_day = g.last_day;
+  DELETE FROM otel_errors e USING locked l WHERE e.error_id = l.error_id;
   GET DIAGNOSTICS forgotten = ROW_COUNT;
   RETURN forgotten;
 END $$;
-COMMENT ON FUNCTION otel_forget_errors IS 'Forgets the errors that no stored trace can have any more and returns how many.';
+COMMENT ON FUNCTION otel_forget_errors IS 'Forgets errors that no stored trace can have any more, 5000 at most, and returns how many.';
 
 REVOKE EXECUTE ON FUNCTION
   otel_note_errors_before(timestamptz[], text[], text[]),
   otel_forget_errors()
 FROM PUBLIC;
-
--- Few points have exemplars. They lead from a trace to metrics of services that have no span in it.
-CREATE INDEX otel_metrics_exemplars ON otel_metrics (time) WHERE exemplars IS NOT NULL;

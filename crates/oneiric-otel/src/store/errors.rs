@@ -209,13 +209,19 @@ impl Database {
         self.reader().await?.query_typed(&sql, &values).await?.iter().map(TraceRow::from_row).collect()
     }
 
-    /// Forgets the errors of which no partition can hold a trace any more. Returns how many.
+    /// Forgets the errors of which no partition can hold a trace any more, some thousands a transaction. Returns how many.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// When the database does not answer. What was forgotten until then stays so.
     pub async fn forget_errors(&self) -> Result<u64, StoreError> {
-        let row = self.query_one("SELECT otel.otel_forget_errors()", &[]).await?;
-        Ok(row.get::<_, i64>(0).unsigned_abs())
+        let mut forgotten = 0;
+        loop {
+            let row = self.query_one("SELECT otel.otel_forget_errors()", &[]).await?;
+            match row.get::<_, i64>(0).unsigned_abs() {
+                0 => return Ok(forgotten),
+                some => forgotten += some,
+            }
+        }
     }
 
     /// Groups of failing traces, the largest first and of equal ones that with the smaller id. `after` is count and id of

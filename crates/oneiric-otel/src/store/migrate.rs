@@ -24,8 +24,8 @@ struct Migration {
     /// The index that a deferred migration builds.
     index: Option<&'static str>,
     /// The least [`SCHEMA_VERSION`] of a program that can work with a database that has this migration without knowing it:
-    /// one that only adds what such a program may ignore. None: only programs that know it. Noted in the database, from
-    /// migration 12 on.
+    /// one that only adds what such a program may ignore. None: only programs that know it. Noted in the database; programs
+    /// before version 12 do not look for it.
     works_with: Option<i32>,
 }
 
@@ -64,10 +64,11 @@ const REQUIRED: &[Migration] = &[
         12,
         "compatible_programs",
         include_str!("../../migrations/required/0012_compatible_programs.sql"),
-    )
-    .works_with(10),
+    ),
     Migration::required(13, "read_indexes", include_str!("../../migrations/required/0013_read_indexes.sql"))
-        .works_with(10),
+        .works_with(12),
+    Migration::required(14, "exemplar_index", include_str!("../../migrations/required/0014_exemplar_index.sql"))
+        .works_with(12),
 ];
 
 const DEFERRED: &[Migration] = &[
@@ -395,7 +396,11 @@ mod tests {
         let all: Vec<i32> = REQUIRED.iter().chain(DEFERRED).map(|migration| migration.version).collect();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{all:?}");
         assert!(REQUIRED.is_sorted_by_key(|migration| migration.version));
-        // The mark needs its column.
-        assert!(REQUIRED.iter().all(|migration| migration.works_with.is_none() || migration.version >= 12));
+        // Programs that look for the mark have migration 12.
+        assert!(
+            REQUIRED
+                .iter()
+                .all(|migration| migration.works_with.is_none_or(|least| (12..migration.version).contains(&least)))
+        );
     }
 }

@@ -284,11 +284,46 @@ async fn errors_whose_traces_are_gone_are_forgotten_and_others_are_not() {
     let of_the_day = "first_day = '2026-11-18' AND last_day = '2026-11-18'";
     let (gone, all) = (count(of_the_day).await, count("true").await);
     assert!(gone > 1000 && all > gone);
-    assert_eq!(scene.bench.store.forget_errors().await.unwrap(), gone as u64);
+    // More than are forgotten in one transaction.
+    let others = "INSERT INTO otel.otel_errors (error_id, first_day, last_day, error_message)
+                  SELECT n, '1999-12-31', '1999-12-31', 'x' FROM generate_series(1, 6000) n";
+    client.batch_execute(others).await.unwrap();
+    assert_eq!(scene.bench.store.forget_errors().await.unwrap(), gone as u64 + 6000);
     assert_eq!((count(of_the_day).await, count("true").await), (0, all - gone));
     assert_eq!(count("error_message = 'of 2019'").await, 1);
     assert_eq!(count("error_message = 'connection refused'").await, 1, "it was on other days too");
     assert_eq!(scene.bench.store.forget_errors().await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_forgotten_in_the_order_in_which_they_are_noted() {
+    let scene = Scene::new().await;
+    let mut other = scene.bench.test.client().await;
+    // Stored in another order than that of their ids.
+    let errors = "INSERT INTO otel.otel_errors (error_id, first_day, last_day, error_message)
+                  SELECT n, '2001-01-01', '2001-01-01', 'x' FROM generate_series(100, 1, -1) n";
+    other.batch_execute(errors).await.unwrap();
+    let holding = other.transaction().await.unwrap();
+    let lock = "SELECT FROM otel.otel_errors WHERE error_id = $1 FOR UPDATE";
+    holding.execute(lock, &[&1_i64]).await.unwrap();
+    let meanwhile = async {
+        while scene.bench.test.count(WAITING).await == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // Who waits for the first holds nothing that comes after it.
+        holding.batch_execute("SET LOCAL lock_timeout = '2s'").await.unwrap();
+        for later in [2_i64, 50, 100] {
+            let locked = holding.execute(lock, &[&later]).await;
+            assert_eq!(locked.map_err(|error| error.to_string()), Ok(1), "{later}");
+        }
+        // One of them occurs again, on a day that has a partition: it is kept.
+        let noted = "UPDATE otel.otel_errors SET last_day = current_date + 1 WHERE error_id = 50";
+        holding.batch_execute(noted).await.unwrap();
+        holding.commit().await.unwrap();
+    };
+    let (forgotten, ()) = tokio::join!(scene.bench.store.forget_errors(), meanwhile);
+    assert_eq!(forgotten.unwrap(), 99);
+    assert_eq!(scene.bench.test.count("SELECT count(*) FROM otel.otel_errors WHERE error_id = 50").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,11 +351,9 @@ async fn errors_are_noted_in_one_order_so_that_derivers_wait_for_each_other_and_
         let note =
             "INSERT INTO otel.otel_errors (error_id, first_day, last_day) VALUES ($1, '2026-11-20', '2026-11-20')";
         holding.execute(note, &[&id(&first).await]).await.unwrap();
-        let waiting = "SELECT count(*) FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
         let derive = scene.derive();
         let meanwhile = async {
-            while scene.bench.test.count(waiting).await == 0 {
+            while scene.bench.test.count(WAITING).await == 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             // Who waits for the first holds nothing that comes after it.
@@ -334,8 +367,12 @@ async fn errors_are_noted_in_one_order_so_that_derivers_wait_for_each_other_and_
     }
 }
 
+/// Who waits for a lock.
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()";
+
 /// Six days of 5,000 traces that ended at noon of 2026-11-20, half of them with an error, of which every other is the
-/// only one of its kind.
+/// only one of its kind. Each day has a partition of its own, however long ago it is.
 pub(crate) async fn days_of_errors(scene: &Scene) {
     scene
         .bench
@@ -343,7 +380,8 @@ pub(crate) async fn days_of_errors(scene: &Scene) {
         .client()
         .await
         .batch_execute(
-            "SELECT otel_ensure_partition('otel_traces', timestamptz '2026-11-20 12:00:00+00' - n * interval '1 day')
+            "UPDATE otel_partitioned_tables SET retention = '100 years';
+             SELECT otel_ensure_partition('otel_traces', timestamptz '2026-11-20 12:00:00+00' - n * interval '1 day')
              FROM generate_series(0, 6) n;
              INSERT INTO otel_traces (bucket, start_time, end_time, seen_from, seen_to, duration_ns, trace_id, span_count,
                                       error_count, log_count, start_ns, root_seen, status, service_name, root_name,

@@ -126,10 +126,12 @@ async fn uses(scene: &Scene, column: &str, like: &str) -> i64 {
         .await
 }
 
-/// Times that these tables were read whole, and that they were read at all.
+/// Times that these tables were read whole, and that they were read at all. There must be such tables.
 async fn reads(scene: &Scene, like: &str) -> (i64, i64) {
-    let sum =
-        |what: &str| format!("SELECT coalesce(sum({what}), 0) FROM pg_stat_user_tables WHERE relname LIKE '{like}'");
+    let of_tables =
+        |what: &str| format!("SELECT coalesce({what}, 0) FROM pg_stat_user_tables WHERE relname LIKE '{like}'");
+    let sum = |what: &str| of_tables(&format!("sum({what})"));
+    assert!(scene.bench.test.count(&of_tables("count(*)")).await > 0, "there is no table like {like}");
     let whole = scene.bench.test.count(&sum("seq_scan")).await;
     (whole, whole + scene.bench.test.count(&sum("coalesce(idx_scan, 0)")).await)
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use oneiric_otel::forward::Forwarder;
-use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions, Outlet};
+use oneiric_otel::pipeline::{Ack, Ingest, Outlet};
+use oneiric_otel::query::SQL_TIME;
 use oneiric_otel::settings::Settings;
 use oneiric_otel::store::{Database, SqlReader};
 use oneiric_otel::system::{ModelLoader, ModelState, Schema, System, SystemOptions};
@@ -47,6 +48,7 @@ pub(crate) struct Addresses {
 #[derive(Debug, Default)]
 pub(crate) struct Choices {
     pub(crate) settings: Settings,
+    pub(crate) api: ApiOptions,
     pub(crate) own_traces: Option<OwnTraces>,
     /// A connection for SQL of anybody.
     pub(crate) sql: Option<SqlReader>,
@@ -83,7 +85,7 @@ impl App {
         choices: Choices,
         progress: Arc<Progress>,
     ) -> Result<Self> {
-        let Choices { settings, own_traces, sql, forward, ports } = choices;
+        let Choices { settings, api, own_traces, sql, forward, ports } = choices;
         let Intake { ack, disk, report } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
         let endpoint = settings.endpoint_options();
@@ -142,7 +144,6 @@ impl App {
             own_traces: own_traces.clone(),
             forward: watched,
         };
-        let api = api_options(&settings)?;
         let bound = bound.with_pages(watch.pages()).with_routes(Routes {
             router: oneiric_otel_api::router(system.asked(), &api),
             unauthenticated: oneiric_otel_api::unauthenticated,
@@ -192,11 +193,16 @@ impl App {
 /// A question has this long for what is not its statement.
 const BESIDE_STATEMENT: Duration = Duration::from_secs(10);
 
-fn api_options(settings: &Settings) -> Result<ApiOptions> {
+/// What the settings say about the API.
+///
+/// # Errors
+/// If an origin cannot be one.
+pub(crate) fn api_options(settings: &Settings) -> Result<ApiOptions> {
     let origins = settings.cors_origins.iter().map(|origin| origin.parse().map_err(anyhow::Error::msg));
     let cors_origins = origins.collect::<Result<_>>().context("cors_origins")?;
-    // Longer than a statement may take, so that it is the statement of which is told.
-    Ok(ApiOptions { cors_origins, time_limit: settings.query_timeout() + BESIDE_STATEMENT, ..ApiOptions::default() })
+    // Longer than a statement may take, of ours or of the user's, so that it is the statement of which is told.
+    let time_limit = settings.query_timeout().max(SQL_TIME) + BESIDE_STATEMENT;
+    Ok(ApiOptions { cors_origins, time_limit, ..ApiOptions::default() })
 }
 
 async fn bind(
@@ -247,5 +253,19 @@ async fn ask_database(database: Database) -> Result<(), String> {
     match tokio::time::timeout(READY_WITHIN, database.ping()).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("the database did not answer within {} s", READY_WITHIN.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_ends_before_its_question_whosever_it_is() {
+        for (query_timeout_seconds, expected) in [(1, 40), (30, 40), (600, 610)] {
+            let settings = Settings { query_timeout_seconds, ..Settings::default() };
+            let options = api_options(&settings).expect("there are no origins");
+            assert_eq!(options.time_limit, Duration::from_secs(expected), "{query_timeout_seconds}");
+        }
     }
 }

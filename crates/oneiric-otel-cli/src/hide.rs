@@ -84,10 +84,7 @@ fn hide(arguments: Vec<OsString>) -> Hidden {
 }
 
 fn hidden_value(value: OsString, variable: String, variables: &mut Vec<(String, OsString)>) -> OsString {
-    let has_password = |url: &str| {
-        let url = DatabaseUrl::new(url);
-        url.split_password().is_none_or(|public| public.password.is_some())
-    };
+    let has_password = |url: &str| DatabaseUrl::new(url).may_have_password();
     if value == OsStr::new(HIDDEN) || !value.to_str().is_some_and(has_password) {
         return value;
     }

@@ -55,7 +55,11 @@ impl Collector for Snapshot {
         page.counter("unauthenticated_requests", "Requests without a valid token", self.unauthenticated_requests)?;
         page.counter("failed_handshakes", "Connections on which TLS was not agreed on", self.failed_handshakes)?;
         let templates = &self.ingest.counts.log_templates;
-        page.counter("stored_log_templates", "Templates of log records that were new", templates.stored)?;
+        page.counter(
+            "stored_log_templates",
+            "Templates of log records that this process met and did not know, and that are stored",
+            templates.stored,
+        )?;
         page.counter(
             "left_out_log_templates",
             "New templates of log records that were not stored, because an hour had too many",

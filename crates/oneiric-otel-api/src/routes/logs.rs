@@ -133,7 +133,9 @@ async fn search_by_meaning(
 }
 
 /// The patterns of log records, the most frequent first: what they say without what varies. Without `until` those until
-/// now, without `since` those of a day, and of these the newest 500,000.
+/// now. Without `since` those of a day, and only of its newest 500,000 records, of `service` or of all, among which those
+/// count too that do not fit the other filters; the answer says from when on (`start`, `start_is_bound`). `trace_id` and
+/// `template` are looked for in the whole day.
 #[utoipa::path(get, path = "/api/v1/logs/patterns", tag = "logs", params(FindPatterns),
     responses((status = 200, description = "The patterns", body = LogPatterns), Problems))]
 async fn log_patterns(

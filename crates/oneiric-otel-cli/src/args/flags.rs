@@ -19,6 +19,9 @@ pub(crate) struct Given {
 
 /// Whose flags these are.
 pub(crate) trait Who {
+    /// Whether what variables say of these settings counts.
+    const HAS_VARIABLES: bool = true;
+
     fn has(of: FlagOf) -> bool;
 }
 
@@ -41,6 +44,8 @@ impl Who for Everyone {
 }
 
 impl Who for Listener {
+    const HAS_VARIABLES: bool = false;
+
     fn has(of: FlagOf) -> bool {
         of == FlagOf::Listeners
     }
@@ -94,7 +99,7 @@ impl<W: Who> Args for SettingFlags<W> {
             let arg = Arg::new(setting.name)
                 .long(flag.long)
                 .value_name(if flag.value.is_empty() { "BOOL" } else { flag.value })
-                .help(help(setting))
+                .help(help(setting, W::HAS_VARIABLES))
                 .global(flag.of == FlagOf::All)
                 .value_parser(clap::value_parser!(OsString));
             let arg = match setting.accepts {
@@ -117,8 +122,8 @@ fn is_list(setting: &Setting) -> bool {
     matches!(Settings::default().show(setting.name), Some(Shown::List(_)))
 }
 
-/// What the setting is for, its range, its default and its variable.
-fn help(setting: &Setting) -> String {
+/// What the setting is for, its range, its default and its variable, if that counts.
+fn help(setting: &Setting, has_variable: bool) -> String {
     let range = match setting.accepts {
         Accepts::Integer { .. } | Accepts::Number { .. } => format!("; {}", setting.accepts),
         Accepts::Word(words) => format!(" [possible values: {}]", words.join(", ")),
@@ -130,5 +135,6 @@ fn help(setting: &Setting) -> String {
         (Some(shown), _) => Some(shown.to_string()),
     };
     let default = default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
-    format!("{}{range}{default} [env: {ENV_PREFIX}{}]", setting.doc, setting.variable())
+    let variable = if has_variable { format!(" [env: {ENV_PREFIX}{}]", setting.variable()) } else { String::new() };
+    format!("{}{range}{default}{variable}", setting.doc)
 }

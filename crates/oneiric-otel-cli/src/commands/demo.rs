@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use oneiric_otel::embed::Embedder;
 use oneiric_otel::query::{QueryService, SearchAnswer, SearchRequest, TraceFilter};
-use oneiric_otel::settings::Settings;
+use oneiric_otel::settings::{ListenSettings, Resolved, Source};
 use oneiric_otel::system::{ModelState, Schema};
 use oneiric_otel_bench::demo::SEED;
 use oneiric_otel_bench::demo::plan::{self, Fault};
@@ -18,7 +18,7 @@ use oneiric_otel_server::ServerOptions;
 use serde::Serialize;
 
 use super::Ending;
-use crate::app::{Addresses, App, Choices, Ports};
+use crate::app::{self, Addresses, App, Choices, Ports};
 use crate::args::{Demo, Global};
 use crate::backend::Backend;
 use crate::demo::system::{self, System, Told};
@@ -70,11 +70,15 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
         global.resolved.settings.data_dir = Some(data_dir::of_demo(&global)?);
     }
     let ports = Ports {
-        any_grpc: global.is_default("listen.grpc_addr"),
-        any_http: global.is_default("listen.http_addr"),
-        any_api: global.is_default("listen.api_addr"),
+        any_grpc: !is_asked_for(&global.resolved, "listen.grpc_addr"),
+        any_http: !is_asked_for(&global.resolved, "listen.http_addr"),
+        any_api: !is_asked_for(&global.resolved, "listen.api_addr"),
     };
-    let server = listeners(global.settings());
+    let server = listeners(&global.resolved);
+    if !is_asked_for(&global.resolved, "cors_origins") {
+        global.resolved.settings.cors_origins.clear();
+    }
+    let api = app::api_options(global.settings())?;
     let start = async {
         let backend = Backend::open_for_writing(&global, &progress).await?;
         if let Err(error) = check(&backend, global.database_url().is_some()).await {
@@ -85,7 +89,7 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
         let intake = Intake::open(&data_dir::of(&global)?, &backend, global.settings())?;
         let background = Arc::new(progress.beside());
         let sql = backend.sql_reader_for_serving(&global, Schema::Ready).await;
-        let choices = Choices { settings: global.settings().clone(), sql, ports, ..Choices::default() };
+        let choices = Choices { settings: global.settings().clone(), api, sql, ports, ..Choices::default() };
         let app = App::start(backend, Schema::Ready, intake, server, choices, background).await?;
         watch.lap("listeners", &format!("listening for OTLP on {}", app.addresses().grpc));
         anyhow::Ok(app)
@@ -113,14 +117,22 @@ pub(crate) async fn run(global: &Global, demo: &Demo, mut signals: Signals) -> R
     served.and(stopped).map(|()| ending)
 }
 
-/// The demo talks to itself, in the clear and without a token.
-fn listeners(settings: &Settings) -> ServerOptions {
+/// The demo talks to itself, in the clear and without a token. So what files and variables open for a server does not count.
+fn listeners(resolved: &Resolved) -> ServerOptions {
+    let usual = ListenSettings::default();
+    let ListenSettings { grpc_addr, http_addr, api_addr } = resolved.settings.listen.clone();
+    let choose = |name, address, usual| if is_asked_for(resolved, name) { address } else { usual };
     ServerOptions {
-        grpc_addr: settings.listen.grpc_addr.clone(),
-        http_addr: settings.listen.http_addr.clone(),
-        api_addr: Some(settings.listen.api_addr.clone()),
+        grpc_addr: choose("listen.grpc_addr", grpc_addr, usual.grpc_addr),
+        http_addr: choose("listen.http_addr", http_addr, usual.http_addr),
+        api_addr: Some(choose("listen.api_addr", api_addr, usual.api_addr)),
         ..ServerOptions::default()
     }
+}
+
+/// Whether the command line says it.
+fn is_asked_for(resolved: &Resolved, setting: &str) -> bool {
+    matches!(resolved.origin(setting), Source::Flag(_))
 }
 
 /// Whether the demo can and should work on a database.
@@ -337,5 +349,26 @@ impl Stopwatch {
 
     fn seconds(&self) -> BTreeMap<&'static str, f64> {
         self.laps.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oneiric_otel::settings::{ENV_PREFIX, Loader};
+
+    use super::*;
+
+    #[test]
+    fn what_a_server_opens_to_others_the_demo_does_not() {
+        let variables = ["GRPC_ADDR", "HTTP_ADDR", "API_ADDR"]
+            .map(|name| (format!("{ENV_PREFIX}LISTEN__{name}"), "0.0.0.0:1".into()));
+        let loader =
+            Loader::new().variables(ENV_PREFIX, variables).flag("listen.http_addr", "0.0.0.0:2", "--http-addr");
+        let resolved = loader.finish().expect("all are accepted");
+        assert_eq!(resolved.settings.listen.grpc_addr, "0.0.0.0:1");
+        let (server, usual) = (listeners(&resolved), ListenSettings::default());
+        assert_eq!((server.grpc_addr, server.api_addr), (usual.grpc_addr, Some(usual.api_addr)));
+        assert_eq!(server.http_addr, "0.0.0.0:2");
+        assert!(!is_asked_for(&resolved, "listen.grpc_addr") && is_asked_for(&resolved, "listen.http_addr"));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::Ending;
-use crate::app::{Addresses, App, Choices, Ports};
+use crate::app::{self, Addresses, App, Choices, Ports};
 use crate::args::Global;
 use crate::backend::Backend;
 use crate::intake::Intake;
@@ -16,6 +16,7 @@ use crate::{data_dir, forwarding, screen, security};
 
 pub(crate) async fn run(global: &Global, own_traces: Option<OwnTraces>, mut signals: Signals) -> Result<Ending> {
     let server = security::options(&global.resolved)?;
+    let api = app::api_options(global.settings())?;
     let scheme = if server.tls.is_some() { "https" } else { "http" };
     let progress = Arc::new(Progress::new());
     let start = async {
@@ -29,7 +30,7 @@ pub(crate) async fn run(global: &Global, own_traces: Option<OwnTraces>, mut sign
             schema,
             intake,
             server,
-            Choices { settings: global.settings().clone(), own_traces, sql, forward, ports: Ports::default() },
+            Choices { settings: global.settings().clone(), api, own_traces, sql, forward, ports: Ports::default() },
             Arc::clone(&progress),
         )
         .await

@@ -1,5 +1,7 @@
 //! Settings through the command line: from files, variables and flags, checked and shown.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use oneiric_otel_testkit::TestDatabase;
@@ -11,6 +13,7 @@ use crate::serve::{exchange, get};
 fn file(dir: &Path, name: &str, content: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, content).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     path
 }
 
@@ -83,6 +86,16 @@ async fn what_is_wrong_is_checked_at_once_and_stops_every_other_command() {
     }
     let secret = run(&["config", "check", "--set", "tokens=s3cr3t"]).await.expect(1);
     assert!(secret.stdout.contains("others can read a command line") && !secret.stdout.contains("s3cr3t"));
+    let password = "connection_string=postgresql://u:s3cr3t@h/d";
+    for set in [&["--set", password][..], &[&format!("--set={password}")]] {
+        let ended = run(&[&["health"], set].concat()).await.expect(2);
+        assert!(
+            ended.stderr.contains("--database-url, the variable OTEL_STORAGE_CONNECTION_STRING"),
+            "{}",
+            ended.stderr
+        );
+        assert!(!ended.stderr.contains("s3cr3t"), "{}", ended.stderr);
+    }
     let missing = run(&["config", "check", "--config", "/nonexistent.toml"]).await.expect(1);
     assert!(missing.stdout.contains("file /nonexistent.toml: "), "{}", missing.stdout);
 }

@@ -2,16 +2,14 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+
+use oneiric_otel::settings::exposure;
 
 use crate::ServerError;
 
 /// No certificate, key or list of tokens is as long as that.
 const MAX_BYTES: u64 = 4 << 20;
-
-/// What anybody but the owner and the readers of the group may do with a secret: nothing.
-const FORBIDDEN: u32 = 0o027;
 
 /// Reads a file. `what` says what it is for, in messages.
 pub(super) fn read(what: &str, path: &Path) -> Result<Vec<u8>, ServerError> {
@@ -24,18 +22,11 @@ pub(super) fn read(what: &str, path: &Path) -> Result<Vec<u8>, ServerError> {
 /// Also when others may read it, or anybody but its owner may change it.
 pub(super) fn read_secret(what: &str, path: &Path) -> Result<Vec<u8>, ServerError> {
     let file = open(what, path)?;
-    let mode = file.metadata().map_err(|error| fail(what, path, error))?.mode() & 0o777;
-    if mode & FORBIDDEN != 0 {
-        return Err(fail(
-            what,
-            path,
-            format!(
-                "its mode is {mode:03o}, so others can read or change it; expected at most 640: run chmod 600 {}",
-                path.display()
-            ),
-        ));
+    let about = file.metadata().map_err(|error| fail(what, path, error))?;
+    match exposure(&about, path) {
+        Some(reason) => Err(fail(what, path, reason)),
+        None => read_from(what, path, file),
     }
-    read_from(what, path, file)
 }
 
 fn open(what: &str, path: &Path) -> Result<File, ServerError> {

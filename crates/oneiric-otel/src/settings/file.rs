@@ -4,13 +4,15 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use super::exposure::exposure;
+use super::load::Content;
 use super::raw::Raw;
 
 /// Larger files hold something else.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Keys in the order of the file, with dots between the parts, and their values.
-pub(super) fn read(path: &Path) -> Result<Vec<(String, Raw)>, String> {
+/// What the file says, and whether secrets may stand in it.
+pub(super) fn read(path: &Path) -> Result<Content, String> {
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
     let parse = match extension.as_deref() {
         Some("toml") => of_toml,
@@ -18,6 +20,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, Raw)>, String> {
         _ => return Err("expected a name that ends in .toml, .yaml or .yml".to_owned()),
     };
     let file = File::open(path).map_err(|error| error.to_string())?;
+    let about = file.metadata().map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 > MAX_BYTES {
@@ -25,16 +28,14 @@ pub(super) fn read(path: &Path) -> Result<Vec<(String, Raw)>, String> {
     }
     let text = String::from_utf8(bytes)
         .map_err(|error| format!("byte {}: expected UTF-8", error.utf8_error().valid_up_to()))?;
+    let mut entries = Vec::new();
     match parse(&text)? {
-        Raw::Table(entries) => {
-            let mut settings = Vec::new();
-            flatten("", entries, &mut settings);
-            Ok(settings)
-        }
+        Raw::Table(table) => flatten("", table, &mut entries),
         // An empty file of YAML.
-        Raw::Nothing => Ok(Vec::new()),
-        _ => Err("expected names of settings with their values, such as `ack: stored`".to_owned()),
+        Raw::Nothing => {}
+        _ => return Err("expected names of settings with their values, such as `ack: stored`".to_owned()),
     }
+    Ok(Content { entries, exposure: exposure(&about, path) })
 }
 
 fn of_toml(text: &str) -> Result<Raw, String> {

@@ -11,7 +11,7 @@ use super::error::{Problem, SettingsError, Source};
 use super::file::read as read_file;
 use super::raw::Raw;
 use super::table::{Setting, Settings};
-use super::value::Shown;
+use super::value::{DatabaseUrl, Shown};
 
 /// What variables begin with unless an application chooses otherwise.
 pub const ENV_PREFIX: &str = "OTEL_STORAGE_";
@@ -105,7 +105,12 @@ impl Loader {
         let path = path.as_ref();
         let source = Source::File(path.to_owned());
         match read_file(path) {
-            Ok(entries) => {
+            Ok(Content { entries, exposure }) => {
+                let secret = entries.iter().find_map(|(key, raw)| secret(key, raw));
+                if let (Some(setting), Some(reason)) = (secret, exposure) {
+                    let reason = format!("{} stands there, which is a secret, and {reason}", setting.name);
+                    self.problems.push(Problem::File { path: path.to_owned(), reason });
+                }
                 for (key, raw) in entries {
                     self.apply(&key, &raw, &source);
                 }
@@ -118,17 +123,23 @@ impl Loader {
     /// Adds the variables of this process that begin with `prefix`, and before them the file that one of them may name.
     #[must_use]
     pub fn environment(self, prefix: &str) -> Self {
-        let variables: Vec<_> =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
-        self.file_of(prefix, &variables).variables(prefix, variables)
+        self.file_and_environment(None, prefix)
     }
 
-    fn file_of(self, prefix: &str, variables: &[(String, OsString)]) -> Self {
-        let named = variables
-            .iter()
-            .find(|(name, value)| !value.is_empty() && name.strip_prefix(prefix).is_some_and(|rest| rest == CONFIG));
-        let Some((_, path)) = named else { return self };
-        self.file(path)
+    /// As [`Self::environment`], with this file, if there is one, in place of the one that a variable may name.
+    #[must_use]
+    pub fn file_and_environment(self, file: Option<&Path>, prefix: &str) -> Self {
+        let variables: Vec<_> =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value))).collect();
+        let is_named = |(name, value): &&(String, OsString)| {
+            !value.is_empty() && name.strip_prefix(prefix).is_some_and(|rest| rest == CONFIG)
+        };
+        let named = variables.iter().find(is_named).map(|(_, path)| Path::new(path));
+        let with_file = match file.or(named) {
+            Some(path) => self.file(path),
+            None => self,
+        };
+        with_file.variables(prefix, variables)
     }
 
     /// Adds variables, of which those count that begin with `prefix`.
@@ -165,16 +176,29 @@ impl Loader {
     }
 
     /// Adds one setting as a command line gives it: its name, its value, and the flag. A secret is refused: others can read
-    /// a command line.
+    /// a command line. So is a URL with a password from another flag than the setting's own, which the program takes off
+    /// its command line.
     #[must_use]
     pub fn flag(mut self, name: &str, value: impl Into<OsString>, flag: impl Into<String>) -> Self {
-        let origin = Source::Flag(flag.into());
-        match Settings::table().find(|setting| setting.name == name && setting.is_secret) {
+        let (raw, flag) = (Raw::Said(value.into()), flag.into());
+        let own = |setting: &Setting| setting.flag.map(|flag| format!("--{}", flag.long));
+        let refused = Settings::table()
+            .find(|setting| setting.name == name && setting.is_secret)
+            .or_else(|| secret(name, &raw).filter(|setting| own(setting).is_none_or(|own| own != flag)));
+        let origin = Source::Flag(flag);
+        match refused {
             Some(setting) => {
-                let accepted = "a variable or a file, since others can read a command line".to_owned();
+                let accepted = match own(setting) {
+                    Some(own) => format!(
+                        "a URL without a password, since others can read a command line; {own}, the variable \
+                         {ENV_PREFIX}{} and a file take one with a password",
+                        setting.variable()
+                    ),
+                    None => "a variable or a file, since others can read a command line".to_owned(),
+                };
                 self.problems.push(Problem::Value { origin, key: setting.name, accepted, found: None });
             }
-            None => self.apply(name, &Raw::Said(value.into()), &origin),
+            None => self.apply(name, &raw, &origin),
         }
         self
     }
@@ -217,8 +241,23 @@ impl Loader {
     }
 }
 
+/// What a file says.
+pub(super) struct Content {
+    /// Keys in the order of the file, with dots between the parts, and their values.
+    pub(super) entries: Vec<(String, Raw)>,
+    /// Why it is no place for secrets, if it is none.
+    pub(super) exposure: Option<String>,
+}
+
+/// The setting of this name, if others must not see the value.
+fn secret(name: &str, raw: &Raw) -> Option<&'static Setting> {
+    let setting = Settings::table().find(|setting| setting.name == name && setting.holds_password)?;
+    let is_secret = setting.is_secret || raw.text().is_none_or(|text| DatabaseUrl::new(text).may_have_password());
+    (is_secret && !raw.says_nothing()).then_some(setting)
+}
+
 #[cfg(not(feature = "settings-files"))]
-fn read_file(_path: &Path) -> Result<Vec<(String, Raw)>, String> {
+fn read_file(_path: &Path) -> Result<Content, String> {
     Err("this program is built without the feature settings-files, which reads it".to_owned())
 }
 

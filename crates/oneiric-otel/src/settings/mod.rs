@@ -28,9 +28,11 @@ mod apply;
 mod check;
 mod connection_url;
 mod error;
+mod exposure;
 #[cfg(feature = "settings-files")]
 mod file;
 mod load;
+mod origin;
 mod raw;
 mod reference;
 mod table;
@@ -40,7 +42,9 @@ mod value;
 
 pub use connection_url::Public;
 pub use error::{Problem, SettingsError, Source};
+pub use exposure::exposure;
 pub use load::{ENV_PREFIX, Loader, Resolved, ShownSetting};
+pub use origin::is_origin;
 pub use reference::reference;
 pub use table::{
     Acknowledge, EndpointSettings, Flag, FlagOf, ForwardProtocol, LimitSettings, ListenSettings, LogFormat, Setting,

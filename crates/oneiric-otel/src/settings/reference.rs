@@ -12,13 +12,13 @@ This page is made from the program: `oneiric-otel config reference` prints it.
 
 A setting comes from the first of these that has it: the command line, the environment, a file, its default.
 
-- **Command line**: the flag that the setting has, or `--set NAME=VALUE` for any of them except secrets, which others could
-  read there.
+- **Command line**: the flag that the setting has, or `--set NAME=VALUE` for any of them except secrets and URLs with a
+  password, which others could read there.
 - **Environment**: the variable. Those that are set to nothing say nothing. An application that uses the library chooses
   what its variables begin with in place of `OTEL_STORAGE_`, as `MAHAVISHNU_OTEL_STORAGE__`.
 - **File**: `--config FILE`, or the variable `OTEL_STORAGE_CONFIG`; TOML if its name ends in `.toml`, YAML if in `.yaml` or
   `.yml`. What has a dot in its name stands in a table, as `max_attributes` in `[limits]`. Paths are relative to where the
-  program was started.
+  program was started. With a secret in it, or a URL with a password, others must not be able to read it (`chmod 600`).
 
 A name that does not exist is refused with the nearest one that does, a value out of its range with the range, and both
 with who says so. `oneiric-otel config check` says all that is wrong, `oneiric-otel config show` what holds and why.

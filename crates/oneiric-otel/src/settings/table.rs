@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::origin::{ORIGIN, is_origin};
 use super::raw::Raw;
 use super::value::{Accepts, DatabaseUrl, Secret, Shown, Value, words};
 
@@ -137,10 +138,7 @@ const DATABASE_URL: Accepts =
 const FILE: Accepts = Accepts::Text { what: "the path of a file", is_good: is_some };
 const DIRECTORY: Accepts = Accepts::Text { what: "the path of a directory", is_good: is_some };
 const ADDRESS: Accepts = Accepts::Text { what: "HOST:PORT, such as 127.0.0.1:4317", is_good: is_address };
-const ORIGIN: Accepts = Accepts::Text {
-    what: "origins such as https://dashboard.example.com:8443, without a path, or *",
-    is_good: is_origin,
-};
+const ORIGINS: Accepts = Accepts::Text { what: ORIGIN, is_good: is_origin };
 const OTLP_ENDPOINT: Accepts =
     Accepts::Text { what: "a URL such as http://HOST:PORT or https://HOST:PORT", is_good: is_http_url };
 const HEADERS: Accepts =
@@ -158,15 +156,6 @@ fn is_http_url(text: &str) -> bool {
 
 fn is_address(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-}
-
-fn is_origin(text: &str) -> bool {
-    let authority = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    text == "*"
-        || authority.is_some_and(|authority| {
-            let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '@' | '?' | '#');
-            !authority.is_empty() && authority.chars().all(is_plain)
-        })
 }
 
 const MODEL: Accepts = Accepts::Text { what: "the name of a model", is_good: is_some };
@@ -295,7 +284,7 @@ group! {
         similarity_threshold: f64 = 0.85, number(0.0, 1.0);
         /// The least cosine similarity of a text to a question in words that counts as near
         search_floor: f64 = crate::query::SEARCH_FLOOR, number(0.0, 1.0);
-        /// How long a statement of a question may take
+        /// How long a statement of a question may take, except those of `sql`, which have 30 s whatever this says
         query_timeout_seconds: u64 = 30, whole(1, 3600);
         /// The model of the vectors: all-MiniLM-L6-v2 in this process, or any that embedding_endpoint.url serves
         embedding_model: String = DEFAULT_MODEL.to_owned(), MODEL;
@@ -322,7 +311,7 @@ group! {
         /// How the log on stderr is written
         log_format: LogFormat = LogFormat::Text, Accepts::Word(LogFormat::WORDS);
         /// Let pages of this origin (https://HOST:PORT, or * for all) ask the query API in a browser; may be repeated
-        cors_origins: Vec<String> = Vec::new(), ORIGIN, flag flag(FlagOf::Listeners, "cors-origin", "ORIGIN");
+        cors_origins: Vec<String> = Vec::new(), ORIGINS, flag flag(FlagOf::Listeners, "cors-origin", "ORIGIN");
         /// Speak TLS on every address, with this certificate and those that lead to its authority, in PEM
         tls_cert: Option<PathBuf> = None, FILE, flag flag(FlagOf::Server, "tls-cert", "FILE"), unset "no TLS";
         /// The private key of the certificate, in PEM; others must not be able to read it

@@ -205,6 +205,18 @@ fn secrets_are_nowhere_to_be_seen() {
     let error = Loader::new().flag("tokens", "s3cr3t", "--set").finish().expect_err("others could read it");
     assert!(error.to_string().contains("command line --set: tokens: expected a variable or a file"), "{error}");
     assert!(!error.to_string().contains("s3cr3t"));
+    let password = "postgresql://u:s3cr3t@h/d";
+    for (name, flag, variable) in [
+        ("connection_string", "--database-url", "OTEL_STORAGE_CONNECTION_STRING"),
+        ("reader_url", "--reader-url", "OTEL_STORAGE_READER_URL"),
+    ] {
+        let error = Loader::new().flag(name, password, "--set").finish().expect_err("others could read it").to_string();
+        assert!(error.contains(flag) && error.contains(variable) && !error.contains("s3cr3t"), "{error}");
+    }
+    for (url, flag) in [(password, "--database-url"), ("postgresql://u@h/d", "--set")] {
+        let resolved = Loader::new().flag("connection_string", url, flag).finish().expect("nobody can read a password");
+        assert_eq!(resolved.settings.connection_string, Some(DatabaseUrl::new(url)));
+    }
     let settings = Settings { connection_string: Some(DatabaseUrl::new("s3cr3t")), ..Settings::default() };
     let error = settings.check().expect_err("that is no URL").to_string();
     assert!(error.contains("connection_string: expected a URL") && !error.contains("s3cr3t"), "{error}");
@@ -261,7 +273,40 @@ mod files {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join(name);
         std::fs::write(&path, text).expect("a file");
+        set_mode(&path, 0o600);
         (dir, path)
+    }
+
+    fn set_mode(path: &PathBuf, mode: u32) {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("our own file");
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_no_place_for_secrets() {
+        let secrets = [
+            ("connection_string", "connection_string: postgresql://u:s3cr3t@h/d"),
+            ("tokens", "tokens: s3cr3t-s3cr3t-s3cr3t"),
+            ("embedding_endpoint.api_key", "embedding_endpoint: {url: 'http://h', api_key: s3cr3t}"),
+        ];
+        for (name, text) in secrets {
+            let (_dir, path) = write("a.yaml", text);
+            for mode in [0o600, 0o400, 0o640] {
+                set_mode(&path, mode);
+                Settings::from_file(&path).expect("nobody else reads it");
+            }
+            for mode in [0o644, 0o604, 0o660, 0o602] {
+                set_mode(&path, mode);
+                let error = Settings::from_file(&path).expect_err("others read it").to_string();
+                for part in [name, &format!("its mode is {mode:o}"), "chmod 600", "a.yaml"] {
+                    assert!(error.contains(part) && !error.contains("s3cr3t"), "{part}: {error}");
+                }
+            }
+        }
+        let (_dir, path) = write("a.yaml", "connection_string: postgresql://u@h/d\ntokens:\n");
+        set_mode(&path, 0o644);
+        Settings::from_file(&path).expect("there is no secret in it");
     }
 
     fn load(name: &str, text: impl AsRef<[u8]>) -> Result<Settings, SettingsError> {

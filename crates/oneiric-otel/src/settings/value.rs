@@ -157,6 +157,11 @@ impl DatabaseUrl {
         connection_url::split_password(&self.0)
     }
 
+    /// Whether there is a password in it, or may be.
+    pub fn may_have_password(&self) -> bool {
+        self.split_password().is_none_or(|public| public.password.is_some())
+    }
+
     pub(super) fn is_one(url: &str) -> bool {
         let rest = url.strip_prefix("postgresql://").or_else(|| url.strip_prefix("postgres://"));
         rest.is_some_and(|rest| !rest.is_empty())

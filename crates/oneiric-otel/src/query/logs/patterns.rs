@@ -37,8 +37,8 @@ pub struct LogPatterns {
     pub start: Timestamp,
     /// Before when.
     pub end: Timestamp,
-    /// Whether `start` is later than a day before `end`, because the day has more than 500,000 records and nobody asked for
-    /// all of it.
+    /// Whether `start` is later than a day before `end`, because nobody asked for all of the day and it has more than
+    /// 500,000 records: of the service that was asked about, or of all, whether they fit the rest of the request or not.
     pub start_is_bound: bool,
 }
 
@@ -67,8 +67,10 @@ pub struct LogPattern {
 
 impl QueryService {
     /// The patterns of the logs that fit a request, the most frequent first. Its `limit` is the number of patterns; its
-    /// cursor is not looked at. Without an end they are those until now; without a start, those of the day before the end,
-    /// and of these the newest 500,000.
+    /// cursor is not looked at. Without an end they are those until now. Without a start they are those of the day before
+    /// the end, and only of the newest 500,000 records of that day: of the service, if one is given, else of all. Those
+    /// count too that do not fit the rest of the request, so of a rare kind some may be left out; a start finds them all. A
+    /// trace or templates are looked for in the whole day.
     ///
     /// # Errors
     /// As [`Self::search_logs`], and [`QueryError::TooLong`] for a range with more logs than can be counted in time.

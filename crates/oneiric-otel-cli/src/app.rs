@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use oneiric_otel::forward::Forwarder;
-use oneiric_otel::pipeline::{Ack, Ingest, Outlet};
+use oneiric_otel::pipeline::{Ack, Ingest, IngestOptions, Outlet};
 use oneiric_otel::query::SQL_TIME;
 use oneiric_otel::settings::Settings;
 use oneiric_otel::store::{Database, SqlReader};

@@ -9,7 +9,8 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::cli::{PATIENCE, Serving, run, run_with_input};
-use crate::{questions, readme};
+use crate::questions;
+use crate::tour::blocks;
 
 /// Everything that the tester can compare, but for what data it thinks must be accepted.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
@@ -70,7 +71,7 @@ async fn every_example_of_the_page_about_the_api_works() {
     let loaded = async { while shell(&like).await.is_none() {} };
     timeout(PATIENCE, loaded).await.unwrap();
     let mut cursor = None;
-    let examples = readme::blocks(include_str!("../../../../docs/api.md"));
+    let examples = blocks(include_str!("../../../../docs/api.md"));
     for line in examples.iter().filter(|block| block.info == "sh").flat_map(|block| block.text.lines()) {
         let line = line.replace("127.0.0.1:16686", &place).replace("TRACE_ID", &trace_id);
         let line = cursor.as_deref().map_or(line.clone(), |cursor| line.replace("CURSOR", cursor));

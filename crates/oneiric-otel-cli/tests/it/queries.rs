@@ -6,26 +6,13 @@ use oneiric_otel_testkit::TestDatabase;
 use serde_json::json;
 
 use crate::cli::{run, run_with_input};
+use crate::tour::blocks;
 
 const PAGE: &str = include_str!("../../../../docs/queries.md");
 
 /// Blocks of this language.
-fn blocks(language: &str) -> Vec<String> {
-    let mut blocks = Vec::new();
-    let mut open: Option<(bool, String)> = None;
-    for line in PAGE.lines() {
-        match (line.strip_prefix("```"), open.as_mut()) {
-            (Some(_), Some(_)) => blocks.extend(open.take().and_then(|(wanted, text)| wanted.then_some(text))),
-            (Some(info), None) => open = Some((info == language, String::new())),
-            (None, Some((_, text))) => {
-                text.push_str(line);
-                text.push('\n');
-            }
-            (None, None) => {}
-        }
-    }
-    assert!(open.is_none(), "a block does not end");
-    blocks
+fn of_language(language: &str) -> Vec<String> {
+    blocks(PAGE).into_iter().filter(|block| block.info == language).map(|block| block.text).collect()
 }
 
 /// A request of one user that asks the database for each of its rows.
@@ -70,10 +57,10 @@ async fn every_query_of_the_page_finds_something() {
                   FROM (SELECT attributes, span_hash AS hash_bigint FROM otel_spans WHERE attributes ? 'app.order.id') s";
     let client = database.client().await;
     client.batch_execute(tables).await.unwrap();
-    for statement in blocks("sql as-owner") {
+    for statement in of_language("sql as-owner") {
         client.batch_execute(&statement.replace("otel_reader", &reader.name)).await.unwrap();
     }
-    let queries = blocks("sql");
+    let queries = of_language("sql");
     assert!(queries.len() > 15);
     for query in &queries {
         let ask = [&["sql", "-", "--json", "--sql-reader-url", &reader.url], &url[..]].concat();

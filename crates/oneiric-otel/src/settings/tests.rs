@@ -304,7 +304,7 @@ mod files {
                 }
             }
         }
-        let (_dir, path) = write("a.yaml", "connection_string: postgresql://u@h/d\ntokens:\n");
+        let (_dir, path) = write("a.yaml", "connection_string: postgresql://u@h/d\nbatch_size: 20\n");
         set_mode(&path, 0o644);
         Settings::from_file(&path).expect("there is no secret in it");
     }

@@ -177,7 +177,8 @@ impl QueryService {
             let Some(besides) = besides else { break };
             let candidates = self.candidates(words, meaning.as_ref(), wanted, &besides).await?;
             hits = self.hits(&candidates, &filter, limit, mode).await?;
-            let all_seen = (candidates.len() as i64) < wanted;
+            // The index on vectors may end before all are seen, and what a filter lets through be among the rest.
+            let all_seen = (candidates.len() as i64) < wanted && !filter.looks_at_rows();
             if hits.len() >= limit || all_seen {
                 break;
             }

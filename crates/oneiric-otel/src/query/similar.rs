@@ -129,8 +129,9 @@ impl QueryService {
     ) -> Result<Vec<TextHit>, QueryError> {
         let all = self.database.nearest_texts(model, vector, CANDIDATES, self.scan).await?;
         let hits = self.hits_of(&all, threshold, limit, filter).await?;
-        let is_cut = all.len() as i64 == CANDIDATES && all.last().is_some_and(|last| last.cosine >= threshold);
-        if hits.len() >= limit || !is_cut {
+        // However few came: the index on vectors may end before all are seen.
+        let more_may_be_near = all.last().is_some_and(|last| last.cosine >= threshold);
+        if hits.len() >= limit || !more_may_be_near {
             return Ok(hits);
         }
         let Some(texts) = self.few_texts(filter).await? else { return Ok(hits) };

@@ -19,6 +19,7 @@ pub mod derive;
 pub mod embed;
 #[cfg(feature = "forward")]
 pub mod forward;
+pub mod manager;
 pub mod otlp;
 pub mod pipeline;
 pub mod query;

@@ -46,7 +46,7 @@ pub use endpoint::{Endpoint, EndpointError, Protocol};
 use crate::otlp::{Encoding, Signal};
 use crate::pipeline::breaker::Breaker;
 use crate::pipeline::tag::Tag;
-use crate::pipeline::{BreakerOptions, BreakerStatus, Outlet, Request};
+use crate::pipeline::{BreakerOptions, BreakerStatus, Outlet, Refused, Request};
 use client::Client;
 use counts::Counters;
 use worker::Lane;
@@ -186,6 +186,21 @@ impl Forwarder {
         &self.shared.endpoint
     }
 
+    /// Takes a request over, for whoever can keep what is refused. Ready when it is durable.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing of it is kept or counted then.
+    pub async fn submit(&self, request: Request) -> Result<(), Refused> {
+        let taken = Arc::clone(&self.shared).append(request, false).await;
+        taken.map_err(|error| {
+            let reason = error.to_string();
+            match error {
+                AppendError::TooLarge { .. } => Refused::Malformed { reason },
+                _ => Refused::Unavailable { reason, retry_after: self.shared.options.retry_backoff },
+            }
+        })
+    }
+
     /// Sends what waits and what comes, until told to stop, then closes the queue. What is left is sent by the next process.
     pub async fn run(self, stop: CancellationToken) {
         let lanes =
@@ -228,6 +243,18 @@ impl Shared {
     }
 
     async fn take(self: Arc<Self>, request: Request, own: bool) {
+        let signal = request.signal;
+        match Arc::clone(&self).append(request, own).await {
+            Ok(()) => self.note_dropping(None),
+            Err(error) => {
+                self.lane(signal).counters.dropped();
+                self.note_dropping(Some(error.to_string()));
+            }
+        }
+    }
+
+    /// Waits until a request is durable.
+    async fn append(self: Arc<Self>, request: Request, own: bool) -> Result<(), AppendError> {
         let Request { signal, encoding, body } = request;
         let tag = Tag { encoding, rejected: 0, own };
         let (sender, answer) = oneshot::channel();
@@ -239,16 +266,9 @@ impl Shared {
             // Whoever asked may have gone: the request is kept all the same.
             drop(sender.send(outcome.map(|_| ())));
         };
-        let outcome = match self.spool.append(signal as usize, tag.bits(), body, durable).await {
+        match self.spool.append(signal as usize, tag.bits(), body, durable).await {
             Ok(()) => answer.await.unwrap_or(Err(AppendError::Closed)),
             refused => refused,
-        };
-        match outcome {
-            Ok(()) => self.note_dropping(None),
-            Err(error) => {
-                self.lane(signal).counters.dropped();
-                self.note_dropping(Some(error.to_string()));
-            }
         }
     }
 

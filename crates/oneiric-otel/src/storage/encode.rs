@@ -231,3 +231,6 @@ fn temporality_number(temporality: Temporality) -> i32 {
     };
     temporality as i32
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::encode::{CUT_VALUE, Envelopes};
 use super::health::{HealthReport, report};
 use super::queue::{Bounds, Queue};
-use super::worker::Worker;
+use super::worker::{Target, Worker};
 use super::{
     Acknowledge, Durability, EmbeddingChoice, OtelStorage, OtelStorageOptions, Shared, StorageError, StoreRefused,
 };
@@ -60,15 +60,11 @@ impl Parts {
         let Self { system, queue, runtime, timeout } = self;
         let work = async move {
             let began = Instant::now();
-            let settled = tokio::time::timeout(timeout, queue.settle()).await;
+            let settled = queue.settle_within(timeout).await;
             let stopped = system.stop(timeout.saturating_sub(began.elapsed())).await;
             queue.clear();
             stopped?;
-            match settled {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err((records, reason))) => Err(StorageError::NotStored { records, reason }),
-                Err(_) => Err(StorageError::TimedOut { within: timeout }),
-            }
+            settled
         };
         runtime.run(work).await
     }
@@ -115,13 +111,7 @@ impl OtelStorage {
     /// [`StorageError::NotStored`] with the number of records that were accepted and are not stored, of all that no flush
     /// has reported before.
     pub async fn flush(&self) -> Result<(), StorageError> {
-        let queue = &self.running()?.queue;
-        let settled = queue.settle().await;
-        match (queue.closed(), settled) {
-            (_, Err((records, reason))) => Err(StorageError::NotStored { records, reason }),
-            (Some(_), Ok(())) => Err(StorageError::Closed),
-            (None, Ok(())) => Ok(()),
-        }
+        self.running()?.queue.flush().await
     }
 
     /// Stores what was accepted, stops the workers and lets go of the database, within
@@ -177,10 +167,10 @@ impl Drop for Shared {
 
 /// The threads of an adapter. They end when it is dropped, and nobody waits for that.
 #[derive(Debug)]
-struct OwnRuntime(Option<Runtime>);
+pub(super) struct OwnRuntime(Option<Runtime>);
 
 impl OwnRuntime {
-    fn start(threads: usize) -> Result<Self, StorageError> {
+    pub(super) fn start(threads: usize) -> Result<Self, StorageError> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder.worker_threads(threads).thread_name("oneiric-otel").enable_all().build();
         Ok(Self(Some(runtime.map_err(StorageError::Threads)?)))
@@ -190,7 +180,7 @@ impl OwnRuntime {
         self.0.as_ref().map(|runtime| runtime.handle().clone())
     }
 
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, StorageError>> + Send + 'static,
     ) -> Result<T, StorageError> {
@@ -231,7 +221,7 @@ async fn begin(options: OtelStorageOptions) -> Result<(System, Arc<Queue>), Stor
     }
 }
 
-fn data_dir(options: &OtelStorageOptions) -> Result<PathBuf, StorageError> {
+pub(super) fn data_dir(options: &OtelStorageOptions) -> Result<PathBuf, StorageError> {
     let dir = options.data_dir.clone().or_else(default_data_dir);
     dir.and_then(|dir| std::path::absolute(dir).ok()).ok_or_else(|| StorageError::InvalidOption {
         name: "data_dir",
@@ -351,7 +341,7 @@ fn start(
     let mut system = System::start(backend, schema, system);
     let worker = Worker {
         queue: Arc::clone(&queue),
-        ingest: system.ingest().clone(),
+        target: Target::Database(system.ingest().clone()),
         usual,
         durability: match options.acknowledge {
             Acknowledge::Spooled => Durability::Spooled,

@@ -39,6 +39,8 @@ mod queries;
 mod queue;
 mod receipt;
 mod record;
+#[cfg(feature = "forward")]
+mod remote;
 #[cfg(feature = "sdk")]
 mod sdk;
 mod weight;
@@ -54,6 +56,10 @@ pub use record::{
     Batch, HistogramPoint, LogEntry, MetricData, MetricPoints, Number, NumberPoint, Origin, SpanData, SpanEvent,
     SpanKind, SpanLink, SpanStatus, Temporality, TraceData,
 };
+#[cfg(feature = "forward")]
+pub(crate) use remote::OtlpExport;
+#[cfg(feature = "forward")]
+pub use remote::{OtlpDestination, OtlpReport};
 
 #[cfg(feature = "sdk")]
 pub use sdk::{StorageLogExporter, StorageMetricExporter, StorageSpanExporter};
@@ -145,21 +151,7 @@ impl OtelStorage {
     /// # Errors
     /// [`StoreRefused`], at once. Nothing of it is stored then.
     pub fn batch_store(&self, batch: Batch) -> Result<Receipt, StoreRefused> {
-        let Batch { traces, metrics, logs } = batch;
-        let mut call = Vec::with_capacity(3);
-        if !traces.is_empty() {
-            call.push(Records::Traces(traces));
-        }
-        if !metrics.is_empty() {
-            call.push(Records::Metrics(metrics));
-        }
-        if !logs.is_empty() {
-            call.push(Records::Logs(logs));
-        }
-        if call.is_empty() {
-            call.push(Records::Logs(Vec::new()));
-        }
-        self.push(call)
+        self.push(Records::of(batch))
     }
 
     /// Takes records in as OTLP has them.

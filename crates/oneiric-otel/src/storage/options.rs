@@ -166,9 +166,6 @@ impl fmt::Debug for OtelStorageOptions {
 
 impl OtelStorageOptions {
     fn check(&self) -> Result<(), StorageError> {
-        let wrong = |name: &'static str, accepted: &str| {
-            Err(StorageError::InvalidOption { name, accepted: accepted.to_owned() })
-        };
         if self.connection_string.is_none() && cfg!(not(feature = "embedded")) {
             return wrong(
                 "connection_string",
@@ -176,14 +173,19 @@ impl OtelStorageOptions {
                  the crate oneiric-otel",
             );
         }
-        if self.queue_max_bytes < 1 << 20 {
-            return wrong("queue_max_bytes", "at least 1 MiB");
-        }
         if self.spool_max_bytes < 64 << 10 {
             return wrong("spool_max_bytes", "at least 64 KiB");
         }
         if self.memory_calls == 0 {
             return wrong("memory_calls", "at least 1");
+        }
+        self.check_queue()
+    }
+
+    /// What does not depend on where records go.
+    pub(super) fn check_queue(&self) -> Result<(), StorageError> {
+        if self.queue_max_bytes < 1 << 20 {
+            return wrong("queue_max_bytes", "at least 1 MiB");
         }
         if !(1..=64).contains(&self.threads) {
             return wrong("threads", "1 to 64");
@@ -199,6 +201,10 @@ impl OtelStorageOptions {
         }
         Ok(())
     }
+}
+
+fn wrong(name: &'static str, accepted: &str) -> Result<(), StorageError> {
+    Err(StorageError::InvalidOption { name, accepted: accepted.to_owned() })
 }
 
 /// Builds an [`OtelStorage`]. What is not set has its default.

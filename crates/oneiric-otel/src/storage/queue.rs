@@ -14,10 +14,10 @@ use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::error::{NotStored, StoreRefused};
+use super::error::{NotStored, StorageError, StoreRefused};
 use super::health::QueueReport;
 use super::receipt::{Outcome, Receipt};
-use super::record::{LogEntry, MetricData, TraceData};
+use super::record::{Batch, LogEntry, MetricData, TraceData};
 use super::weight::Weight;
 use crate::otlp::Group;
 
@@ -33,6 +33,21 @@ pub(super) enum Records {
 }
 
 impl Records {
+    /// What a call hands over: at least one part, so that there is something to answer.
+    pub(super) fn of(batch: Batch) -> Vec<Self> {
+        let Batch { traces, metrics, logs } = batch;
+        let parts = [
+            (!traces.is_empty()).then_some(Self::Traces(traces)),
+            (!metrics.is_empty()).then_some(Self::Metrics(metrics)),
+            (!logs.is_empty()).then_some(Self::Logs(logs)),
+        ];
+        let mut call: Vec<Self> = parts.into_iter().flatten().collect();
+        if call.is_empty() {
+            call.push(Self::Logs(Vec::new()));
+        }
+        call
+    }
+
     /// Whether there are none.
     #[cfg(feature = "sdk")]
     pub(super) fn is_empty(&self) -> bool {
@@ -254,6 +269,25 @@ impl Queue {
         }
         self.lock().earlier.retain(|epoch| !epoch.tracker.is_empty());
         failed.map_or(Ok(()), Err)
+    }
+
+    /// As [`Self::settle`], for a caller: a queue that is closed is an error too.
+    pub(super) async fn flush(&self) -> Result<(), StorageError> {
+        let settled = self.settle().await;
+        match (self.closed(), settled) {
+            (_, Err((records, reason))) => Err(StorageError::NotStored { records, reason }),
+            (Some(_), Ok(())) => Err(StorageError::Closed),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+
+    /// As [`Self::settle`], for so long.
+    pub(super) async fn settle_within(&self, within: Duration) -> Result<(), StorageError> {
+        match tokio::time::timeout(within, self.settle()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((records, reason))) => Err(StorageError::NotStored { records, reason }),
+            Err(_) => Err(StorageError::TimedOut { within }),
+        }
     }
 
     /// Refuses what comes from now on for this reason. What waits is still taken.

@@ -21,16 +21,61 @@ use crate::otlp::{Encoding, Group, Signal, protobuf};
 use crate::pipeline::{Accepted, Ingest, Refused, Request};
 use crate::self_trace;
 
-/// Bytes in memory of one round of work; as OTLP it is a fraction.
-const ROUND_BYTES: usize = 8 << 20;
 /// Rounds that wait for an answer at a time.
 const ROUNDS: usize = 8;
+
+/// Where requests go.
+#[derive(Debug, Clone)]
+pub(super) enum Target {
+    /// To the database.
+    Database(Ingest),
+    /// To an OTLP endpoint, through a spool of its own. It checks no record: the endpoint does.
+    #[cfg(feature = "forward")]
+    Endpoint(crate::forward::Forwarder),
+}
+
+impl Target {
+    /// Bytes in memory of one round of work; as OTLP it is a fraction.
+    fn round_bytes(&self) -> usize {
+        match self {
+            Self::Database(_) => 8 << 20,
+            // Collectors take 4 MiB over gRPC, if nobody tells them otherwise.
+            #[cfg(feature = "forward")]
+            Self::Endpoint(_) => 2 << 20,
+        }
+    }
+
+    /// `records` is what is in the request.
+    #[cfg_attr(not(feature = "forward"), expect(unused_variables, reason = "the database counts for itself"))]
+    async fn submit(&self, request: Request, records: u64) -> Result<Accepted, Refused> {
+        match self {
+            Self::Database(ingest) => ingest.submit(request).await,
+            #[cfg(feature = "forward")]
+            Self::Endpoint(forwarder) => forwarder.submit(request).await.map(|()| accepted(records)),
+        }
+    }
+
+    /// What [`Self::submit`] would say. Nothing is kept.
+    #[cfg_attr(not(feature = "forward"), expect(unused_variables, reason = "the database counts for itself"))]
+    async fn examine(&self, request: Request, records: u64) -> Result<Accepted, Refused> {
+        match self {
+            Self::Database(ingest) => ingest.examine(request).await,
+            #[cfg(feature = "forward")]
+            Self::Endpoint(_) => Ok(accepted(records)),
+        }
+    }
+}
+
+#[cfg(feature = "forward")]
+fn accepted(records: u64) -> Accepted {
+    Accepted { records, ..Accepted::default() }
+}
 
 /// How the worker works.
 #[derive(Debug, Clone)]
 pub(super) struct Worker {
     pub(super) queue: Arc<Queue>,
-    pub(super) ingest: Ingest,
+    pub(super) target: Target,
     /// Of records that do not say whose they are.
     pub(super) usual: Envelopes,
     pub(super) durability: Durability,
@@ -50,7 +95,7 @@ impl Worker {
             let mut rounds = JoinSet::new();
             let turns = Arc::new(Semaphore::new(ROUNDS));
             while let Ok(turn) = Arc::clone(&turns).acquire_owned().await {
-                let Some(entries) = self.queue.take(ROUND_BYTES, self.gather).await else { break };
+                let Some(entries) = self.queue.take(self.target.round_bytes(), self.gather).await else { break };
                 let worker = self.clone();
                 rounds.spawn(self_trace::inherit(async move {
                     worker.round(entries).await;
@@ -76,7 +121,7 @@ impl Worker {
         if parcel.replies.is_empty() {
             return;
         }
-        match self.submit(R::SIGNAL, parcel.body(), parcel.oldest).await {
+        match self.submit(&parcel).await {
             Ok(accepted) if accepted.rejected == 0 || parcel.replies.len() == 1 => {
                 parcel.stored(&accepted, self.durability);
             }
@@ -96,7 +141,7 @@ impl Worker {
         for single in parcel.split() {
             let body = single.body();
             let request = Request { signal: R::SIGNAL, encoding: Encoding::Protobuf, body };
-            match self.ingest.examine(request).await {
+            match self.target.examine(request, single.count()).await {
                 Ok(own) => single.stored(&own, self.durability),
                 Err(Refused::Malformed { reason }) => single.reject(&reason),
                 Err(Refused::Unavailable { .. }) => single.stored(accepted, self.durability),
@@ -104,11 +149,12 @@ impl Worker {
         }
     }
 
-    /// Submits a request until it is accepted or rejected. `oldest` is when its oldest entry was accepted.
-    async fn submit(&self, signal: Signal, body: Bytes, oldest: Instant) -> Result<Accepted, NotStored> {
+    /// Submits a request until it is accepted or rejected.
+    async fn submit<R: Record>(&self, parcel: &Parcel<R>) -> Result<Accepted, NotStored> {
+        let (body, records, oldest) = (parcel.body(), parcel.count(), parcel.oldest);
         loop {
-            let request = Request { signal, encoding: Encoding::Protobuf, body: body.clone() };
-            let refused = match tokio::time::timeout(self.patience, self.ingest.submit(request)).await {
+            let request = Request { signal: R::SIGNAL, encoding: Encoding::Protobuf, body: body.clone() };
+            let refused = match tokio::time::timeout(self.patience, self.target.submit(request, records)).await {
                 Ok(Ok(accepted)) => return Ok(accepted),
                 Ok(Err(refused)) => refused,
                 Err(_) => return Err(NotStored::TimedOut { after: oldest.elapsed() }),
@@ -194,6 +240,11 @@ impl<R: Record> Parcel<R> {
             body.extend_from_slice(&unique_field());
         }
         body.into()
+    }
+
+    /// Spans, log records or data points.
+    fn count(&self) -> u64 {
+        self.groups.iter().flat_map(|group| &group.records).map(Record::count).sum()
     }
 
     /// Each entry alone.

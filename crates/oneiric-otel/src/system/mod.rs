@@ -29,6 +29,8 @@ pub use disk::DiskGuard;
 pub use embedded::Embedded;
 pub use model::{ModelLoader, ModelState};
 pub(crate) use spools::open_free_spool;
+#[cfg(feature = "forward")]
+pub(crate) use spools::{file_name, in_free_directory};
 pub use spools::{name_of, open_spool, spool_dir, spools};
 pub use tasks::Tasks;
 

@@ -52,26 +52,39 @@ pub fn open_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<
 pub(crate) async fn open_free_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<Spool, SpoolError> {
     let name = name_of(backend.target(), backend.is_embedded());
     let dir = spools(data_dir);
-    let open = move || {
-        let mut number = 1;
-        loop {
-            let dir = dir.join(format!("{name}-app-{number}"));
-            let options = SpoolOptions { max_bytes, ..SpoolOptions::new(&dir, Signal::ALL.map(Signal::as_str)) };
-            match Spool::open(options) {
-                Err(SpoolError::InUse { .. }) if number < MOST_APPLICATIONS => number += 1,
-                opened => return opened,
-            }
-        }
+    let open = move |dir: &Path| {
+        let options = SpoolOptions { max_bytes, ..SpoolOptions::new(dir, Signal::ALL.map(Signal::as_str)) };
+        Spool::open(options)
     };
-    let opened = tokio::task::spawn_blocking(open).await;
-    let (spool, recovered) = opened.map_err(|error| SpoolError::Options { reason: error.to_string() })??;
+    let (spool, recovered) =
+        in_free_directory(dir, name, open, |error| matches!(error, SpoolError::InUse { .. })).await?;
     if recovered.entries > 0 {
         tracing::info!(requests = recovered.entries, "requests of an earlier process wait in the spool");
     }
     Ok(spool)
 }
 
-fn file_name(target: &str) -> String {
+/// Opens something in the first of `NAME-app-1`, `NAME-app-2` and so on that no other process uses.
+pub(crate) async fn in_free_directory<T: Send + 'static, E: From<SpoolError> + Send + 'static>(
+    dir: PathBuf,
+    name: String,
+    open: impl Fn(&Path) -> Result<T, E> + Send + 'static,
+    is_in_use: fn(&E) -> bool,
+) -> Result<T, E> {
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut number = 1;
+        loop {
+            match open(&dir.join(format!("{name}-app-{number}"))) {
+                Err(error) if number < MOST_APPLICATIONS && is_in_use(&error) => number += 1,
+                opened => return opened,
+            }
+        }
+    });
+    opened.await.unwrap_or_else(|error| Err(SpoolError::Options { reason: error.to_string() }.into()))
+}
+
+/// What looks like a host, a URL or a database, as a plain name.
+pub(crate) fn file_name(target: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-') { c } else { '_' };
     let name: String = target.chars().map(plain).take(NAME_CHARACTERS).collect();
     // Two that look alike are told apart.

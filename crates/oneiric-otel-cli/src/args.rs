@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use oneiric_otel::otlp;
-use oneiric_otel::settings::{DatabaseUrl, ENV_PREFIX, Loader, Resolved, Settings, SettingsError};
+use oneiric_otel::settings::{DatabaseUrl, ENV_PREFIX, Loader, Resolved, Settings, SettingsError, StorageBackend};
 
 pub(crate) use ask::{Diff, Errors, Logs, Metrics, Order, Services, Spans};
 pub(crate) use compare::Compare;
@@ -47,6 +47,14 @@ impl Arguments {
         let global = arguments.global();
         match &global.problems {
             Some(problems) if !arguments.command.is_config_check() => Err(wrong(problems.to_string())),
+            None if arguments.command.is_server()
+                && global.settings().storage_backend != StorageBackend::Postgresql =>
+            {
+                let origin = global.resolved.origin("storage_backend");
+                Err(wrong(format!(
+                    "{origin}: storage_backend: expected postgresql: a server stores, and passes on with --forward-otlp"
+                )))
+            }
             _ => Ok((arguments, global)),
         }
     }
@@ -257,6 +265,10 @@ pub(crate) enum Config {
 }
 
 impl Command {
+    fn is_server(&self) -> bool {
+        matches!(self, Self::Serve(_) | Self::Demo(_))
+    }
+
     fn is_config_check(&self) -> bool {
         matches!(self, Self::Config { command: Config::Check })
     }

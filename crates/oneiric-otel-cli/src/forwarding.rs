@@ -6,11 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use jiff::Timestamp;
-use oneiric_otel::forward::{
-    Endpoint, EndpointError, ForwardCounts, ForwardError, ForwardLane, ForwardOptions, ForwardStatus, Forwarder,
-    Protocol,
-};
-use oneiric_otel::settings::{ForwardProtocol, Settings};
+use oneiric_otel::forward::{ForwardCounts, ForwardError, ForwardLane, ForwardOptions, ForwardStatus, Forwarder};
+use oneiric_otel::settings::Settings;
 use oneiric_otel::system;
 use serde::{Deserialize, Serialize};
 
@@ -19,12 +16,8 @@ use crate::{failure, moment};
 
 /// Opens the queue before the endpoint that was asked for, if one was. What an earlier process left in it comes first.
 pub(crate) fn open(data_dir: &Path, settings: &Settings) -> Result<Option<Forwarder>> {
-    let Some(url) = &settings.forward_otlp else { return Ok(None) };
-    let protocol = match settings.forward_protocol {
-        ForwardProtocol::HttpProtobuf => Protocol::HttpProtobuf,
-        ForwardProtocol::Grpc => Protocol::Grpc,
-    };
-    let endpoint = endpoint(url, protocol, settings).map_err(|error| explain(ForwardError::Endpoint(error)))?;
+    let endpoint = settings.forward_endpoint().map_err(|(_, error)| explain(ForwardError::Endpoint(error)))?;
+    let Some(endpoint) = endpoint else { return Ok(None) };
     // What waits for one endpoint must not end in another.
     let dir = data_dir.join("forward").join(system::name_of(&endpoint.to_string(), false));
     let options = ForwardOptions { max_bytes: settings.forward_max_bytes, ..ForwardOptions::new(dir) };
@@ -33,17 +26,6 @@ pub(crate) fn open(data_dir: &Path, settings: &Settings) -> Result<Option<Forwar
         tracing::info!(requests = recovered.entries, "requests of an earlier process wait to be passed on");
     }
     Ok(Some(forwarder))
-}
-
-fn endpoint(url: &str, protocol: Protocol, settings: &Settings) -> Result<Endpoint, EndpointError> {
-    let mut endpoint = Endpoint::new(url, protocol)?;
-    if let Some(headers) = &settings.forward_headers {
-        endpoint = endpoint.with_headers(headers.expose())?;
-    }
-    match &settings.forward_ca {
-        Some(ca) => endpoint.with_ca(ca),
-        None => Ok(endpoint),
-    }
 }
 
 fn explain(error: ForwardError) -> anyhow::Error {

@@ -96,6 +96,22 @@ async fn what_is_wrong_is_checked_at_once_and_stops_every_other_command() {
         );
         assert!(!ended.stderr.contains("s3cr3t"), "{}", ended.stderr);
     }
+    let endpoint = ["--set", "forward_otlp=http://u:s3cr3t@h:4318"];
+    for (command, code) in [(&["config", "show"][..], 2), (&["config", "check"], 1), (&["serve"], 2)] {
+        let ended = run(&[command, &endpoint].concat()).await.expect(code);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(said.contains("without credentials") && !said.contains("s3cr3t"), "{said}");
+    }
+    let served = run(&["serve", "--forward-otlp", "http://u:s3cr3t@h:4318"]).await.expect(2);
+    assert!(served.stderr.contains("--forward-otlp") && !served.stderr.contains("s3cr3t"), "{}", served.stderr);
+    for (set, words) in [("storage_backend=otlp", "otlp.endpoint"), ("otlp.headers=a=s3cr3t", "others can read")] {
+        let ended = run(&["config", "check", "--set", set]).await.expect(1);
+        assert!(ended.stdout.contains(words) && !ended.stdout.contains("s3cr3t"), "{}", ended.stdout);
+    }
+    let both = ["--set", "storage_backend=both", "--set", "otlp.endpoint=http://127.0.0.1:1"];
+    run(&[&["config", "check"], &both[..]].concat()).await.expect(0);
+    let served = run(&[&["serve"], &both[..]].concat()).await.expect(2);
+    assert!(served.stderr.contains("storage_backend: expected postgresql"), "{}", served.stderr);
     let missing = run(&["config", "check", "--config", "/nonexistent.toml"]).await.expect(1);
     assert!(missing.stdout.contains("file /nonexistent.toml: "), "{}", missing.stdout);
 }

@@ -205,7 +205,7 @@ async fn it_does_not_forward_to_itself_or_to_what_is_no_endpoint() {
     assert!(looped.stderr.contains("is this server itself"), "{}", looped.stderr);
     for (arguments, code, words) in [
         (&["--forward-otlp", "localhost"][..], 2, "http://HOST:PORT"),
-        (&["--forward-otlp", "http://a:b@h:1"], 1, "header"),
+        (&["--forward-otlp", "http://a:b@h:1"], 2, "header"),
         (&["--forward-otlp", "http://h:1/x", "--forward-protocol", "grpc"], 1, "--forward-otlp"),
         (&["--forward-otlp", "http://h:1", "--forward-protocol", "thrift"], 2, "http/protobuf or grpc"),
         (&["--forward-otlp", "http://h:1", "--forward-ca", "/x"], 1, "--forward-ca"),

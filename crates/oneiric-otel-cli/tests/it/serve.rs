@@ -73,6 +73,7 @@ async fn a_server_works_on_with_a_newer_schema_if_that_is_marked_for_it() {
         "{}",
         warned.stderr
     );
+    assert_eq!(warned.stderr.matches("newer than this program").count(), 1, "{}", warned.stderr);
     let status = run(&[&["db", "status"], &url[..]].concat()).await.expect(0).stdout;
     assert!(status.contains("can work with 9999_future"), "{status}");
     let serving = Serving::start(&url).await;

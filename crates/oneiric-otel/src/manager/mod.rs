@@ -35,6 +35,7 @@ pub use spans::{REPOSITORY_NAME, SpanGuard, TASK_NAME, WORKFLOW_ID, WORKFLOW_NAM
 
 use crate::otlp::Signal;
 use crate::query::{LogPage, LogsRequest, QueryError};
+use crate::settings::Settings;
 #[cfg(feature = "forward")]
 use crate::storage::OtlpExport;
 use crate::storage::{
@@ -48,14 +49,11 @@ use instruments::Instruments;
 ///
 /// ```no_run
 /// use oneiric_otel::manager::ObservabilityManager;
-/// use oneiric_otel::storage::OtelStorageOptions;
+/// use oneiric_otel::settings::Settings;
 ///
 /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-/// let storage = OtelStorageOptions {
-///     connection_string: Some("postgresql://app:secret@db.example.com/otel".to_owned()),
-///     ..OtelStorageOptions::default()
-/// };
-/// let manager = ObservabilityManager::builder().storage(storage).build()?;
+/// let settings = Settings::from_env("MAHAVISHNU_OTEL_STORAGE__")?;
+/// let manager = ObservabilityManager::from_settings(&settings)?;
 /// manager.init().await?;
 /// let runs = manager.counter("workflow.runs", "{run}", "Runs that were started")?;
 ///
@@ -228,6 +226,14 @@ impl ObservabilityManager {
     /// Builds a manager, option by option.
     pub fn builder() -> ManagerBuilder {
         ManagerBuilder::default()
+    }
+
+    /// Builds a manager that works as settings say: see [`crate::settings`] for where they come from.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`] and [`StorageError::InvalidOption`], which name what is wrong.
+    pub fn from_settings(settings: &Settings) -> Result<Self, StorageError> {
+        ManagerBuilder::from_settings(settings)?.build()
     }
 
     fn of(options: ManagerOptions) -> Result<Self, StorageError> {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::{Backend, ObservabilityManager};
+use crate::settings::{MetricTemporality, Settings, SettingsError, StorageBackend};
 #[cfg(feature = "forward")]
 use crate::storage::OtlpDestination;
-use crate::storage::{OtelStorageOptions, StorageError, Temporality};
+use crate::storage::{Origin, OtelStorageOptions, StorageError, Temporality};
 
 /// How a manager works.
 #[derive(Debug, Clone)]
@@ -53,6 +54,44 @@ impl Default for ManagerOptions {
 }
 
 impl ManagerOptions {
+    /// What settings say: where telemetry goes, with all that belongs to each destination. Flags such as `store_logs` are
+    /// of the database.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`], when they are not all right, or need a feature that the crate was built without; each
+    /// problem names its setting.
+    pub fn from_settings(settings: &Settings) -> Result<Self, StorageError> {
+        let storage = OtelStorageOptions::from_settings(settings)?;
+        #[cfg(not(feature = "forward"))]
+        if settings.storage_backend != StorageBackend::Postgresql {
+            let reason = "otlp and both take the feature `forward` of the crate oneiric-otel";
+            return Err(SettingsError::conflict("storage_backend", reason).into());
+        }
+        if settings.forward_otlp.is_some() {
+            tracing::warn!("forward_otlp is of servers and does nothing here: an application sends to otlp.endpoint");
+        }
+        let application = &settings.application;
+        Ok(Self {
+            backend: match settings.storage_backend {
+                StorageBackend::Otlp => Backend::Otlp,
+                StorageBackend::Postgresql => Backend::Postgresql,
+                StorageBackend::Both => Backend::Both,
+            },
+            storage,
+            #[cfg(feature = "forward")]
+            otlp: destination(settings)?,
+            store_traces: settings.store_traces,
+            store_metrics: settings.store_metrics,
+            store_logs: settings.store_logs,
+            metric_interval: Duration::from_secs_f64(application.metric_interval_seconds),
+            temporality: match application.metric_temporality {
+                MetricTemporality::Cumulative => Temporality::Cumulative,
+                MetricTemporality::Delta => Temporality::Delta,
+            },
+            label_sets: application.metric_label_sets,
+        })
+    }
+
     fn check(&self) -> Result<(), StorageError> {
         let wrong = |name: &'static str, accepted: &str| {
             Err(StorageError::InvalidOption { name, accepted: accepted.to_owned() })
@@ -79,6 +118,16 @@ impl ManagerOptions {
         }
         Ok(())
     }
+}
+
+#[cfg(feature = "forward")]
+fn destination(settings: &Settings) -> Result<Option<OtlpDestination>, SettingsError> {
+    let endpoint = settings.otlp_endpoint().map_err(|(name, error)| SettingsError::conflict(name, error.reason))?;
+    Ok(endpoint.map(|endpoint| {
+        let mut destination = OtlpDestination::new(endpoint);
+        destination.options.max_bytes = settings.otlp.max_bytes;
+        destination
+    }))
 }
 
 /// Builds an [`ObservabilityManager`]. What is not set has its default.
@@ -129,6 +178,20 @@ setters! {
 }
 
 impl ManagerBuilder {
+    /// Begins with what settings say, over which the calls that follow win.
+    ///
+    /// # Errors
+    /// As [`ManagerOptions::from_settings`].
+    pub fn from_settings(settings: &Settings) -> Result<Self, StorageError> {
+        Ok(Self { options: ManagerOptions::from_settings(settings)? })
+    }
+
+    /// Whose the records are that do not say so.
+    pub fn service_name(mut self, name: impl Into<String>) -> Self {
+        self.options.storage.origin = Origin::service(name);
+        self
+    }
+
     /// Builds the manager. Nothing is opened or connected to before [`ObservabilityManager::init`].
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! What settings must be together.
 
 use super::error::{Problem, SettingsError, Source};
-use super::table::{DEFAULT_MODEL, Settings};
+use super::table::{DEFAULT_MODEL, Settings, StorageBackend};
 
 /// Of the vectors of the model in this process.
 const DEFAULT_DIMENSION: usize = 384;
@@ -65,6 +65,7 @@ impl Settings {
                 conflict("forward_ca", "it needs forward_otlp (--forward-otlp)");
             }
         }
+        self.otlp_conflicts(&mut conflict);
         if self.token_file.is_some() && self.tokens.is_some() {
             conflict("tokens", "tokens are given twice, here and by token_file: leave one of them out");
         }
@@ -88,5 +89,25 @@ impl Settings {
             conflict("limits.max_in_flight_bytes", &reason);
         }
         conflicts
+    }
+
+    fn otlp_conflicts(&self, conflict: &mut impl FnMut(&'static str, &str)) {
+        let sends = self.storage_backend != StorageBackend::Postgresql;
+        match (&self.otlp.endpoint, sends) {
+            (None, true) => conflict("otlp.endpoint", "storage_backend is otlp or both, which send there"),
+            (Some(_), false) => conflict(
+                "otlp.endpoint",
+                "storage_backend is postgresql: otlp or both send there; a server passes on with forward_otlp",
+            ),
+            _ => {}
+        }
+        if self.otlp.endpoint.is_none() {
+            if self.otlp.headers.is_some() {
+                conflict("otlp.headers", "it needs otlp.endpoint");
+            }
+            if self.otlp.ca.is_some() {
+                conflict("otlp.ca", "it needs otlp.endpoint");
+            }
+        }
     }
 }

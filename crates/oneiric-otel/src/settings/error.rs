@@ -112,6 +112,11 @@ impl SettingsError {
         if problems.is_empty() { Ok(()) } else { Err(Self { problems }) }
     }
 
+    /// One setting that something else excludes.
+    pub(crate) fn conflict(key: &'static str, reason: impl Into<String>) -> Self {
+        Self { problems: vec![Problem::Conflict { key, reason: reason.into() }] }
+    }
+
     /// What is wrong, at least one thing.
     pub fn problems(&self) -> &[Problem] {
         &self.problems

@@ -21,12 +21,17 @@
 //! # Ok::<(), oneiric_otel::settings::SettingsError>(())
 //! ```
 //!
+//! and hands them to [`crate::manager::ObservabilityManager::from_settings`] or [`crate::storage::OtelStorage::from_settings`].
+//!
 //! What a setting does is not known here, but which options of which module it becomes: see [`Settings::ingest_options`]
 //! and its like.
 
+mod application;
 mod apply;
 mod check;
 mod connection_url;
+#[cfg(feature = "forward")]
+mod endpoints;
 mod error;
 mod exposure;
 #[cfg(feature = "settings-files")]
@@ -40,6 +45,7 @@ mod table;
 mod tests;
 mod value;
 
+pub use application::{ApplicationSettings, MetricTemporality, OtlpSettings};
 pub use connection_url::Public;
 pub use error::{Problem, SettingsError, Source};
 pub use exposure::exposure;
@@ -48,6 +54,6 @@ pub use origin::is_origin;
 pub use reference::reference;
 pub use table::{
     Acknowledge, EndpointSettings, Flag, FlagOf, ForwardProtocol, LimitSettings, ListenSettings, LogFormat, Setting,
-    Settings, VectorIndex,
+    Settings, StorageBackend, VectorIndex,
 };
 pub use value::{Accepts, DatabaseUrl, Secret, Shown};

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 
+use super::connection_url;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// What stands in a file, a variable or on a command line.
@@ -46,7 +47,7 @@ impl Raw {
         }
     }
 
-    /// How it is told in an error. Long texts are cut.
+    /// How it is told in an error. Long texts are cut, and passwords in URLs left out.
     pub(super) fn describe(&self) -> String {
         const CHARACTERS: usize = 80;
         match self {
@@ -56,8 +57,13 @@ impl Raw {
             Self::Number(number) => number.to_string(),
             Self::List(_) => "a list".to_owned(),
             Self::Table(_) => "a table".to_owned(),
-            Self::Text(text) => format!("the text {:?}", text.chars().take(CHARACTERS).collect::<String>()),
-            Self::Said(text) => format!("{:?}", text.to_string_lossy().chars().take(CHARACTERS).collect::<String>()),
+            Self::Text(text) => {
+                format!("the text {:?}", connection_url::show(text).chars().take(CHARACTERS).collect::<String>())
+            }
+            Self::Said(text) => {
+                let shown = connection_url::show(&text.to_string_lossy());
+                format!("{:?}", shown.chars().take(CHARACTERS).collect::<String>())
+            }
         }
     }
 }

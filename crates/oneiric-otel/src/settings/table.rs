@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::application::{ApplicationSettings, OtlpSettings};
 use super::origin::{ORIGIN, is_origin};
 use super::raw::Raw;
 use super::value::{Accepts, DatabaseUrl, Secret, Shown, Value, words};
@@ -93,7 +94,7 @@ macro_rules! group {
         }
 
         impl $Group {
-            const ROWS: &'static [Setting] = &[$(
+            pub(super) const ROWS: &'static [Setting] = &[$(
                 Setting {
                     name: concat!($prefix, stringify!($field)),
                     doc: concat!($($doc),+).trim_ascii_start(),
@@ -128,30 +129,28 @@ macro_rules! group {
         }
     };
 }
+pub(super) use group;
 
-const fn first<T: Copy>(options: &[Option<T>]) -> Option<T> {
+pub(super) const fn first<T: Copy>(options: &[Option<T>]) -> Option<T> {
     options[0]
 }
 
 const DATABASE_URL: Accepts =
     Accepts::Text { what: "a URL such as postgresql://USER:PASSWORD@HOST:PORT/DATABASE", is_good: DatabaseUrl::is_one };
-const FILE: Accepts = Accepts::Text { what: "the path of a file", is_good: is_some };
+pub(super) const FILE: Accepts = Accepts::Text { what: "the path of a file", is_good: is_some };
 const DIRECTORY: Accepts = Accepts::Text { what: "the path of a directory", is_good: is_some };
 const ADDRESS: Accepts = Accepts::Text { what: "HOST:PORT, such as 127.0.0.1:4317", is_good: is_address };
 const ORIGINS: Accepts = Accepts::Text { what: ORIGIN, is_good: is_origin };
-const OTLP_ENDPOINT: Accepts =
-    Accepts::Text { what: "a URL such as http://HOST:PORT or https://HOST:PORT", is_good: is_http_url };
-const HEADERS: Accepts =
+pub(super) const OTLP_ENDPOINT: Accepts = Accepts::Text {
+    what: "a URL such as http://HOST:PORT or https://HOST:PORT, without credentials, which go into a header",
+    is_good: is_endpoint,
+};
+pub(super) const HEADERS: Accepts =
     Accepts::Text { what: "NAME=VALUE, with commas between several", is_good: |list| list.contains('=') };
 const TOKENS: Accepts = Accepts::Text { what: "tokens with commas between them, and not nothing", is_good: is_some };
 
-fn is_some(text: &str) -> bool {
+pub(super) fn is_some(text: &str) -> bool {
     !text.trim().is_empty()
-}
-
-fn is_http_url(text: &str) -> bool {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    rest.is_some_and(is_some)
 }
 
 fn is_address(text: &str) -> bool {
@@ -178,11 +177,11 @@ fn is_key(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic())
 }
 
-const fn whole(least: u64, most: u64) -> Accepts {
+pub(super) const fn whole(least: u64, most: u64) -> Accepts {
     Accepts::Integer { least, most }
 }
 
-const fn number(least: f64, most: f64) -> Accepts {
+pub(super) const fn number(least: f64, most: f64) -> Accepts {
     Accepts::Number { least, most }
 }
 
@@ -199,12 +198,24 @@ words! {
 }
 
 words! {
-    /// What is spoken to the endpoint that requests are passed on to.
+    /// What is spoken to an OTLP endpoint.
     pub enum ForwardProtocol {
         /// OTLP over HTTP; JSON stays JSON.
         HttpProtobuf = "http/protobuf",
         /// OTLP over gRPC; JSON becomes protobuf.
         Grpc = "grpc",
+    }
+}
+
+words! {
+    /// Where an application's manager sends telemetry.
+    pub enum StorageBackend {
+        /// To the endpoint of `otlp.endpoint` alone. No database is needed.
+        Otlp = "otlp",
+        /// Into PostgreSQL.
+        Postgresql = "postgresql",
+        /// Both, independent of each other.
+        Both = "both",
     }
 }
 
@@ -250,6 +261,9 @@ group! {
         /// Where `sql` asks, as a role that can read the views and nothing else
         sql_reader_url: Option<DatabaseUrl> = None, DATABASE_URL, flag flag(FlagOf::All, "sql-reader-url", "URL"),
             unset "the database, if its role is one";
+        /// Where an application sends its telemetry: into the database, to otlp.endpoint, or both. A server stores, and passes on
+        /// with forward_otlp
+        storage_backend: StorageBackend = StorageBackend::Postgresql, Accepts::Word(StorageBackend::WORDS);
         /// Whether spans are stored. If not, requests with them are answered as rejected, record by record, with this reason
         store_traces: bool = true, Accepts::Switch;
         /// Whether metrics are stored
@@ -331,6 +345,10 @@ group! {
             limits: LimitSettings,
             /// Where another model is served.
             embedding_endpoint: EndpointSettings,
+            /// Where an application sends telemetry over OTLP.
+            otlp: OtlpSettings,
+            /// What an application has that stores its own telemetry.
+            application: ApplicationSettings,
         }
     }
 }
@@ -387,7 +405,8 @@ group! {
 impl Settings {
     /// Everything that is known of each setting, in the order of the reference page.
     pub fn table() -> impl Iterator<Item = &'static Setting> {
-        Self::ROWS.iter().chain(ListenSettings::ROWS).chain(LimitSettings::ROWS).chain(EndpointSettings::ROWS)
+        let served = Self::ROWS.iter().chain(ListenSettings::ROWS).chain(LimitSettings::ROWS);
+        served.chain(EndpointSettings::ROWS).chain(OtlpSettings::ROWS).chain(ApplicationSettings::ROWS)
     }
 
     /// The value of a setting as it may be shown. None if there is no such setting.
@@ -395,13 +414,14 @@ impl Settings {
         self.groups().iter().find_map(|group| group.look(name)).map(|(shown, _)| shown)
     }
 
-    pub(super) fn groups(&self) -> [&dyn Group; 4] {
-        [self, &self.listen, &self.limits, &self.embedding_endpoint]
+    pub(super) fn groups(&self) -> [&dyn Group; 6] {
+        [self, &self.listen, &self.limits, &self.embedding_endpoint, &self.otlp, &self.application]
     }
 
     /// Sets a setting. None if there is no such setting; an error says that the value is not accepted.
     pub(super) fn put(&mut self, name: &str, raw: &Raw) -> Option<Result<(), ()>> {
-        let groups: [&mut dyn Group; 3] = [&mut self.listen, &mut self.limits, &mut self.embedding_endpoint];
+        let groups: [&mut dyn Group; 5] =
+            [&mut self.listen, &mut self.limits, &mut self.embedding_endpoint, &mut self.otlp, &mut self.application];
         let of_group = groups.into_iter().find_map(|group| group.read(name, raw));
         of_group.or_else(|| self.read(name, raw))
     }

@@ -43,6 +43,15 @@ fn defaults_are_those_of_the_parts_that_they_set() {
     assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
     assert_eq!(settings.query_options(), QueryOptions::default());
     assert_eq!(format!("{:?}", settings.embed_options()), format!("{:?}", EmbedOptions::default()));
+    let options = crate::manager::ManagerOptions::from_settings(&settings).expect("defaults go together");
+    let (ours, theirs) = (options, crate::manager::ManagerOptions::default());
+    assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    let application = ApplicationSettings::default();
+    let (ours, theirs) = (&ours.storage, &theirs.storage);
+    assert_eq!((application.threads, application.queue_max_bytes), (theirs.threads, theirs.queue_max_bytes));
+    assert_eq!((ours.store_timeout, ours.cleanup_timeout), (theirs.store_timeout, theirs.cleanup_timeout));
+    assert_eq!((ours.spool_max_bytes, ours.min_free_bytes), (theirs.spool_max_bytes, theirs.min_free_bytes));
+    assert_eq!((ours.memory_calls, ours.remember_requests), (theirs.memory_calls, theirs.remember_requests));
     assert!(settings.database().expect("nothing to understand").is_none());
 }
 
@@ -99,7 +108,16 @@ fn out_of_range_is_refused_with_source_key_range_and_what_was_found() {
         ("OTEL_STORAGE_LIMITS__MAX_ATTRIBUTES", "0", "limits.max_attributes", "a whole number from 1 to 1000000"),
         ("OTEL_STORAGE_EMBEDDING_DIMENSION", "0", "embedding_dimension", "a whole number from 1 to 16000"),
         ("OTEL_STORAGE_EMBEDDING_ENDPOINT__URL", "h:80", "embedding_endpoint.url", "a URL such as http://"),
-        ("OTEL_STORAGE_EMBEDDING_ENDPOINT__URL", "http://u:p@h", "embedding_endpoint.url", "a URL such as http://"),
+        ("OTEL_STORAGE_STORAGE_BACKEND", "jaeger", "storage_backend", "otlp, postgresql or both"),
+        ("OTEL_STORAGE_OTLP__MAX_BYTES", "5", "otlp.max_bytes", "a whole number from 134217728 up"),
+        ("OTEL_STORAGE_OTLP__PROTOCOL", "thrift", "otlp.protocol", "http/protobuf or grpc"),
+        ("OTEL_STORAGE_APPLICATION__THREADS", "65", "application.threads", "a whole number from 1 to 64"),
+        (
+            "OTEL_STORAGE_APPLICATION__METRIC_LABEL_SETS",
+            "1",
+            "application.metric_label_sets",
+            "a whole number from 2 to 1000000",
+        ),
         ("OTEL_STORAGE_CORS_ORIGINS", "https://a.example,b", "cors_origins", "origins such as https://"),
     ] {
         let message = refusal(&[(name, value)]);
@@ -183,6 +201,11 @@ fn secrets_are_nowhere_to_be_seen() {
             ("OTEL_STORAGE_CONNECTION_STRING", "postgresql://u:s3cr3t@h/d?a=b"),
             ("OTEL_STORAGE_READER_URL", "postgresql://u:s3cr@3t@h/d"),
             ("OTEL_STORAGE_TOKENS", "s3cr3t-s3cr3t-s3cr3t"),
+            ("OTEL_STORAGE_FORWARD_OTLP", "http://h:4318"),
+            ("OTEL_STORAGE_FORWARD_HEADERS", "authorization=s3cr3t"),
+            ("OTEL_STORAGE_STORAGE_BACKEND", "both"),
+            ("OTEL_STORAGE_OTLP__ENDPOINT", "http://h:4318"),
+            ("OTEL_STORAGE_OTLP__HEADERS", "authorization=s3cr3t"),
         ],
     );
     let resolved = resolved.expect("all are accepted");
@@ -201,6 +224,23 @@ fn secrets_are_nowhere_to_be_seen() {
     ] {
         let message = refusal(&[(name, value)]);
         assert!(!message.contains("s3cr3t"), "{message}");
+    }
+    // Where a password is none of a URL's, its place is said, and not what it is.
+    for (name, key) in [
+        ("OTEL_STORAGE_FORWARD_OTLP", "forward_otlp"),
+        ("OTEL_STORAGE_OTLP__ENDPOINT", "otlp.endpoint"),
+        ("OTEL_STORAGE_EMBEDDING_ENDPOINT__URL", "embedding_endpoint.url"),
+        ("OTEL_STORAGE_ACK", "ack"),
+    ] {
+        for (url, found) in [
+            ("http://u:s3cr3t@h:4318", "found \"http://u@h:4318\""),
+            ("http://u:s3@cr3t@h", "found \"(hidden)\""),
+            ("u:s3cr3t@h", "found \"(hidden)\""),
+        ] {
+            let message = refusal(&[(name, url)]);
+            assert!(message.contains(&format!("{key}: expected ")) && message.contains(found), "{message}");
+            assert!(!message.contains("cr3t"), "{message}");
+        }
     }
     let error = Loader::new().flag("tokens", "s3cr3t", "--set").finish().expect_err("others could read it");
     assert!(error.to_string().contains("command line --set: tokens: expected a variable or a file"), "{error}");
@@ -225,6 +265,11 @@ fn secrets_are_nowhere_to_be_seen() {
 #[test]
 fn what_does_not_go_together_is_refused() {
     let url = || Some(DatabaseUrl::new("postgresql://u@h/d"));
+    let otlp = || OtlpSettings {
+        endpoint: Some("http://h:4318".to_owned()),
+        headers: Some(Secret::new("a=b")),
+        ..OtlpSettings::default()
+    };
     let cases = [
         (Settings { reader_url: url(), ..Settings::default() }, "reader_url: there is no connection_string"),
         (Settings { maintenance_url: url(), ..Settings::default() }, "maintenance_url: there is no connection_string"),
@@ -251,6 +296,15 @@ fn what_does_not_go_together_is_refused() {
                 ..Settings::default()
             },
             "there is no embedding_endpoint.url",
+        ),
+        (
+            Settings { storage_backend: StorageBackend::Both, ..Settings::default() },
+            "otlp.endpoint: storage_backend is otlp or both",
+        ),
+        (Settings { otlp: otlp(), ..Settings::default() }, "otlp.endpoint: storage_backend is postgresql"),
+        (
+            Settings { otlp: OtlpSettings { endpoint: None, ..otlp() }, ..Settings::default() },
+            "otlp.headers: it needs otlp.endpoint",
         ),
         (
             Settings { batch_size: 1, ..Settings::default() },

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use oneiric_otel_spool::SpoolError;
 
+use crate::settings::SettingsError;
 use crate::store::StoreError;
 use crate::system::BackendError;
 
@@ -19,6 +20,9 @@ pub enum StorageError {
         /// What it must be.
         accepted: String,
     },
+    /// Settings are not as they must be; each problem names its setting.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// It was not initialised.
     #[error("the storage is not initialised: call init() first")]
     NotInitialised,

@@ -307,12 +307,20 @@ async fn sql_reader(
         let target = || "given by sql_reader_url".to_owned();
         return SqlReader::new(url).map(Some).map_err(|error| StorageError::Database { target: target(), error });
     }
-    #[cfg(feature = "embedded")]
-    if let (Some(server), Schema::Ready) = (backend.embedded_server(), schema) {
-        return Ok(Some(server.sql_reader(backend.database()).await?));
+    embedded_sql_reader(backend, schema).await
+}
+
+#[cfg(feature = "embedded")]
+async fn embedded_sql_reader(backend: &Backend, schema: Schema) -> Result<Option<SqlReader>, StorageError> {
+    match (backend.embedded_server(), schema) {
+        (Some(server), Schema::Ready) => Ok(Some(server.sql_reader(backend.database()).await?)),
+        _ => Ok(None),
     }
-    let (_, _) = (backend, schema);
-    Ok(None)
+}
+
+#[cfg(not(feature = "embedded"))]
+async fn embedded_sql_reader(_: &Backend, _: Schema) -> Result<Option<SqlReader>, StorageError> {
+    std::future::ready(Ok(None)).await
 }
 
 fn loader(choice: &EmbeddingChoice) -> Option<ModelLoader> {

@@ -72,6 +72,7 @@ pub use crate::query::{
 
 use crate::otlp::Group;
 use crate::query::QueryService;
+use crate::settings::Settings;
 use life::{Life, Running};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
@@ -108,6 +109,14 @@ impl OtelStorage {
     /// Builds an adapter, option by option.
     pub fn builder() -> OtelStorageBuilder {
         OtelStorageBuilder::default()
+    }
+
+    /// Builds an adapter that works as settings say: see [`crate::settings`] for where they come from.
+    ///
+    /// # Errors
+    /// [`StorageError::Settings`] and [`StorageError::InvalidOption`], which name what is wrong.
+    pub fn from_settings(settings: &Settings) -> Result<Self, StorageError> {
+        OtelStorageBuilder::from_settings(settings)?.build()
     }
 
     fn of(options: OtelStorageOptions) -> Self {

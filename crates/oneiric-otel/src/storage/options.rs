@@ -11,7 +11,7 @@ use crate::embed::EmbedOptions;
 use crate::pipeline::{Ack, IngestOptions};
 use crate::query::QueryOptions;
 use crate::rollup::RollupOptions;
-use crate::settings::{Acknowledge, DatabaseUrl, Settings};
+use crate::settings::{Acknowledge, DatabaseUrl, Settings, SettingsError};
 use crate::system::{MEMORY_REQUESTS, ModelLoader, REMEMBER_REQUESTS};
 
 /// Which model turns texts into vectors.
@@ -109,47 +109,59 @@ impl Default for OtelStorageOptions {
     }
 }
 
-impl From<&Settings> for OtelStorageOptions {
-    /// What the settings say of storing. They do not say whose the records are.
-    fn from(settings: &Settings) -> Self {
+impl OtelStorageOptions {
+    /// What settings say of storing. What they say nothing of has its default.
+    ///
+    /// # Errors
+    /// When they are not all right, or need a feature that the crate was built without; each problem names its setting.
+    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+        settings.check()?;
+        #[cfg(not(feature = "endpoint-model"))]
+        if settings.embedding_endpoint.url.is_some() {
+            let reason = "it takes the feature `endpoint-model` of the crate oneiric-otel";
+            return Err(SettingsError::conflict("embedding_endpoint.url", reason));
+        }
         let url = |url: &Option<DatabaseUrl>| url.as_ref().map(|url| url.expose().to_owned());
-        Self {
+        let application = &settings.application;
+        let defaults = Self::default();
+        Ok(Self {
             connection_string: url(&settings.connection_string),
             reader_url: url(&settings.reader_url),
             maintenance_url: url(&settings.maintenance_url),
             sql_reader_url: url(&settings.sql_reader_url),
             data_dir: settings.data_dir.clone(),
+            origin: application.service_name.clone().map_or(defaults.origin, Origin::service),
             acknowledge: settings.ack,
             spool_max_bytes: settings.spool_max_bytes,
             min_free_bytes: settings.min_free_bytes,
+            queue_max_bytes: application.queue_max_bytes,
             memory_calls: settings.memory_requests,
+            gather_interval: defaults.gather_interval,
+            store_timeout: Duration::from_secs_f64(application.store_timeout_seconds),
+            cleanup_timeout: Duration::from_secs_f64(application.cleanup_timeout_seconds),
+            threads: application.threads,
+            #[cfg(feature = "endpoint-model")]
             embedding: embedding(settings),
+            #[cfg(not(feature = "endpoint-model"))]
+            embedding: EmbeddingChoice::Usual,
             ingest: settings.ingest_options(Ack::Stored),
+            derive: defaults.derive,
             embed: settings.embed_options(),
+            rollup: defaults.rollup,
             query: settings.query_options(),
             query_timeout: settings.query_timeout(),
             remember_requests: Duration::from_hours(24 * u64::from(settings.ledger_days)),
-            ..Self::default()
-        }
+        })
     }
 }
 
+#[cfg(feature = "endpoint-model")]
 fn embedding(settings: &Settings) -> EmbeddingChoice {
-    #[cfg(feature = "endpoint-model")]
-    if let Some(endpoint) = settings.endpoint_options() {
-        return EmbeddingChoice::Other(ModelLoader::new(move || {
-            let model = crate::embed::EndpointModel::connect(endpoint.clone()).map_err(|error| error.to_string())?;
-            Ok(std::sync::Arc::new(model))
-        }));
-    }
-    #[cfg(not(feature = "endpoint-model"))]
-    if settings.embedding_endpoint.url.is_some() {
-        tracing::warn!(
-            "embedding_endpoint is left out: crate oneiric-otel was built without the feature endpoint-model"
-        );
-        return EmbeddingChoice::None;
-    }
-    EmbeddingChoice::Usual
+    let Some(endpoint) = settings.endpoint_options() else { return EmbeddingChoice::Usual };
+    EmbeddingChoice::Other(ModelLoader::new(move || {
+        let model = crate::embed::EndpointModel::connect(endpoint.clone()).map_err(|error| error.to_string())?;
+        Ok(std::sync::Arc::new(model))
+    }))
 }
 
 impl fmt::Debug for OtelStorageOptions {
@@ -282,6 +294,14 @@ setters! {
 }
 
 impl OtelStorageBuilder {
+    /// Begins with what settings say, over which the calls that follow win.
+    ///
+    /// # Errors
+    /// As [`OtelStorageOptions::from_settings`].
+    pub fn from_settings(settings: &Settings) -> Result<Self, StorageError> {
+        Ok(Self { options: OtelStorageOptions::from_settings(settings)? })
+    }
+
     /// Builds the adapter. Nothing is connected to before [`OtelStorage::init`].
     ///
     /// # Errors

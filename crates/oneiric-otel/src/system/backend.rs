@@ -96,7 +96,7 @@ impl Backend {
     /// # Errors
     /// Of class transient where the database is away.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        migrate(&self.database, self.maintenance()).await
+        migrate(&self.database, self.other_way()).await
     }
 
     /// The same for who can wait: a database that is away is no error.
@@ -139,15 +139,26 @@ impl Backend {
             maintenance.close();
         }
         #[cfg(feature = "embedded")]
-        if let Some(embedded) = self.embedded {
-            embedded.release().await?;
-        }
-        Ok(())
+        let released = async {
+            match self.embedded {
+                Some(embedded) => embedded.release().await,
+                None => Ok(()),
+            }
+        };
+        #[cfg(not(feature = "embedded"))]
+        let released = std::future::ready(Ok(()));
+        released.await
+    }
+
+    /// Another way to the database, for migrations and maintenance, where it has one.
+    pub(super) fn other_way(&self) -> Option<&Database> {
+        self.maintenance.as_ref()
     }
 }
 
-/// Brings the schema of `database` up to date, over the connection `maintenance`.
-pub(super) async fn migrate(database: &Database, maintenance: &Database) -> Result<Vec<String>, StoreError> {
+/// Brings the schema of `database` up to date, over the connection `maintenance` if there is one.
+pub(super) async fn migrate(database: &Database, maintenance: Option<&Database>) -> Result<Vec<String>, StoreError> {
+    let Some(maintenance) = maintenance else { return database.migrate().await };
     let mut applied = maintenance.migrate().await?;
     // Nothing is left to be done, if both lead to the same database.
     applied.extend(database.migrate().await?);

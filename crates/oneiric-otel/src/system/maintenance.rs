@@ -18,7 +18,7 @@ const KEEP_PROCESSED_LETTERS: Duration = Duration::from_hours(30 * 24);
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Brings the schema up to date, as soon as the database can be asked.
-pub(super) async fn await_schema(database: &Database, maintenance: &Database, schema: Schema) {
+pub(super) async fn await_schema(database: &Database, maintenance: Option<&Database>, schema: Schema) {
     if schema == Schema::Ready {
         return;
     }

@@ -122,9 +122,9 @@ impl System {
         }
         let (opened, is_ready) = watch::channel(false);
         let (awaited, writing) = (database.clone(), ingest.clone());
-        let maintained = backend.maintenance().clone();
+        let maintained = backend.other_way().cloned();
         tasks.spawn("schema", |stop| async move {
-            let wait = maintenance::await_schema(&awaited, &maintained, schema);
+            let wait = maintenance::await_schema(&awaited, maintained.as_ref(), schema);
             if stop.run_until_cancelled(wait).await.is_some() {
                 writing.start_writing(awaited);
                 opened.send_replace(true);

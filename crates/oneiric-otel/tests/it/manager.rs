@@ -2,16 +2,21 @@
 //! or panics.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use oneiric_otel::compare::{Summary, Terms, facts};
 use oneiric_otel::derive::DeriveOptions;
 use oneiric_otel::forward::{Endpoint, ForwardOptions, Protocol};
-use oneiric_otel::manager::{Backend, Destination, InstrumentError, ManagerBuilder, ObservabilityManager};
+use oneiric_otel::manager::{
+    Backend, Destination, InstrumentError, ManagerBuilder, ManagerOptions, ObservabilityManager,
+};
 use oneiric_otel::pipeline::{BreakerOptions, Ingest, IngestOptions};
 use oneiric_otel::query::{LogsRequest, QueryError, QueryService, TraceId};
+use oneiric_otel::settings::{Loader, Settings, SettingsError};
 use oneiric_otel::storage::{
-    EmbeddingChoice, Level, Origin, OtelStorageOptions, OtlpDestination, OtlpReport, StoreRefused, Temporality,
+    EmbeddingChoice, Level, Origin, OtelStorage, OtelStorageOptions, OtlpDestination, OtlpReport, StorageError,
+    StoreRefused, Temporality,
 };
 use oneiric_otel::store::Database;
 use oneiric_otel_server::{Readiness, Server, ServerOptions};
@@ -525,6 +530,87 @@ async fn wrong_options_are_named() {
         let error = builder.build().unwrap_err().to_string();
         assert!(error.starts_with(&format!("{name}: expected")), "{error}");
     }
+}
+
+const PREFIX: &str = "MAHAVISHNU_OTEL_STORAGE__";
+
+/// Settings out of variables with a host's prefix.
+fn host_settings(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+    let named = variables.iter().map(|(name, value)| (format!("{PREFIX}{name}"), OsString::from(value)));
+    Loader::new().variables(PREFIX, named).finish().map(|resolved| resolved.settings)
+}
+
+#[tokio::test]
+async fn a_host_takes_everything_from_its_variables() {
+    let stage = Stage::new().await;
+    let endpoint = format!("http://{}", stage.endpoint.address);
+    let settings = host_settings(&[
+        ("STORAGE_BACKEND", "both"),
+        ("CONNECTION_STRING", &stage.url),
+        ("DATA_DIR", stage.dir.path().to_str().unwrap()),
+        ("ACK", "stored"),
+        ("STORE_METRICS", "false"),
+        ("OTLP__ENDPOINT", &endpoint),
+        ("OTLP__HEADERS", "x-team=night%20shift"),
+        ("APPLICATION__SERVICE_NAME", "mahavishnu"),
+        ("APPLICATION__CLEANUP_TIMEOUT_SECONDS", "60"),
+        ("APPLICATION__METRIC_TEMPORALITY", "delta"),
+    ]);
+    let settings = settings.unwrap();
+    let options = ManagerOptions::from_settings(&settings).unwrap();
+    assert_eq!((options.backend, options.temporality), (Backend::Both, Temporality::Delta));
+    assert_eq!(options.storage.cleanup_timeout, Duration::from_mins(1));
+    let builder = ManagerBuilder::from_settings(&settings).unwrap();
+    // What the program says wins.
+    let manager = builder.storage(OtelStorageOptions { embedding: EmbeddingChoice::None, ..options.storage }).build();
+    let manager = manager.unwrap();
+    manager.init().await.unwrap();
+    failed_run(&manager, 1);
+    manager.counter("runs", "{run}", "").unwrap().add(1, [("a", "b")]);
+    manager.shutdown().await.unwrap();
+    for destination in [Destination::Postgresql, Destination::Otlp] {
+        stage.await_rows(destination, "otel_spans", 4).await;
+        stage.await_rows(destination, "otel_logs", 1).await;
+        let metrics = i64::from(destination == Destination::Otlp);
+        stage.await_rows(destination, "otel_metrics", metrics).await;
+        let named = "SELECT count(*) FROM otel.spans WHERE service_name = 'mahavishnu'";
+        assert_eq!(stage.behind(destination).count(named).await, 4);
+    }
+    assert_eq!(stage.compare().await.same_traces, 1);
+    ObservabilityManager::from_settings(&settings).unwrap();
+    OtelStorage::from_settings(&settings).unwrap();
+}
+
+#[test]
+fn wrong_settings_are_named_wherever_they_are_found() {
+    let refused = |variables: &[(&str, &str)]| match host_settings(variables) {
+        Err(error) => error.to_string(),
+        Ok(settings) => ObservabilityManager::from_settings(&settings).unwrap_err().to_string(),
+    };
+    let both = |name, value| vec![("STORAGE_BACKEND", "both"), ("OTLP__ENDPOINT", "http://h:4318"), (name, value)];
+    for (variables, expected) in [
+        (vec![("STORAGE_BACKEND", "jaeger")], "STORAGE_BACKEND: storage_backend: expected otlp, postgresql or both"),
+        (vec![("STORAGE_BACKEND", "otlp")], "otlp.endpoint: storage_backend is otlp or both"),
+        (vec![("OTLP__ENDPOINT", "http://h:1")], "otlp.endpoint: storage_backend is postgresql"),
+        (both("OTLP__HEADERS", "content-type=s3cr3t"), "otlp.headers: "),
+        (both("OTLP__HEADERS", "a=%00s3cr3t"), "otlp.headers: "),
+        (both("OTLP__CA", "/no/such"), "otlp.ca: "),
+        (both("OTLP__PROTOCOL", "grpc"), ""),
+        (vec![("STORAGE_BACKEND", "otlp"), ("OTLP__ENDPOINT", "http://u:s3cr3t@h:1")], "otlp.endpoint: expected"),
+        (vec![("APPLICATION__THREADS", "0")], "application.threads: expected a whole number from 1 to 64"),
+        (vec![("APPLICATION__SERVICE_NAM", "x")], "the nearest one is application.service_name"),
+    ] {
+        if expected.is_empty() {
+            ObservabilityManager::from_settings(&host_settings(&variables).unwrap()).unwrap();
+            continue;
+        }
+        let error = refused(&variables);
+        assert!(error.contains(expected) && !error.contains("s3cr3t"), "{variables:?}: {error}");
+    }
+    // A program makes its own settings too.
+    let settings = Settings { batch_size: 1, ..Settings::default() };
+    let error = OtelStorage::from_settings(&settings).unwrap_err();
+    assert!(matches!(error, StorageError::Settings(_)) && error.to_string().contains("batch_size"), "{error}");
 }
 
 #[test]

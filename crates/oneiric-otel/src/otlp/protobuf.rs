@@ -8,6 +8,7 @@
 //! field that occurs twice (merge a message, keep the last string) holds for envelopes too.
 
 mod exact;
+pub(crate) mod plain;
 
 use std::sync::Arc;
 
@@ -75,7 +76,7 @@ struct ScopeGroup {
 /// [`Malformed`] when the envelope is cut off or is not protobuf of this shape. What is wrong inside a record, a
 /// resource or a scope is reported in [`Decoded::undecodable`] instead.
 pub fn decode<R: Record>(body: &Bytes) -> Result<Decoded<R>, Malformed> {
-    if body.len() > SMALL_BYTES && tiny_fields(body, FIELD_DEPTH) > MAX_TINY_FIELDS {
+    if body.len() > MAX_TINY_FIELDS * TINY_FIELD_BYTES && tiny_fields(body, FIELD_DEPTH) > MAX_TINY_FIELDS {
         let reason =
             format!("more than {MAX_TINY_FIELDS} fields of {TINY_BYTES} bytes or less: send fewer in a request");
         return Err(Malformed { reason });
@@ -124,9 +125,6 @@ impl Unread for Bytes {
     }
 }
 
-/// Below this size a request cannot grow large by being read.
-const SMALL_BYTES: usize = 1024 * 1024;
-
 /// The most [tiny] fields of a request. An empty attribute takes two bytes on the wire and some seventy when it is read,
 /// so the bytes of a request alone do not bound its memory. Real requests of 64 MiB have about a quarter of it.
 ///
@@ -135,6 +133,9 @@ const MAX_TINY_FIELDS: usize = 4_000_000;
 
 /// Fields with a length of at most so many bytes are tiny. Text never looks like them: it has no such control characters.
 const TINY_BYTES: u64 = 8;
+
+/// The least that a field takes: its number and its length. A request that is too small for so many is not counted.
+const TINY_FIELD_BYTES: usize = 2;
 
 /// How deep fields are counted: the envelope, attributes, those of events, and values in them.
 const FIELD_DEPTH: u32 = 8;

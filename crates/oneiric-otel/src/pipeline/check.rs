@@ -42,8 +42,7 @@ impl Limits {
     }
 
     pub(crate) fn check_span(&self, span: &Span) -> Result<(), String> {
-        check_id("traceId", &span.trace_id, 16)?;
-        check_id("spanId", &span.span_id, 8)?;
+        Self::check_ids(&span.trace_id, &span.span_id)?;
         self.check(span, &span.attributes)?;
         for event in &span.events {
             self.check_attributes(&event.attributes)?;
@@ -52,6 +51,12 @@ impl Limits {
             self.check_attributes(&link.attributes)?;
         }
         Ok(())
+    }
+
+    /// Of a span's own ids.
+    pub(crate) fn check_ids(trace_id: &[u8], span_id: &[u8]) -> Result<(), String> {
+        check_id("traceId", trace_id, 16)?;
+        check_id("spanId", span_id, 8)
     }
 }
 

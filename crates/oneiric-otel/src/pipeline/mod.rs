@@ -13,6 +13,7 @@
 
 pub(crate) mod breaker;
 mod check;
+mod examine;
 mod outlet;
 mod prepare;
 mod queue;
@@ -45,8 +46,9 @@ pub use report::{IngestCounters, IngestCounts, Latencies};
 
 use crate::otlp::{Encoding, Signal};
 use crate::self_trace;
-use crate::store::{Database, Store, StoreError};
+use crate::store::{Batch, Database, Store, StoreError};
 use breaker::Breaker;
+use examine::{Verdict, examine};
 use prepare::Prepared;
 use queue::{Bounds, Entry, Outcome, Place, Queue, Reply, Source};
 use tag::Tag;
@@ -319,8 +321,8 @@ impl Ingest {
     /// # Errors
     /// [`Refused`] when it can never be accepted, or this write path is stopping.
     pub async fn examine(&self, request: Request) -> Result<Accepted, Refused> {
-        let (_, prepared) = self.handle.core.prepare(request).await?;
-        Ok(prepared.rejections.answer(prepared.records))
+        let (_, verdict) = self.handle.core.read(request, examine).await?;
+        Ok(verdict.answer())
     }
 
     /// Takes a request in that carries telemetry of this process. It is stored like any other, but no span is made for
@@ -407,7 +409,7 @@ impl Ingest {
         // What is left, nobody will write: in the spool it is safe, in memory it ends here.
         for entry in core.queue.take_all() {
             if matches!(core.options.ack, Ack::Memory { .. }) {
-                core.counters.dropped(entry.prepared.records);
+                core.counters.dropped(entry.records);
             }
             writer::refuse(entry.reply, &stopping());
         }
@@ -432,37 +434,53 @@ impl Ingest {
 impl Core {
     async fn admit(self: &Arc<Self>, request: Request, own: bool) -> Result<Accepted, Refused> {
         self.check_open()?;
-        let (request, prepared) = self.prepare(request).await?;
-        let (records, rejections) = (prepared.records, prepared.rejections.clone());
-        if records == 0 {
-            return Ok(rejections.answer(0));
-        }
         if !self.options.signals.has(request.signal) {
-            self.counters.switched_off(records);
-            let name = request.signal.as_str();
-            let message = format!("{name} are not stored here (setting store_{name})");
-            return Ok(Accepted { records: 0, rejected: records + rejections.records(), message });
+            return self.decline(request).await;
         }
-        let refused = match self.options.ack {
-            Ack::Spooled(_) => {
-                self.spool(request, prepared, own).await?;
-                0
+        if let Ack::Spooled(_) = self.options.ack {
+            // What the queue would not keep is prepared when it is read back.
+            let (request, verdict, batch) = if self.queue.takes_spooled(request.signal) {
+                let (request, Prepared { verdict, batch }) = self.read(request, prepare::prepare).await?;
+                (request, verdict, Some(batch))
+            } else {
+                let (request, verdict) = self.read(request, examine).await?;
+                (request, verdict, None)
+            };
+            if verdict.records > 0 {
+                self.spool(request, &verdict, batch, own).await?;
             }
-            Ack::Stored => self.store_and_pass_on(request, prepared, own).await?.refused,
-            Ack::Memory { .. } => {
-                let passed_on = self.pass_on(&request, own);
-                self.hold(request, prepared, own);
-                passed_on.await;
-                0
-            }
-        };
-        let mut accepted = rejections.answer(records);
+            return Ok(verdict.answer());
+        }
+        let (request, prepared) = self.read(request, prepare::prepare).await?;
+        let mut accepted = prepared.verdict.answer();
+        if accepted.records == 0 {
+            return Ok(accepted);
+        }
+        if let Ack::Memory { .. } = self.options.ack {
+            let passed_on = self.pass_on(&request, own);
+            self.hold(request, prepared, own);
+            passed_on.await;
+            return Ok(accepted);
+        }
+        let refused = self.store_and_pass_on(request, prepared, own).await?.refused;
         if refused > 0 {
             // Kept, though not in its table: nothing for the sender to do, and nothing to hide.
             let note = format!("the database refused {refused} records; they are kept as dead letters");
             accepted.message = if accepted.message.is_empty() { note } else { format!("{}; {note}", accepted.message) };
         }
         Ok(accepted)
+    }
+
+    /// Rejects every record of a request whose signal is not stored.
+    async fn decline(self: &Arc<Self>, request: Request) -> Result<Accepted, Refused> {
+        let name = request.signal.as_str();
+        let (_, verdict) = self.read(request, examine).await?;
+        if verdict.records == 0 {
+            return Ok(verdict.answer());
+        }
+        self.counters.switched_off(verdict.records);
+        let message = format!("{name} are not stored here (setting store_{name})");
+        Ok(Accepted { records: 0, rejected: verdict.records + verdict.rejections.records(), message })
     }
 
     fn check_open(&self) -> Result<(), Refused> {
@@ -528,22 +546,27 @@ impl Core {
         None
     }
 
-    async fn prepare(self: &Arc<Self>, request: Request) -> Result<(Request, Prepared), Refused> {
+    /// Reads a request in one way or another, beside what else goes on.
+    async fn read<T: Send + 'static>(
+        self: &Arc<Self>,
+        request: Request,
+        way: fn(&Request, &Limits) -> Result<T, String>,
+    ) -> Result<(Request, T), Refused> {
         // The permit goes with the work, which goes on when the caller does not care any more.
         let permit = Arc::clone(&self.decoding).acquire_owned().await.map_err(|_| stopping())?;
         let core = Arc::clone(self);
         let task = move || {
-            let prepared = catch_unwind(AssertUnwindSafe(|| prepare::prepare(&request, &core.options.limits)));
+            let read = catch_unwind(AssertUnwindSafe(|| way(&request, &core.options.limits)));
             drop(permit);
-            (request, prepared)
+            (request, read)
         };
-        let (request, prepared) = tokio::task::spawn_blocking(task).await.map_err(|_| stopping())?;
-        match prepared {
-            Ok(Ok(prepared)) => Ok((request, prepared)),
+        let (request, read) = tokio::task::spawn_blocking(task).await.map_err(|_| stopping())?;
+        match read {
+            Ok(Ok(read)) => Ok((request, read)),
             Ok(Err(reason)) => Err(Refused::Malformed { reason }),
             // A defect of ours, and the same bytes would meet it again: the sender must not repeat them for ever.
             Err(_) => {
-                tracing::error!(signal = request.signal.as_str(), "a request could not be prepared");
+                tracing::error!(signal = request.signal.as_str(), "a request could not be read");
                 let reason = "an internal error while the request was read; it is logged".to_owned();
                 Err(Refused::Malformed { reason })
             }
@@ -551,17 +574,25 @@ impl Core {
     }
 
     /// Waits until the request is durable in the spool.
-    async fn spool(self: &Arc<Self>, request: Request, prepared: Prepared, own: bool) -> Result<(), Refused> {
+    async fn spool(
+        self: &Arc<Self>,
+        request: Request,
+        verdict: &Verdict,
+        batch: Option<Batch>,
+        own: bool,
+    ) -> Result<(), Refused> {
         let Some(spool) = &self.spool else { return Err(stopping()) };
         let copy = request.clone();
         let Request { signal, encoding, body } = request;
-        let tag = Tag { encoding, rejected: Tag::count(&prepared.rejections), own };
+        let tag = Tag { encoding, rejected: Tag::count(&verdict.rejections), own };
+        let records = verdict.records;
         let (sender, answer) = oneshot::channel();
         let core = Arc::clone(self);
         let durable = move |outcome: Result<oneiric_otel_spool::EntryId, AppendError>| {
             if let Ok(id) = outcome {
                 let source = Source { signal, encoding, own, place: Place::Spool(id) };
-                core.queue.push_spooled(id, Entry { source, prepared, since: Instant::now(), reply: None });
+                let entry = batch.map(|batch| Entry { source, batch, records, since: Instant::now(), reply: None });
+                core.queue.push_spooled(id, signal, entry);
             }
             // The receiver is gone when the client hung up: the request is kept all the same.
             drop(sender.send(outcome.map(|_| ())));
@@ -616,7 +647,7 @@ impl Core {
     /// Leaves the request in memory.
     fn hold(&self, request: Request, prepared: Prepared, own: bool) {
         for dropped in self.queue.push(entry(request, prepared, own, None)) {
-            self.counters.dropped(dropped.prepared.records);
+            self.counters.dropped(dropped.records);
         }
     }
 
@@ -643,7 +674,8 @@ impl Core {
 fn entry(request: Request, prepared: Prepared, own: bool, reply: Option<Reply>) -> Entry {
     let Request { signal, encoding, body } = request;
     let source = Source { signal, encoding, own, place: Place::Memory(body) };
-    Entry { source, prepared, since: Instant::now(), reply }
+    let Prepared { verdict, batch } = prepared;
+    Entry { source, batch, records: verdict.records, since: Instant::now(), reply }
 }
 
 fn not_spooled(error: &AppendError) -> Refused {

@@ -10,14 +10,13 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
-use super::Request;
 use super::check::Limits;
-use super::report::Rejections;
-use super::template;
+use super::examine::{Verdict, Visitor, walk};
+use super::{Request, template};
 use crate::otlp::canonical::{Canonical, Hash128};
-use crate::otlp::point::{self, MetricDescriptor, Point, Points};
+use crate::otlp::point::{self, MetricDescriptor, Point};
 use crate::otlp::record::Record;
-use crate::otlp::{self, Encoding, Group, Malformed, ResourceEnvelope, ScopeEnvelope, Signal, protobuf};
+use crate::otlp::{self, Encoding, Group, ResourceEnvelope, ScopeEnvelope, Signal, protobuf};
 use crate::store::rows::metric::StreamRef;
 use crate::store::rows::{self, INDEXED_TEXT_BYTES, Scratch};
 use crate::store::{Batch, Micros, Owner, References, Rows, Series, Touch, prefix, service_name};
@@ -30,10 +29,8 @@ const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// A request that is ready to be written.
 #[derive(Debug)]
 pub(super) struct Prepared {
+    pub(super) verdict: Verdict,
     pub(super) batch: Batch,
-    pub(super) rejections: Rejections,
-    /// Records that are to be stored. A record that stands twice in the request counts twice.
-    pub(super) records: u64,
 }
 
 /// Prepares a request. Takes long for a large one.
@@ -41,12 +38,9 @@ pub(super) struct Prepared {
 /// # Errors
 /// Says what is wrong when nothing of the request can be read.
 pub(super) fn prepare(request: &Request, limits: &Limits) -> Result<Prepared, String> {
-    let preparation = Preparation::new(request, limits);
-    match request.signal {
-        Signal::Traces => preparation.spans(),
-        Signal::Metrics => preparation.points(),
-        Signal::Logs => preparation.logs(),
-    }
+    let mut preparation = Preparation::new(request.signal);
+    let verdict = walk(request, limits, &mut preparation)?;
+    Ok(Prepared { verdict, batch: preparation.finish(request) })
 }
 
 /// Records of a request by their numbers, each as a request of its own. Decoding is deterministic, so the number that a row
@@ -115,18 +109,25 @@ fn whole(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
     vec![request.body.to_vec(); records.len()]
 }
 
-struct Preparation<'a> {
-    request: &'a Request,
-    limits: &'a Limits,
+/// Makes rows of what is accepted.
+struct Preparation {
+    signal: Signal,
     canonical: Canonical,
-    rejections: Rejections,
+    scratch: Scratch,
     rows: Rows,
     /// For each row the number of its record.
     records: Vec<u32>,
-    accepted: u64,
     hours: HashSet<i64>,
     touches: HashMap<[u8; 16], Touch>,
     references: References,
+    /// Records that have an identity, by it.
+    seen: HashSet<Hash128>,
+    /// Numbers of the streams of points among the owners.
+    streams: HashMap<Hash128, u32>,
+    /// The metric whose points come.
+    metric: Option<Hash128>,
+    /// Of the template of the last log record.
+    text: String,
 }
 
 /// Resource and scope of a group of records.
@@ -144,162 +145,22 @@ impl GroupOwner {
     }
 }
 
-impl<'a> Preparation<'a> {
-    fn new(request: &'a Request, limits: &'a Limits) -> Self {
+impl Preparation {
+    fn new(signal: Signal) -> Self {
         Self {
-            request,
-            limits,
+            signal,
             canonical: Canonical::new(),
-            rejections: Rejections::default(),
+            scratch: Scratch::default(),
             rows: Rows::default(),
             records: Vec::new(),
-            accepted: 0,
             hours: HashSet::new(),
             touches: HashMap::new(),
             references: References::default(),
+            seen: HashSet::new(),
+            streams: HashMap::new(),
+            metric: None,
+            text: String::new(),
         }
-    }
-
-    fn spans(mut self) -> Result<Prepared, String> {
-        let mut scratch = Scratch::default();
-        let mut seen = HashSet::new();
-        let mut number = 0;
-        for (index, group) in self.decode::<Span>()?.into_iter().enumerate() {
-            let Some(owner) = self.owner(index, group.resource, group.scope, group.records.len() as u64) else {
-                number += group.records.len() as u32;
-                continue;
-            };
-            for span in &group.records {
-                let record = number;
-                number += 1;
-                if let Err(reason) = self.limits.check_span(span) {
-                    self.rejections.add(&format!("spans[{record}]"), &reason, 1);
-                    continue;
-                }
-                self.accepted += 1;
-                let hash = self.canonical.span(owner.resource, owner.scope, span);
-                if !seen.insert(hash) {
-                    continue; // the same span twice is one span
-                }
-                let time = Micros::from_unix_nanos(span.start_time_unix_nano).0;
-                let trace_id = span.trace_id.as_slice().try_into().unwrap_or_default();
-                let has_root = span.parent_span_id.iter().all(|byte| *byte == 0);
-                self.touch(trace_id, time, has_root);
-                self.row(record, time);
-                rows::span::encode(&mut self.rows, &mut scratch, owner.of_row(), hash.low64(), span);
-            }
-        }
-        Ok(self.finish())
-    }
-
-    fn logs(mut self) -> Result<Prepared, String> {
-        let mut scratch = Scratch::default();
-        let mut text = String::new();
-        let mut number = 0;
-        for (index, group) in self.decode::<LogRecord>()?.into_iter().enumerate() {
-            let Some(owner) = self.owner(index, group.resource, group.scope, group.records.len() as u64) else {
-                number += group.records.len() as u32;
-                continue;
-            };
-            for log in &group.records {
-                let record = number;
-                number += 1;
-                if let Err(reason) = self.limits.check(log, &log.attributes) {
-                    self.rejections.add(&format!("logRecords[{record}]"), &reason, 1);
-                    continue;
-                }
-                self.accepted += 1;
-                let time = Micros::from_unix_nanos(rows::log::effective_time(log)).0;
-                if let Some(trace_id) = rows::log::valid_trace_id(log).filter(|_| is_telling(log)) {
-                    self.touch(trace_id, time, false);
-                }
-                self.row(record, time);
-                let (template_id, severity) = template::template(log, owner.of_row().service_name, &mut text);
-                let row = || template::row(owner.of_row().service_name, severity, &text);
-                self.references.templates.entry(template_id).or_insert_with(row);
-                rows::log::encode(&mut self.rows, &mut scratch, owner.of_row(), template_id, log);
-            }
-        }
-        Ok(self.finish())
-    }
-
-    fn points(mut self) -> Result<Prepared, String> {
-        let mut scratch = Scratch::default();
-        let mut seen = HashSet::new();
-        let mut streams: HashMap<Hash128, u32> = HashMap::new();
-        let mut number = 0;
-        for (index, group) in self.decode::<Metric>()?.into_iter().enumerate() {
-            let metrics: Vec<(MetricDescriptor, Points)> = group.records.into_iter().filter_map(point::split).collect();
-            let points = metrics.iter().map(|(_, points)| points.len()).sum::<usize>();
-            let Some(owner) = self.owner(index, group.resource, group.scope, points as u64) else {
-                number += points as u32;
-                continue;
-            };
-            for (descriptor, points) in &metrics {
-                let metric = self.canonical.metric(descriptor);
-                for point in points.iter() {
-                    let record = number;
-                    number += 1;
-                    if let Err(reason) = check_point(self.limits, point) {
-                        self.rejections.add(&format!("dataPoints[{record}] of {}", descriptor.name), &reason, 1);
-                        continue;
-                    }
-                    self.accepted += 1;
-                    let series = self.canonical.series(owner.resource, owner.scope, metric, point.attributes());
-                    let hash = self.canonical.point(series, point);
-                    if !seen.insert(hash) {
-                        continue; // the same point twice is one point
-                    }
-                    let bounds = explicit_bounds(point);
-                    let stream = rows::metric::stream_hash(series, bounds);
-                    let number = *streams.entry(stream).or_insert_with(|| {
-                        let row = rows::metric::SeriesRow::new(descriptor, point.attributes(), bounds);
-                        let (resource, scope) = (owner.resource, owner.scope);
-                        let series = Series { resource, scope, service_name: owner.service_name.clone(), row };
-                        self.references.series.insert(stream, series);
-                        self.references.add_owner(Owner::Series(stream))
-                    });
-                    self.row(record, Micros::from_unix_nanos(point.time_unix_nano()).0);
-                    let stream = StreamRef { hash: stream, number };
-                    rows::metric::encode(&mut self.rows, &mut scratch, stream, hash.low64(), point);
-                }
-            }
-        }
-        Ok(self.finish())
-    }
-
-    /// Decodes the request. Records that cannot be read are rejections, unless nothing can be read at all.
-    fn decode<R: Record>(&mut self) -> Result<Vec<Group<R>>, String> {
-        let decoded = otlp::decode::<R>(self.request.encoding, &self.request.body)
-            .map_err(|malformed: Malformed| malformed.to_string())?;
-        self.rejections.add_undecodable(&decoded.undecodable);
-        if decoded.groups.is_empty() && !decoded.undecodable.is_empty() {
-            return Err(self.rejections.text());
-        }
-        Ok(decoded.groups)
-    }
-
-    /// Takes resource and scope of a group in. None where they are beyond the limits: its records are rejected.
-    fn owner(
-        &mut self,
-        index: usize,
-        resource: Arc<ResourceEnvelope>,
-        scope: Arc<ScopeEnvelope>,
-        records: u64,
-    ) -> Option<GroupOwner> {
-        if let Err(reason) = check_owners(self.limits, &resource, &scope) {
-            self.rejections.add(&format!("group {index}"), &reason, records);
-            return None;
-        }
-        let service_name = service_name(&resource);
-        let (resource_hash, scope_hash) = (self.canonical.resource(&resource), self.canonical.scope(&scope));
-        self.references.resources.insert(resource_hash, resource);
-        self.references.scopes.insert(scope_hash, scope);
-        let number = match self.request.signal {
-            Signal::Metrics => 0, // points belong to series
-            _ => self.references.add_owner(Owner::Scoped { resource: resource_hash, scope: scope_hash }),
-        };
-        Some(GroupOwner { resource: resource_hash, scope: scope_hash, number, service_name })
     }
 
     fn touch(&mut self, trace_id: [u8; 16], time: Micros, has_root: bool) {
@@ -312,22 +173,85 @@ impl<'a> Preparation<'a> {
         self.hours.insert(time.0.div_euclid(MICROS_PER_HOUR));
     }
 
-    fn finish(mut self) -> Prepared {
+    fn finish(mut self, request: &Request) -> Batch {
         self.rows.shrink();
         let times = self.hours.into_iter().map(|hour| Micros(hour * MICROS_PER_HOUR)).collect();
-        Prepared {
-            batch: Batch {
-                request_hash: hash_request(self.request),
-                signal: self.request.signal,
-                rows: self.rows,
-                records: self.records,
-                times,
-                touches: self.touches,
-                references: self.references,
-            },
-            rejections: self.rejections,
-            records: self.accepted,
+        Batch {
+            request_hash: hash_request(request),
+            signal: self.signal,
+            rows: self.rows,
+            records: self.records,
+            times,
+            touches: self.touches,
+            references: self.references,
         }
+    }
+}
+
+impl Visitor for Preparation {
+    type Owner = GroupOwner;
+
+    fn owner(&mut self, resource: Arc<ResourceEnvelope>, scope: Arc<ScopeEnvelope>) -> GroupOwner {
+        let service_name = service_name(&resource);
+        let (resource_hash, scope_hash) = (self.canonical.resource(&resource), self.canonical.scope(&scope));
+        self.references.resources.insert(resource_hash, resource);
+        self.references.scopes.insert(scope_hash, scope);
+        let number = match self.signal {
+            Signal::Metrics => 0, // points belong to series
+            _ => self.references.add_owner(Owner::Scoped { resource: resource_hash, scope: scope_hash }),
+        };
+        GroupOwner { resource: resource_hash, scope: scope_hash, number, service_name }
+    }
+
+    fn span(&mut self, owner: &GroupOwner, number: u32, span: &Span) {
+        let hash = self.canonical.span(owner.resource, owner.scope, span);
+        if !self.seen.insert(hash) {
+            return; // the same span twice is one span
+        }
+        let time = Micros::from_unix_nanos(span.start_time_unix_nano).0;
+        let trace_id = span.trace_id.as_slice().try_into().unwrap_or_default();
+        let has_root = span.parent_span_id.iter().all(|byte| *byte == 0);
+        self.touch(trace_id, time, has_root);
+        self.row(number, time);
+        rows::span::encode(&mut self.rows, &mut self.scratch, owner.of_row(), hash.low64(), span);
+    }
+
+    fn log(&mut self, owner: &GroupOwner, number: u32, log: &LogRecord) {
+        let time = Micros::from_unix_nanos(rows::log::effective_time(log)).0;
+        if let Some(trace_id) = rows::log::valid_trace_id(log).filter(|_| is_telling(log)) {
+            self.touch(trace_id, time, false);
+        }
+        self.row(number, time);
+        let (template_id, severity) = template::template(log, owner.of_row().service_name, &mut self.text);
+        let row = || template::row(owner.of_row().service_name, severity, &self.text);
+        self.references.templates.entry(template_id).or_insert_with(row);
+        rows::log::encode(&mut self.rows, &mut self.scratch, owner.of_row(), template_id, log);
+    }
+
+    fn metric(&mut self, descriptor: &MetricDescriptor) {
+        self.metric = Some(self.canonical.metric(descriptor));
+    }
+
+    fn point(&mut self, owner: &GroupOwner, number: u32, descriptor: &MetricDescriptor, point: Point<'_>) {
+        let metric = self.metric.unwrap_or_else(|| self.canonical.metric(descriptor));
+        let series = self.canonical.series(owner.resource, owner.scope, metric, point.attributes());
+        let hash = self.canonical.point(series, point);
+        if !self.seen.insert(hash) {
+            return; // the same point twice is one point
+        }
+        let bounds = explicit_bounds(point);
+        let stream = rows::metric::stream_hash(series, bounds);
+        let references = &mut self.references;
+        let stream_number = *self.streams.entry(stream).or_insert_with(|| {
+            let row = rows::metric::SeriesRow::new(descriptor, point.attributes(), bounds);
+            let (resource, scope) = (owner.resource, owner.scope);
+            let series = Series { resource, scope, service_name: owner.service_name.clone(), row };
+            references.series.insert(stream, series);
+            references.add_owner(Owner::Series(stream))
+        });
+        self.row(number, Micros::from_unix_nanos(point.time_unix_nano()).0);
+        let stream = StreamRef { hash: stream, number: stream_number };
+        rows::metric::encode(&mut self.rows, &mut self.scratch, stream, hash.low64(), point);
     }
 }
 
@@ -340,26 +264,6 @@ fn hash_request(request: &Request) -> Hash128 {
     let mut hash = [0; 16];
     hasher.finalize_xof().fill(&mut hash);
     Hash128(hash)
-}
-
-fn check_owners(limits: &Limits, resource: &ResourceEnvelope, scope: &ScopeEnvelope) -> Result<(), String> {
-    if let Some(resource) = &resource.resource {
-        limits.check(resource, &resource.attributes).map_err(|reason| format!("resource: {reason}"))?;
-    }
-    if let Some(scope) = &scope.scope {
-        limits.check(scope, &scope.attributes).map_err(|reason| format!("scope: {reason}"))?;
-    }
-    Ok(())
-}
-
-fn check_point(limits: &Limits, point: Point<'_>) -> Result<(), String> {
-    match point {
-        Point::Number(point) => limits.check(point, &point.attributes),
-        Point::Histogram(point) => limits.check(point, &point.attributes),
-        Point::ExponentialHistogram(point) => limits.check(point, &point.attributes),
-        Point::Summary(point) => limits.check(point, &point.attributes),
-    }?;
-    point.exemplars().iter().try_for_each(|exemplar| limits.check_attributes(&exemplar.filtered_attributes))
 }
 
 fn explicit_bounds(point: Point<'_>) -> &[f64] {

@@ -21,8 +21,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::Refused;
-use super::prepare::Prepared;
 use crate::otlp::{Encoding, Signal};
+use crate::store::Batch;
 
 /// How long a lane that cannot be written is held, and an entry waits that failed alone while others were written. Doubled
 /// up to the longest.
@@ -42,7 +42,9 @@ fn pause(failures: u32) -> Duration {
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) source: Source,
-    pub(super) prepared: Prepared,
+    pub(super) batch: Batch,
+    /// Records that were accepted.
+    pub(super) records: u64,
     /// When it was admitted, or read from the spool.
     pub(super) since: Instant,
     /// Somebody who waits for the commit.
@@ -88,11 +90,11 @@ impl Entry {
             Place::Memory(body) => body.len(),
             Place::Spool(_) => 0,
         };
-        size_of::<Self>() + self.prepared.batch.memory() + body
+        size_of::<Self>() + self.batch.memory() + body
     }
 
     fn rows(&self) -> usize {
-        self.prepared.batch.rows.len()
+        self.batch.rows.len()
     }
 }
 
@@ -225,15 +227,22 @@ impl Queue {
         Self { bounds, spool, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Adds an entry that is durable in the spool. Entries of a lane must come in the order of the spool.
-    pub(super) fn push_spooled(&self, id: EntryId, entry: Entry) {
+    /// Whether [`Self::push_spooled`] would keep an entry now. If not, nobody needs to prepare it before it is read back.
+    pub(super) fn takes_spooled(&self, signal: Signal) -> bool {
+        let state = self.lock();
+        let lane = &state.lanes[signal as usize];
+        lane.unread.is_none() && lane.memory < self.bounds.lane_memory()
+    }
+
+    /// Takes note of a request that is durable in the spool, and keeps its entry if there is one and room for it. Requests
+    /// of a lane must come in the order of the spool.
+    pub(super) fn push_spooled(&self, id: EntryId, signal: Signal, entry: Option<Entry>) {
         let mut state = self.lock();
-        let memory = entry.memory();
-        let lane = &mut state.lanes[entry.source.signal as usize];
-        let has_room = lane.memory + memory <= self.bounds.lane_memory();
+        let lane = &mut state.lanes[signal as usize];
+        let left = self.bounds.lane_memory().saturating_sub(lane.memory);
         if lane.unread.is_some() || lane.last_read.is_some_and(|read| id <= read) {
             // It is behind what has to be read first, or was read already.
-        } else if has_room {
+        } else if let Some(entry) = entry.filter(|entry| entry.memory() <= left) {
             lane.push(entry);
         } else {
             lane.unread = Some(id.position());

@@ -147,8 +147,8 @@ impl Replayer {
         let request = request.clone();
         let prepared = tokio::task::spawn_blocking(move || prepare(&request, &Limits::NONE)).await;
         let prepared = prepared.map_err(|error| format!("an internal error while it was read: {error}"))??;
-        if prepared.records == 0 {
-            let reason = prepared.rejections.text();
+        if prepared.verdict.records == 0 {
+            let reason = prepared.verdict.rejections.text();
             return Err(if reason.is_empty() { "it has no records".to_owned() } else { reason });
         }
         Ok(prepared)

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, field};
 
 use super::breaker::{Pass, Verdict};
-use super::prepare::{self, prepare};
+use super::prepare::{self, Prepared, prepare};
 use super::queue::{Entry, Outcome, Place, Read, Reading, Reply, Source, Taken, Work};
 use super::tag::Tag;
 use super::{Core, Limits, Refused, Request};
@@ -110,7 +110,7 @@ impl Writer {
     }
 
     async fn write_with_retries(&self, work: &Work, span: &Span) -> Result<Vec<Written>, StoreError> {
-        let batches: Vec<_> = work.entries.iter().map(|entry| &entry.prepared.batch).collect();
+        let batches: Vec<_> = work.entries.iter().map(|entry| &entry.batch).collect();
         let render = |batch: usize, records: &[u32]| self.render(&work.entries[batch].source, records);
         let mut pause = self.core.options.retry_backoff;
         let mut retries = 0;
@@ -163,7 +163,7 @@ impl Writer {
             if written.duplicate {
                 self.core.counters.duplicate_request();
             } else {
-                self.core.counters.written(entry.source.signal, entry.prepared.records - refused);
+                self.core.counters.written(entry.source.signal, entry.records - refused);
                 self.core.counters.dead_lettered(ErrorClass::BadData.as_str(), refused);
             }
             self.settle(entry, Outcome { refused });
@@ -209,7 +209,7 @@ impl Writer {
         match self.bury_entry(entry, error, class).await {
             Ok(()) => {
                 for entry in work.entries {
-                    let records = entry.prepared.records;
+                    let records = entry.records;
                     tracing::error!(class, records, %error, "a request became a dead letter");
                     self.core.counters.dead_lettered(class, records);
                     self.settle(entry, Outcome { refused: records });
@@ -229,7 +229,7 @@ impl Writer {
     }
 
     async fn bury_entry(&self, entry: &Entry, error: &StoreError, class: &str) -> Result<(), StoreError> {
-        let records = entry.prepared.records;
+        let records = entry.records;
         let mut message = error.to_string();
         let raw_data = match self.core.request(&entry.source) {
             Ok(request) => prepare::as_protobuf(&request),
@@ -240,7 +240,7 @@ impl Writer {
         };
         let signal = entry.source.signal;
         let dead = DeadLetter { signal, records, class, message: &message, retries: 0, raw_data: &raw_data };
-        self.store.bury(entry.prepared.batch.request_hash, &dead).await
+        self.store.bury(entry.batch.request_hash, &dead).await
     }
 
     /// Brings a lane's next entries from the spool into memory.
@@ -300,16 +300,16 @@ impl Reader<'_> {
         let limits = if tag.rejected == 0 { Limits::NONE } else { self.core.options.limits.clone() };
         let prepared = catch_unwind(AssertUnwindSafe(|| prepare(&request, &limits)))
             .unwrap_or_else(|_| Err("an internal error while the request was read".to_owned()))
-            .and_then(|prepared| match Tag::count(&prepared.rejections) {
+            .and_then(|prepared| match Tag::count(&prepared.verdict.rejections) {
                 more if more > tag.rejected => {
                     Err(format!("{more} records are rejected, {} were before", tag.rejected))
                 }
                 _ => Ok(prepared),
             });
         match prepared {
-            Ok(prepared) => {
+            Ok(Prepared { verdict, batch }) => {
                 let source = Source { signal, encoding: tag.encoding, own: tag.own, place: Place::Spool(entry.id) };
-                Ok(Some(Entry { source, prepared, since: Instant::now(), reply: None }))
+                Ok(Some(Entry { source, batch, records: verdict.records, since: Instant::now(), reply: None }))
             }
             Err(reason) => self.set_aside(entry.id, &reason).map(|()| None),
         }
@@ -358,7 +358,7 @@ fn span(work: &Work) -> Span {
         db.collection.name = table,
         "error.type" = field::Empty,
         oneiric_otel.requests = work.entries.len() as i64,
-        oneiric_otel.rows = work.entries.iter().map(|entry| entry.prepared.batch.rows.len()).sum::<usize>() as i64,
+        oneiric_otel.rows = work.entries.iter().map(|entry| entry.batch.rows.len()).sum::<usize>() as i64,
         oneiric_otel.retries = field::Empty,
     )
 }

@@ -21,7 +21,7 @@ fn entry<R: Record>(signal: Signal, record: R) -> Entry {
     let request = Request { signal, encoding, body: body.clone() };
     let prepared = prepare::prepare(&request, &Limits::default()).expect("a good request");
     let source = Source { signal, encoding, own: false, place: Place::Memory(body) };
-    Entry { source, prepared, since: Instant::now(), reply: None }
+    Entry { source, records: prepared.verdict.records, batch: prepared.batch, since: Instant::now(), reply: None }
 }
 
 fn span(number: u8) -> Entry {
@@ -46,7 +46,7 @@ async fn lanes_take_turns_and_each_gives_its_oldest_first() {
     let mut hashes = Vec::new();
     for number in 1..=3 {
         let entry = span(number);
-        hashes.push(entry.prepared.batch.request_hash);
+        hashes.push(entry.batch.request_hash);
         queue.push(entry);
     }
     queue.push(log());
@@ -56,7 +56,7 @@ async fn lanes_take_turns_and_each_gives_its_oldest_first() {
         let work = work(&queue).await;
         signals.push(work.signal);
         if work.signal == Signal::Traces {
-            spans.push(work.entries[0].prepared.batch.request_hash);
+            spans.push(work.entries[0].batch.request_hash);
         }
     }
     assert_eq!(signals, [Signal::Traces, Signal::Logs, Signal::Traces, Signal::Traces]);
@@ -155,4 +155,165 @@ async fn what_comes_back_counts_against_the_bound() {
     assert_eq!(queue.push(span(3)).len(), 1, "the oldest that waits and has not been tried");
     queue.close();
     assert_eq!(queue.push(span(4)).len(), 1, "closed");
+}
+
+/// A queue on a spool, and what has come out of it.
+struct Spooled {
+    spool: Spool,
+    queue: Queue,
+    appended: Vec<EntryId>,
+    written: Vec<EntryId>,
+    _dir: tempfile::TempDir,
+}
+
+impl Spooled {
+    fn new(memory: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = oneiric_otel_spool::SpoolOptions::new(dir.path(), Signal::ALL.map(Signal::as_str));
+        let spool = Spool::open(options).expect("a spool").0;
+        let bounds = Bounds { batch_rows: 2, batch_interval: Duration::ZERO, memory, requests: None };
+        let queue = Queue::new(bounds, Some(spool.clone()));
+        Self { spool, queue, appended: Vec::new(), written: Vec::new(), _dir: dir }
+    }
+
+    fn entry(number: usize, id: EntryId) -> Entry {
+        let mut entry = span(u8::try_from(number % 255).expect("below 255") + 1);
+        entry.source.place = Place::Spool(id);
+        entry
+    }
+
+    async fn append(&mut self) -> EntryId {
+        let (sender, durable) = oneshot::channel();
+        let tell = move |outcome: Result<EntryId, _>| {
+            sender.send(outcome.expect("there is room")).expect("waited for");
+        };
+        self.spool.append(0, 0, Bytes::from_static(b"x"), tell).await.expect("there is room");
+        let id = durable.await.expect("told");
+        self.appended.push(id);
+        id
+    }
+
+    async fn push(&mut self, is_prepared: bool) {
+        let id = self.append().await;
+        let number = self.appended.len();
+        self.queue.push_spooled(id, Signal::Traces, is_prepared.then(|| Self::entry(number, id)));
+    }
+
+    fn take(&self) -> Option<Taken> {
+        futures::FutureExt::now_or_never(self.queue.take(false)).flatten()
+    }
+
+    /// What is taken is written at once, or handed back as if the database were away.
+    fn work(&mut self, gives_back: bool) -> Option<Reading> {
+        match self.take()? {
+            Taken::Reading(reading) => return Some(reading),
+            Taken::Work(work) if gives_back => self.queue.give_back(work),
+            Taken::Work(work) => {
+                for entry in work.entries {
+                    let Place::Spool(id) = entry.source.place else { panic!("everything is in the spool") };
+                    self.written.push(id);
+                    self.spool.release(id);
+                }
+            }
+        }
+        None
+    }
+
+    fn read(&self, reading: &Reading) {
+        let mut read = Read { entries: Vec::new(), to: reading.from, last: None, trouble: false };
+        let mut left = reading.bytes;
+        while left > 0
+            && let Some(id) = self.spool.next(0, read.to)
+        {
+            let number = self.appended.iter().position(|one| *one == id).expect("appended") + 1;
+            let entry = Self::entry(number, id);
+            left = left.saturating_sub(entry.memory());
+            read.entries.push(entry);
+            (read.to, read.last) = (id.after(), Some(id));
+        }
+        self.queue.refill(reading, read);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Push {
+        is_prepared: bool,
+    },
+    Work {
+        gives_back: bool,
+    },
+    /// Somebody takes the right to read, and hands over what was read some steps later.
+    EndReading,
+}
+
+fn steps() -> impl proptest::strategy::Strategy<Value = Vec<Step>> {
+    use proptest::prelude::*;
+    let step = prop_oneof![
+        3 => any::<bool>().prop_map(|is_prepared| Step::Push { is_prepared }),
+        2 => proptest::bool::weighted(0.2).prop_map(|gives_back| Step::Work { gives_back }),
+        1 => Just(Step::EndReading),
+    ];
+    proptest::collection::vec(step, 1..60)
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn whatever_is_prepared_and_whatever_fits_everything_comes_out_once_and_in_order(
+        steps in steps(), memory in 0usize..12_000,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let (appended, written) = runtime.block_on(async {
+            let mut spooled = Spooled::new(memory);
+            let mut reading = None;
+            for step in steps {
+                match step {
+                    Step::Push { is_prepared } => spooled.push(is_prepared).await,
+                    Step::Work { gives_back } => reading = spooled.work(gives_back).or(reading),
+                    Step::EndReading => {
+                        if let Some(reading) = reading.take() {
+                            spooled.read(&reading);
+                        }
+                    }
+                }
+            }
+            if let Some(reading) = reading {
+                spooled.read(&reading);
+            }
+            spooled.queue.close();
+            while spooled.written.len() < spooled.appended.len() {
+                let before = spooled.written.len();
+                let reading = spooled.work(false);
+                assert!(reading.is_some() || spooled.written.len() > before, "{} are left", spooled.appended.len() - before);
+                if let Some(reading) = reading {
+                    spooled.read(&reading);
+                }
+            }
+            assert!(spooled.queue.take(false).await.is_none());
+            (spooled.appended, spooled.written)
+        });
+        proptest::prop_assert_eq!(written, appended);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_was_not_prepared_is_read_back_though_the_lane_has_caught_up_meanwhile() {
+    let mut spooled = Spooled::new(0);
+    spooled.push(true).await;
+    assert!(!spooled.queue.takes_spooled(Signal::Traces), "nothing fits");
+    let mut spooled = Spooled::new(1 << 20);
+    assert!(spooled.queue.takes_spooled(Signal::Traces));
+    spooled.push(false).await;
+    assert!(!spooled.queue.takes_spooled(Signal::Traces), "one has to be read first");
+    assert!(spooled.queue.takes_spooled(Signal::Logs), "it holds up no other lane");
+    spooled.push(true).await;
+    let reading = spooled.work(false).expect("to be read");
+    spooled.read(&reading);
+    assert!(spooled.queue.takes_spooled(Signal::Traces), "all of it is here");
+    while spooled.written.len() < 2 {
+        assert!(spooled.work(false).is_none());
+    }
+    assert_eq!(spooled.written, spooled.appended);
 }

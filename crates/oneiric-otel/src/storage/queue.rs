@@ -21,6 +21,11 @@ use super::record::{Batch, LogEntry, MetricData, TraceData};
 use super::weight::Weight;
 use crate::otlp::Group;
 
+/// How long the worker looks for entries by itself after the last one.
+const LULL: Duration = Duration::from_secs(2);
+/// And how often at most.
+const SHORTEST_NAP: Duration = Duration::from_millis(5);
+
 /// Records of one signal, as they were handed over.
 #[derive(Debug)]
 pub(super) enum Records {
@@ -206,29 +211,12 @@ impl Queue {
         Ok(())
     }
 
-    /// What waits, up to so many bytes but at least one entry; none when the queue is closed and empty. Once there is
-    /// something, waits `gather` for more, unless somebody is in a hurry.
+    /// What waits, up to so many bytes but at least one entry; none when the queue is closed and empty. An entry waits for
+    /// others up to `gather`, unless somebody is in a hurry.
     pub(super) async fn take(&self, bytes: usize, gather: Duration) -> Option<Vec<Entry>> {
-        loop {
-            let filled = self.filled.notified();
-            {
-                let mut state = self.lock();
-                if !state.waiting.is_empty() {
-                    state.is_idle = false;
-                    break;
-                }
-                if state.closed.is_some() {
-                    return None;
-                }
-                state.is_idle = true;
-            }
-            filled.await;
-        }
-        if !self.is_enough(bytes) {
-            tokio::select! {
-                () = self.hurry.notified() => {}
-                () = tokio::time::sleep(gather) => {}
-            }
+        let gathered = self.wait_for_work(gather).await?;
+        if !gathered && !self.is_enough(bytes) {
+            self.nap(gather).await;
         }
         let mut state = self.lock();
         let mut taken = Vec::new();
@@ -241,6 +229,45 @@ impl Queue {
             taken.extend(state.waiting.pop_front());
         }
         Some(taken)
+    }
+
+    /// Waits until something is there, and says whether it may have waited for `gather` by then; none when the queue is
+    /// closed and empty.
+    ///
+    /// To wake a thread that sleeps costs a caller several times what the rest of its call does. So the worker looks by
+    /// itself while calls come, and wants to be woken only after a while without any.
+    async fn wait_for_work(&self, gather: Duration) -> Option<bool> {
+        let mut lull = Duration::ZERO;
+        loop {
+            let filled = self.filled.notified();
+            let is_idle = {
+                let mut state = self.lock();
+                state.is_idle = false;
+                if !state.waiting.is_empty() {
+                    return Some(lull > Duration::ZERO);
+                }
+                if state.closed.is_some() {
+                    return None;
+                }
+                state.is_idle = lull >= LULL;
+                state.is_idle
+            };
+            if is_idle {
+                filled.await;
+                lull = Duration::ZERO;
+            } else {
+                let pause = gather.max(SHORTEST_NAP);
+                self.nap(pause).await;
+                lull += pause;
+            }
+        }
+    }
+
+    async fn nap(&self, pause: Duration) {
+        tokio::select! {
+            () = self.hurry.notified() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 
     fn is_enough(&self, bytes: usize) -> bool {

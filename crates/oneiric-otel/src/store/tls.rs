@@ -21,7 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use deadpool_postgres::{ConfigConnectImpl, Connect, PoolError};
+use deadpool_postgres::{Connect, PoolError};
 use percent_encoding::percent_decode_str;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -30,16 +30,19 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 use x509_cert::der::Decode as _;
 use x509_cert::der::asn1::{Ia5StringRef, PrintableStringRef, TeletexStringRef, Utf8StringRef};
 use x509_cert::der::oid::db::{rfc4519, rfc5280};
 
 use super::error::StoreError;
+use crate::self_trace;
 
 /// What the name of the protocol is in ALPN. Direct negotiation requires it.
 const ALPN: &[u8] = b"postgresql";
@@ -126,10 +129,14 @@ pub(super) fn take_parameters(url: &str) -> Result<(String, Parameters), StoreEr
 }
 
 /// Connects as a URL says. Cheap to clone.
+///
+/// Connections live on the runtime on which this was made: a pool hands them to whoever comes next, and one that was made
+/// for a question would stand still whenever the runtime of who asked it does.
 #[derive(Clone)]
 pub(super) struct Connector {
     mode: Mode,
     tls: MakeRustlsConnect,
+    runtime: Option<Handle>,
 }
 
 impl Connector {
@@ -140,7 +147,7 @@ impl Connector {
     pub(super) fn of_url(url: &str) -> Result<(String, Self), StoreError> {
         let (url, parameters) = take_parameters(url)?;
         let (mode, config) = client_config(&parameters)?;
-        Ok((url, Self { mode, tls: MakeRustlsConnect::new(config) }))
+        Ok((url, Self { mode, tls: MakeRustlsConnect::new(config), runtime: Handle::try_current().ok() }))
     }
 
     /// Asks the server to give up the statement that runs on a connection, over a connection of its own.
@@ -170,19 +177,42 @@ impl Connect for Connector {
                 config.host(address.to_string());
             }
         }
-        let connect = ConfigConnectImpl { tls: self.tls.clone() };
         Box::pin(async move {
-            let (first, second) = self.attempts(&config);
-            match (connect.connect(config.ssl_mode(first)).await, second) {
-                (Err(error), Some(second)) if is_reason_to_try_otherwise(&error) => {
-                    tracing::debug!(%error, "connecting another way");
-                    let outcome = connect.connect(config.ssl_mode(second)).await;
-                    // What was wrong with TLS tells more than what is wrong without.
-                    if second == SslMode::Disable { outcome.map_err(|_| error) } else { outcome }
+            if let Some(runtime) = &self.runtime {
+                let connecting = runtime.spawn(self_trace::inherit(self.clone().attempt(config.clone())));
+                if let Ok(connected) = AbortOnDropHandle::new(connecting).await {
+                    return connected;
                 }
-                (outcome, _) => outcome,
+                // It has been shut down; this one has not.
             }
+            self.clone().attempt(config).await
         })
+    }
+}
+
+impl Connector {
+    async fn attempt(self, mut config: Config) -> Connected {
+        let (first, second) = self.attempts(&config);
+        match (self.establish(config.ssl_mode(first)).await, second) {
+            (Err(error), Some(second)) if is_reason_to_try_otherwise(&error) => {
+                tracing::debug!(%error, "connecting another way");
+                let outcome = self.establish(config.ssl_mode(second)).await;
+                // What was wrong with TLS tells more than what is wrong without.
+                if second == SslMode::Disable { outcome.map_err(|_| error) } else { outcome }
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn establish(&self, config: &Config) -> Connected {
+        let (client, connection) = config.connect(self.tls.clone()).await?;
+        let driver = async move {
+            if let Err(error) = connection.await {
+                tracing::warn!(%error, "a connection to the database broke");
+            }
+        };
+        // It serves one caller after another: what it has to say belongs to none of them.
+        Ok((client, self_trace::without_telemetry(|| tokio::spawn(self_trace::inherit(driver)))))
     }
 }
 

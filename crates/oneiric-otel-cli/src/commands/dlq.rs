@@ -1,106 +1,95 @@
 //! `dlq`: records that the database refused, and requests that the spool could not make sense of.
 
+mod letter;
+
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use jiff::Timestamp;
-use oneiric_otel::otlp::record::Record;
-use oneiric_otel::otlp::{self, Encoding, Signal, json};
+use oneiric_otel::otlp::Signal;
 use oneiric_otel::pipeline::Replayer;
-use oneiric_otel::store::{Database, DeadLetterEntry, DeadLetterFilter, Replayed, StoreError};
+use oneiric_otel::store::{Database, DeadLetterFilter, Replayed, StoreError};
 use oneiric_otel_spool::quarantine::{self, Content, Quarantined};
-use opentelemetry_proto::tonic::logs::v1::LogRecord;
-use opentelemetry_proto::tonic::metrics::v1::Metric;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::letter::{Letter, QUARANTINE, SPOOL, SetAside, as_json, hex, row, set_aside_at};
 use super::Ending;
 use crate::args::Global;
 use crate::args::dlq::{Dlq, Kind, List, Purge, Replay, Show};
 use crate::backend::Backend;
 use crate::progress::Progress;
-use crate::{data_dir, failure, moment, screen};
-
-/// What the ids of quarantined requests begin with.
-const SPOOL: &str = "spool:";
-/// Their class.
-const QUARANTINE: &str = "quarantine";
+use crate::{data_dir, failure, screen};
 
 /// Letters that are looked up at a time.
 const PAGE: u32 = 1000;
 
-/// Bytes of something unreadable that are shown.
-const SHOWN_BYTES: usize = 256;
-
-/// Characters of an id that a list shows: enough to tell thousands apart.
-const SHORT_ID: usize = 8;
-
 pub(crate) async fn run(global: &Global, command: &Dlq) -> Result<Ending> {
-    let backend = Backend::open_for_reading(global, &Arc::new(Progress::new())).await?;
-    let letters = Letters {
-        json: global.json,
-        database: backend.database().clone(),
-        spool: oneiric_otel::system::spool_dir(&data_dir::of(global)?, backend.system()),
+    let (target, is_embedded) = match global.database_url() {
+        Some(url) => {
+            let database = Database::new(url.expose());
+            let database = database.map_err(|error| failure::of_database(&error, "given by --database-url"))?;
+            (database.target().to_owned(), false)
+        }
+        None => (String::new(), true),
     };
-    let done = match command {
-        Dlq::List(list) => letters.list(list).await,
-        Dlq::Show(show) => letters.show(show).await,
-        Dlq::Replay(replay) => letters.replay(replay).await,
-        Dlq::Purge(purge) => letters.purge(purge).await,
+    let spools = oneiric_otel::system::spools_of(&data_dir::of(global)?, &target, is_embedded);
+    let mut letters = Letters { json: global.json, database: None, spools };
+    if !needs_database(command) {
+        return letters.run(command).await;
+    }
+    let backend = match Backend::open_for_reading(global, &Arc::new(Progress::new())).await {
+        Ok(backend) => backend,
+        Err(error) => {
+            // What the spools have set aside can be told all the same, and somebody may be looking for just that.
+            if let Dlq::List(list) = command
+                && !letters.listed(list).await?.is_empty()
+            {
+                letters.list(list).await?;
+            }
+            return Err(error);
+        }
     };
+    letters.database = Some(backend.database().clone());
+    let done = letters.run(command).await;
     backend.release().await?;
     done
 }
 
-/// All there is of a database and of the spool before it.
+/// What spools have set aside can be shown and deleted without.
+fn needs_database(command: &Dlq) -> bool {
+    let is_in_spool = |id: &String| id.starts_with(SPOOL);
+    match command {
+        Dlq::List(_) | Dlq::Replay(_) => true,
+        Dlq::Show(show) => !is_in_spool(&show.id),
+        Dlq::Purge(purge) => purge.ids.is_empty() || !purge.ids.iter().all(is_in_spool),
+    }
+}
+
+/// All there is of a database and of the spools before it.
 struct Letters {
     json: bool,
-    database: Database,
-    spool: PathBuf,
-}
-
-/// One of them.
-enum Letter {
-    Dead(DeadLetterEntry),
-    Quarantined(Quarantined),
-}
-
-impl Letter {
-    fn id(&self) -> String {
-        match self {
-            Self::Dead(entry) => entry.id.to_string(),
-            Self::Quarantined(about) => format!("{SPOOL}{}", about.name),
-        }
-    }
-
-    fn time(&self) -> Timestamp {
-        match self {
-            Self::Dead(entry) => entry.created_at,
-            Self::Quarantined(about) => set_aside_at(about),
-        }
-    }
-
-    fn is_processed(&self) -> bool {
-        matches!(self, Self::Dead(entry) if entry.processed_at.is_some())
-    }
-
-    fn to_json(&self) -> Value {
-        match self {
-            Self::Dead(entry) => json!(entry),
-            Self::Quarantined(about) => {
-                json!({ "id": self.id(), "telemetry_type": telemetry_type(about), "error_class": QUARANTINE,
-                        "error_message": about.reason, "created_at": self.time().to_string(), "bytes": about.length,
-                        "quarantined": about })
-            }
-        }
-    }
+    /// None where it is not needed, or away.
+    database: Option<Database>,
+    spools: Vec<PathBuf>,
 }
 
 impl Letters {
+    async fn run(&self, command: &Dlq) -> Result<Ending> {
+        match command {
+            Dlq::List(list) => self.list(list).await,
+            Dlq::Show(show) => self.show(show).await,
+            Dlq::Replay(replay) => self.replay(replay).await,
+            Dlq::Purge(purge) => self.purge(purge).await,
+        }
+    }
+
+    fn database(&self) -> Result<&Database> {
+        self.database.as_ref().context("the database is needed for this")
+    }
+
     async fn list(&self, list: &List) -> Result<Ending> {
         let letters = self.listed(list).await?;
         if self.json {
@@ -127,10 +116,13 @@ impl Letters {
             signal: list.kind.map(signal_of),
             processed: (!list.all).then_some(false),
         };
-        let dead = self.database.dead_letters(&filter, list.limit).await.map_err(|error| self.explain(&error))?;
-        let mut letters: Vec<Letter> = dead.into_iter().map(Letter::Dead).collect();
+        let mut letters = Vec::new();
+        if let Some(database) = &self.database {
+            let dead = database.dead_letters(&filter, list.limit).await;
+            letters.extend(dead.map_err(|error| explain(&error, database))?.into_iter().map(Letter::Dead));
+        }
         if list.class.as_deref().is_none_or(|class| class == QUARANTINE) {
-            let passes = |about: &Quarantined| {
+            let passes = |SetAside { about, .. }: &SetAside| {
                 let time = set_aside_at(about);
                 filter.since.is_none_or(|since| time >= since)
                     && filter.until.is_none_or(|until| time < until)
@@ -147,10 +139,11 @@ impl Letters {
         let letter = self.find(&show.id).await?;
         let bytes: Bytes = match &letter {
             Letter::Dead(entry) => {
-                let found = self.database.dead_letter(entry.id).await.map_err(|error| self.explain(&error))?;
+                let database = self.database()?;
+                let found = database.dead_letter(entry.id).await.map_err(|error| explain(&error, database))?;
                 found.with_context(|| format!("dead letter {} is gone", entry.id))?.1.into()
             }
-            Letter::Quarantined(about) => quarantine::read(&self.spool, &about.name)?.1.into(),
+            Letter::Quarantined(found) => quarantine::read(&found.spool, &found.about.name)?.1.into(),
         };
         if show.raw {
             let mut stdout = io::stdout().lock();
@@ -177,7 +170,8 @@ impl Letters {
     }
 
     async fn replay(&self, replay: &Replay) -> Result<Ending> {
-        let replayer = Replayer::new(self.database.clone(), Replayer::EVERY);
+        let database = self.database()?;
+        let replayer = Replayer::new(database.clone(), Replayer::EVERY);
         let mut report = Report { json: self.json, lines: Vec::new(), failed: false };
         if !replay.all {
             // All are found before any is touched.
@@ -192,42 +186,43 @@ impl Letters {
         }
         let mut after = None;
         loop {
-            let ids = self.database.unprocessed_dead_letter_ids(after, PAGE).await;
-            let ids = ids.map_err(|error| self.explain(&error))?;
+            let ids = database.unprocessed_dead_letter_ids(after, PAGE).await;
+            let ids = ids.map_err(|error| explain(&error, database))?;
             let Some(last) = ids.last().copied() else { break };
             after = Some(last);
             for id in ids {
                 self.replay_dead(&replayer, id, &mut report).await?;
             }
         }
-        for about in self.quarantined()?.into_iter().filter(|about| about.content == Content::Body) {
-            self.replay_one(&replayer, &Letter::Quarantined(about), &mut report).await?;
+        for found in self.quarantined()?.into_iter().filter(|found| found.about.content == Content::Body) {
+            self.replay_one(&replayer, &Letter::Quarantined(found), &mut report).await?;
         }
         report.end()
     }
 
     async fn replay_one(&self, replayer: &Replayer, letter: &Letter, report: &mut Report) -> Result<()> {
-        let about = match letter {
+        let SetAside { spool, about } = match letter {
             Letter::Dead(entry) => return self.replay_dead(replayer, entry.id, report).await,
-            Letter::Quarantined(about) => about,
+            Letter::Quarantined(found) => found,
         };
         if about.content != Content::Body {
             let reason = "its bytes are damaged: there is nothing to store".to_owned();
             return report.add(&letter.id(), &Replayed::Refused { reason });
         }
-        let (_, body) = quarantine::read(&self.spool, &about.name)?;
+        let (_, body) = quarantine::read(spool, &about.name)?;
         match replayer.store_set_aside(&about.lane, about.tag, body.into()).await {
             Ok(replayed) => {
                 report.add(&letter.id(), &replayed)?;
                 // Stored again, after a crash just here, it adds nothing.
-                Ok(quarantine::remove(&self.spool, &about.name)?)
+                Ok(quarantine::remove(spool, &about.name)?)
             }
             Err(reason) => report.add(&letter.id(), &Replayed::Refused { reason }),
         }
     }
 
     async fn replay_dead(&self, replayer: &Replayer, id: Uuid, report: &mut Report) -> Result<()> {
-        let replayed = replayer.replay(id).await.map_err(|error| self.explain(&error))?;
+        let database = self.database()?;
+        let replayed = replayer.replay(id).await.map_err(|error| explain(&error, database))?;
         report.add(&id.to_string(), &replayed)
     }
 
@@ -256,13 +251,16 @@ impl Letters {
         for letter in letters {
             match letter {
                 Letter::Dead(entry) => ids.push(entry.id),
-                Letter::Quarantined(about) => {
-                    quarantine::remove(&self.spool, &about.name)?;
+                Letter::Quarantined(found) => {
+                    quarantine::remove(&found.spool, &found.about.name)?;
                     purged += 1;
                 }
             }
         }
-        purged += self.database.purge_dead_letters(&ids).await.map_err(|error| self.explain(&error))?;
+        if !ids.is_empty() {
+            let database = self.database()?;
+            purged += database.purge_dead_letters(&ids).await.map_err(|error| explain(&error, database))?;
+        }
         Ok(Some(purged))
     }
 
@@ -274,21 +272,22 @@ impl Letters {
             (_, false) => Some(true),
         };
         let filter = DeadLetterFilter { until, processed, ..DeadLetterFilter::default() };
+        let database = self.database()?;
         let mut set_aside = Vec::new();
         if purge.unprocessed {
             set_aside = self.quarantined()?;
-            set_aside.retain(|about| until.is_none_or(|until| set_aside_at(about) < until));
+            set_aside.retain(|found| until.is_none_or(|until| set_aside_at(&found.about) < until));
             let lost = DeadLetterFilter { processed: Some(false), ..filter.clone() };
-            let lost = self.database.count_dead_letters(&lost).await.map_err(|error| self.explain(&error))?;
+            let lost = database.count_dead_letters(&lost).await.map_err(|error| explain(&error, database))?;
             let lost = usize::try_from(lost).unwrap_or_default() + set_aside.len();
             if lost > 0 && !is_wanted(purge, lost)? {
                 return Ok(None);
             }
         }
-        let purged = self.database.purge_matching_dead_letters(&filter).await;
-        let mut purged = purged.map_err(|error| self.explain(&error))?;
-        for about in set_aside {
-            quarantine::remove(&self.spool, &about.name)?;
+        let purged = database.purge_matching_dead_letters(&filter).await;
+        let mut purged = purged.map_err(|error| explain(&error, database))?;
+        for SetAside { spool, about } in set_aside {
+            quarantine::remove(&spool, &about.name)?;
             purged += 1;
         }
         Ok(Some(purged))
@@ -299,11 +298,14 @@ impl Letters {
         let mut found: Vec<Letter> = if let Some(name) = id.strip_prefix(SPOOL) {
             let mut all = self.quarantined()?;
             // A whole name may be the beginning of another.
-            let is_whole = all.iter().any(|about| about.name == name);
-            all.retain(|about| if is_whole { about.name == name } else { about.name.starts_with(name) });
+            let is_whole = all.iter().any(|found| found.about.name == name);
+            let is_meant =
+                |about: &Quarantined| if is_whole { about.name == name } else { about.name.starts_with(name) };
+            all.retain(|found| is_meant(&found.about));
             all.into_iter().map(Letter::Quarantined).collect()
         } else {
-            let found = self.database.dead_letters_by_prefix(id).await.map_err(|error| self.explain(&error))?;
+            let database = self.database()?;
+            let found = database.dead_letters_by_prefix(id).await.map_err(|error| explain(&error, database))?;
             found.into_iter().map(Letter::Dead).collect()
         };
         let shown = screen::clean(id);
@@ -320,13 +322,18 @@ impl Letters {
         }
     }
 
-    fn quarantined(&self) -> Result<Vec<Quarantined>> {
-        Ok(quarantine::list(&self.spool)?)
+    fn quarantined(&self) -> Result<Vec<SetAside>> {
+        let mut all = Vec::new();
+        for spool in &self.spools {
+            let found = quarantine::list(spool)?;
+            all.extend(found.into_iter().map(|about| SetAside { spool: spool.clone(), about }));
+        }
+        Ok(all)
     }
+}
 
-    fn explain(&self, error: &StoreError) -> anyhow::Error {
-        failure::of_database(error, self.database.target())
-    }
+fn explain(error: &StoreError, database: &Database) -> anyhow::Error {
+    failure::of_database(error, database.target())
 }
 
 /// What became of each.
@@ -376,72 +383,10 @@ fn is_wanted(purge: &Purge, unprocessed: usize) -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-fn row(letter: &Letter) -> Vec<String> {
-    const MESSAGE_CHARACTERS: usize = 120;
-    let time = |time: Timestamp| moment::show_short(u64::try_from(time.as_nanosecond()).unwrap_or_default());
-    let message = |text: &str| screen::clean_short(text, MESSAGE_CHARACTERS);
-    match letter {
-        Letter::Dead(entry) => vec![
-            entry.id.to_string().chars().take(SHORT_ID).collect(),
-            time(entry.created_at),
-            entry.telemetry_type.clone(),
-            screen::clean(&entry.error_class),
-            entry.records.to_string(),
-            entry.retry_count.to_string(),
-            if entry.processed_at.is_some() { "processed".to_owned() } else { time(entry.next_retry_at) },
-            message(entry.last_error.as_ref().unwrap_or(&entry.error_message)),
-        ],
-        Letter::Quarantined(about) => vec![
-            screen::clean(&letter.id()),
-            time(letter.time()),
-            screen::clean(telemetry_type(about)),
-            QUARANTINE.to_owned(),
-            String::new(),
-            String::new(),
-            String::new(),
-            message(&about.reason),
-        ],
-    }
-}
-
 fn signal_of(kind: Kind) -> Signal {
     match kind {
         Kind::Trace => Signal::Traces,
         Kind::Metric => Signal::Metrics,
         Kind::Log => Signal::Logs,
     }
-}
-
-/// The word for what a lane carries.
-fn telemetry_type(about: &Quarantined) -> &str {
-    about.lane.strip_suffix('s').unwrap_or(&about.lane)
-}
-
-fn set_aside_at(about: &Quarantined) -> Timestamp {
-    i64::try_from(about.set_aside_at).ok().and_then(|at| Timestamp::from_microsecond(at).ok()).unwrap_or_default()
-}
-
-/// A request in protobuf as OTLP JSON.
-fn as_json(signal: Signal, body: &Bytes) -> Result<Value, String> {
-    fn convert<R: Record>(body: &Bytes) -> Result<Value, String> {
-        let decoded = otlp::decode::<R>(Encoding::Protobuf, body).map_err(|error| error.to_string())?;
-        if let Some(lost) = decoded.undecodable.first() {
-            return Err(format!("{}: {}", lost.path, lost.reason));
-        }
-        serde_json::from_slice(&json::encode(&decoded.groups)).map_err(|error| error.to_string())
-    }
-    match signal {
-        Signal::Traces => convert::<Span>(body),
-        Signal::Logs => convert::<LogRecord>(body),
-        Signal::Metrics => convert::<Metric>(body),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(SHOWN_BYTES * 2);
-    for byte in bytes.iter().take(SHOWN_BYTES) {
-        write!(text, "{byte:02x}").unwrap_or_default(); // Writing to a string cannot fail.
-    }
-    text
 }

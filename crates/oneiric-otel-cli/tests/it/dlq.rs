@@ -139,6 +139,11 @@ async fn what_the_spool_has_set_aside_is_among_them() {
     let hash: String = blake3::hash(target.as_bytes()).to_hex().chars().take(8).collect();
     let spool = dir.path().join("spool").join(format!("{name}-{hash}"));
     let names = set_aside(&spool, &[request("good"), b"\xff\xff".to_vec()]).await;
+    let of_application = spool.with_file_name(format!("{name}-{hash}-app-1"));
+    set_aside(&of_application, &[b"\xfe".to_vec()]).await;
+    let listed = dlq(&["list", "--json"]).await.expect(0).json();
+    let app = listed.as_array().unwrap().iter().find(|letter| letter["bytes"] == 1).unwrap()["id"].as_str().unwrap();
+    assert_eq!(dlq(&["purge", app, "--yes"]).await.expect(0).stdout, "purged 1 dead letters\n");
 
     let listed = dlq(&["list", "--json"]).await.expect(0).json();
     let ids: Vec<&str> = listed.as_array().unwrap().iter().map(|letter| letter["id"].as_str().unwrap()).collect();
@@ -162,6 +167,33 @@ async fn what_the_spool_has_set_aside_is_among_them() {
     dlq(&["purge", &format!("spool:{bad}")]).await.expect(1);
     dlq(&["purge", "spool:logs", "--yes"]).await.expect(0);
     assert!(quarantine::list(&spool).unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_spool_has_set_aside_is_shown_while_the_database_is_away() {
+    let dir = data_dir();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("postgresql://nobody@127.0.0.1:{port}/otel");
+    let dlq = async |arguments: &[&str]| -> Run {
+        run(&[&["dlq"], arguments, &["--data-dir", text(dir.path()), "--database-url", &url]].concat()).await
+    };
+    let hash: String = blake3::hash(format!("127.0.0.1:{port}/otel").as_bytes()).to_hex().chars().take(8).collect();
+    let spool = dir.path().join("spool").join(format!("127.0.0.1_{port}_otel-{hash}"));
+    let names = set_aside(&spool, &[b"\xff".to_vec()]).await;
+
+    let listed = dlq(&["list"]).await.expect(1);
+    assert!(listed.stdout.contains("not to be read"), "{}", listed.stdout);
+    assert!(
+        listed.stderr.contains("cannot connect") || listed.stderr.contains("error connecting"),
+        "{}",
+        listed.stderr
+    );
+    let id = format!("spool:{}", names[0]);
+    assert_eq!(dlq(&["show", &id, "--json"]).await.expect(0).json()["first_bytes"], "ff");
+    dlq(&["replay", &id]).await.expect(1);
+    assert_eq!(dlq(&["purge", &id, "--yes"]).await.expect(0).stdout, "purged 1 dead letters\n");
+    let empty = dlq(&["list"]).await.expect(1);
+    assert_eq!(empty.stdout, "", "only the error is said");
 }
 
 /// The beginning of an id, as lists show it.

@@ -31,7 +31,7 @@ pub use model::{ModelLoader, ModelState};
 pub(crate) use spools::open_free_spool;
 #[cfg(feature = "forward")]
 pub(crate) use spools::{file_name, in_free_directory};
-pub use spools::{name_of, open_spool, spool_dir, spools};
+pub use spools::{name_of, open_spool, spool_dir, spools, spools_of};
 pub use tasks::Tasks;
 
 use crate::derive::{DeriveOptions, Derived, Deriver};

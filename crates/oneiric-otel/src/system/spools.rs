@@ -24,6 +24,21 @@ pub fn spool_dir(data_dir: &Path, backend: &Backend) -> PathBuf {
     spools(data_dir).join(name_of(backend.target(), backend.is_embedded()))
 }
 
+/// All spools of a database that are there: that of a server, and those of applications. `target` is [`Backend::target`].
+pub fn spools_of(data_dir: &Path, target: &str, is_embedded: bool) -> Vec<PathBuf> {
+    let name = name_of(target, is_embedded);
+    let is_of_application = |dir: &Path| {
+        let rest = dir.file_name().and_then(|dir| dir.to_str()?.strip_prefix(&name)?.strip_prefix("-app-"));
+        rest.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let dirs = fs::read_dir(spools(data_dir)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = dirs.filter(|dir| is_of_application(dir)).collect();
+    found.sort();
+    let own = spools(data_dir).join(name);
+    found.splice(..0, own.is_dir().then_some(own));
+    found
+}
+
 /// What is called after a database in the data directory. `target` is [`Backend::target`].
 pub fn name_of(target: &str, is_embedded: bool) -> String {
     if is_embedded { "embedded".to_owned() } else { file_name(target) }
@@ -122,5 +137,17 @@ mod tests {
         assert!(file_name("/run/pg:5432/otel").starts_with("_run_pg_5432_otel-"));
         assert_ne!(file_name("/run/pg:5432/otel"), file_name("/run_pg:5432/otel"));
         assert_eq!(file_name(&"ä".repeat(500)).len(), NAME_CHARACTERS + 9);
+    }
+
+    #[test]
+    fn all_spools_of_a_database_are_found_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["embedded-app-2", "embedded", "embedded-app-x", "other-app-1", "embedded-app-1"] {
+            fs::create_dir_all(spools(dir.path()).join(name)).unwrap();
+        }
+        let found = spools_of(dir.path(), "", true);
+        let names: Vec<_> = found.iter().filter_map(|dir| dir.file_name()?.to_str()).collect();
+        assert_eq!(names, ["embedded", "embedded-app-1", "embedded-app-2"]);
+        assert_eq!(spools_of(&dir.path().join("none"), "", true), Vec::<PathBuf>::new());
     }
 }

@@ -24,6 +24,7 @@ mod intake;
 mod metrics;
 mod model;
 mod moment;
+mod open_files;
 mod own_traces;
 mod progress;
 mod report;

@@ -47,8 +47,9 @@ pub(crate) trait Respond: Clone + Send + Sync + 'static {
 const MAX_CONCURRENT_STREAMS: u32 = 256;
 
 /// Bytes the sender of one HTTP/2 stream, and of one connection, may have under way before they are read. They are what
-/// an unread request can cost, outside the budget of requests in flight.
-const WINDOW_BYTES: u32 = 1 << 20;
+/// an unread request can cost, outside the budget of requests in flight, and so no more than that budget for as many
+/// connections as are usual.
+const WINDOW_BYTES: u32 = 128 << 10;
 
 /// Bytes of the head of an HTTP/2 request.
 const MAX_HEADER_LIST_BYTES: u32 = 64 << 10;

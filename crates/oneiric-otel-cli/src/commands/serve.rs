@@ -12,10 +12,11 @@ use crate::intake::Intake;
 use crate::own_traces::OwnTraces;
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::{data_dir, forwarding, screen, security};
+use crate::{data_dir, forwarding, open_files, screen, security};
 
 pub(crate) async fn run(global: &Global, own_traces: Option<OwnTraces>, mut signals: Signals) -> Result<Ending> {
-    let server = security::options(&global.resolved)?;
+    let mut server = security::options(&global.resolved)?;
+    server.max_connections = open_files::make_room(server.max_connections);
     let api = app::api_options(global.settings())?;
     let scheme = if server.tls.is_some() { "https" } else { "http" };
     let progress = Arc::new(Progress::new());

@@ -54,6 +54,27 @@ pub(crate) fn get(address: &str, path: &str) -> String {
     answer
 }
 
+/// How many files a process may have open, now and if it asks.
+#[cfg(target_os = "linux")]
+fn open_files(process: &str) -> (Option<u64>, Option<u64>) {
+    let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut numbers = line.split_whitespace().skip(3).map(|number| number.parse().ok());
+    (numbers.next().flatten(), numbers.next().flatten())
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_server_asks_for_the_open_files_that_its_connections_need() {
+    let (Some(given), most) = open_files("self") else { return };
+    let database = TestDatabase::create().await;
+    let connections = given.to_string();
+    let serving = Serving::start(&["--database-url", database.url(), "--max-connections", &connections]).await;
+    let (allowed, _) = open_files(&serving.id().to_string());
+    let wanted = given + 256;
+    assert_eq!(allowed, Some(most.map_or(wanted, |most| most.min(wanted))));
+}
+
 #[tokio::test]
 async fn a_server_works_on_with_a_newer_schema_if_that_is_marked_for_it() {
     let database = TestDatabase::create().await;

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use oneiric_otel_spool::{AppendError, Spool, SpoolStatus};
+use oneiric_otel_spool::{AppendError, ReadError, Spool, SpoolStatus};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -120,7 +120,7 @@ pub struct IngestOptions {
     pub batch_rows: usize,
     /// How long a request whose sender has its answer waits for others to fill a transaction.
     pub batch_interval: Duration,
-    /// Requests whose senders wait for the commit at most; further senders wait before.
+    /// Requests of one signal whose senders wait for the commit at most; further senders wait before.
     pub waiting_requests: usize,
     /// Bytes of memory for requests that wait for a writer. With a spool, those beyond wait there.
     pub queue_memory: usize,
@@ -180,7 +180,7 @@ impl Default for IngestOptions {
             queue_memory: 48 << 20,
             max_retries: 3,
             retry_backoff: Duration::from_millis(100),
-            write_timeout: Duration::from_mins(2),
+            write_timeout: Duration::from_secs(30),
             breaker: BreakerOptions::default(),
             limits: Limits::default(),
             signals: StoredSignals::default(),
@@ -245,11 +245,11 @@ struct Core {
     counters: IngestCounters,
     /// Decoded requests take several times their bytes: few are decoded at the same time.
     decoding: Arc<Semaphore>,
-    /// A place for everybody who waits for a commit.
-    waiting: Arc<Semaphore>,
+    /// A place for everybody who waits for a commit, by signal: one that is not written takes none of the others.
+    waiting: [Arc<Semaphore>; Signal::ALL.len()],
     refusing: Mutex<Option<Refusing>>,
-    /// Since when the spool is full.
-    full: Mutex<Option<Refusing>>,
+    /// Since when the spool is full for a signal.
+    full: Mutex<[Option<Refusing>; Signal::ALL.len()]>,
     closed_at: OnceLock<SystemTime>,
     /// What the writers write to, once they do.
     store: OnceLock<Arc<Store>>,
@@ -271,16 +271,18 @@ impl Ingest {
             Ack::Spooled(spool) => (Some(spool.clone()), None, options.batch_interval),
             Ack::Memory { requests } => (None, Some(*requests), options.batch_interval),
         };
-        let bounds = Bounds { batch_rows: options.batch_rows, batch_interval, memory: options.queue_memory, requests };
+        let writers = options.writers.max(1);
+        let (batch_rows, memory) = (options.batch_rows, options.queue_memory);
+        let bounds = Bounds { batch_rows, batch_interval, memory, requests, writers };
         let core = Core {
             queue: Queue::new(bounds, spool.clone()),
             spool,
             breaker: Breaker::new("the database", options.breaker),
             counters: IngestCounters::default(),
             decoding: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(2, usize::from))),
-            waiting: Arc::new(Semaphore::new(options.waiting_requests.max(1))),
+            waiting: Signal::ALL.map(|_| Arc::new(Semaphore::new(options.waiting_requests.max(1)))),
             refusing: Mutex::new(None),
-            full: Mutex::new(None),
+            full: Mutex::default(),
             closed_at: OnceLock::new(),
             store: OnceLock::new(),
             options,
@@ -321,7 +323,11 @@ impl Ingest {
     /// # Errors
     /// [`Refused`] when it can never be accepted, or this write path is stopping.
     pub async fn examine(&self, request: Request) -> Result<Accepted, Refused> {
-        let (_, verdict) = self.handle.core.read(request, examine).await?;
+        let core = &self.handle.core;
+        if !core.options.signals.has(request.signal) {
+            return Ok(core.decline(request).await?.0);
+        }
+        let (_, verdict) = core.read(request, examine).await?;
         Ok(verdict.answer())
     }
 
@@ -435,7 +441,9 @@ impl Core {
     async fn admit(self: &Arc<Self>, request: Request, own: bool) -> Result<Accepted, Refused> {
         self.check_open()?;
         if !self.options.signals.has(request.signal) {
-            return self.decline(request).await;
+            let (declined, records) = self.decline(request).await?;
+            self.counters.switched_off(records);
+            return Ok(declined);
         }
         if let Ack::Spooled(_) = self.options.ack {
             // What the queue would not keep is prepared when it is read back.
@@ -471,16 +479,16 @@ impl Core {
         Ok(accepted)
     }
 
-    /// Rejects every record of a request whose signal is not stored.
-    async fn decline(self: &Arc<Self>, request: Request) -> Result<Accepted, Refused> {
+    /// The answer to a request whose signal is not stored, and how many of its records are rejected for that alone.
+    async fn decline(self: &Arc<Self>, request: Request) -> Result<(Accepted, u64), Refused> {
         let name = request.signal.as_str();
         let (_, verdict) = self.read(request, examine).await?;
-        if verdict.records == 0 {
-            return Ok(verdict.answer());
+        let records = verdict.records;
+        if records == 0 {
+            return Ok((verdict.answer(), 0));
         }
-        self.counters.switched_off(verdict.records);
         let message = format!("{name} are not stored here (setting store_{name})");
-        Ok(Accepted { records: 0, rejected: verdict.records + verdict.rejections.records(), message })
+        Ok((Accepted { records: 0, rejected: records + verdict.rejections.records(), message }, records))
     }
 
     fn check_open(&self) -> Result<(), Refused> {
@@ -506,7 +514,10 @@ impl Core {
                 let status = spool.status();
                 status.bytes < status.max_bytes / 4 * 3
             }
-            Ack::Stored => self.waiting.available_permits() > self.options.waiting_requests / 4,
+            Ack::Stored => {
+                let has_room = |places: &Arc<Semaphore>| places.available_permits() > self.options.waiting_requests / 4;
+                self.waiting.iter().all(has_room)
+            }
             Ack::Memory { .. } => !self.queue.is_crowded(),
         }
     }
@@ -533,9 +544,9 @@ impl Core {
             let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
             // Senders that stay away cannot find out that there is room again.
             if spool.bytes < spool.max_bytes / 2 {
-                *full = None;
+                *full = Default::default();
             }
-            return full.clone();
+            return full.iter().flatten().min_by_key(|full| full.since).cloned();
         }
         if matches!(self.options.ack, Ack::Stored)
             && let Err(refused) = self.check_breaker()
@@ -609,23 +620,25 @@ impl Core {
                 refused => Ok(refused),
             }
         };
-        append.instrument(span).await?.inspect(|()| self.note_full(None)).map_err(|error| {
+        append.instrument(span).await?.inspect(|()| self.note_full(signal, None)).map_err(|error| {
             if matches!(error, AppendError::Full { .. }) {
-                self.note_full(Some(error.to_string()));
+                self.note_full(signal, Some(error.to_string()));
             }
             not_spooled(&error)
         })
     }
 
-    fn note_full(&self, reason: Option<String>) {
+    /// Each signal has room of its own: one that finds it says nothing of the others.
+    fn note_full(&self, signal: Signal, reason: Option<String>) {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = &mut full[signal as usize];
         match (&*full, reason) {
             (None, Some(reason)) => {
-                tracing::error!(%reason, "requests are refused until some are written");
+                tracing::error!(%reason, signal = signal.as_str(), "requests are refused until some are written");
                 *full = Some(Refusing { reason, since: SystemTime::now() });
             }
             (Some(_), None) => {
-                tracing::info!("the spool has room again");
+                tracing::info!(signal = signal.as_str(), "the spool has room again");
                 *full = None;
             }
             (None, None) | (Some(_), Some(_)) => {}
@@ -634,7 +647,8 @@ impl Core {
 
     /// Waits until the request is committed.
     async fn store(&self, request: Request, prepared: Prepared, own: bool) -> Result<Outcome, Refused> {
-        let place = Arc::clone(&self.waiting).acquire_owned().await.map_err(|_| stopping())?;
+        let places = Arc::clone(&self.waiting[request.signal as usize]);
+        let place = places.acquire_owned().await.map_err(|_| stopping())?;
         self.check_breaker()?;
         let (sender, answer) = oneshot::channel();
         for refused in self.queue.push(entry(request, prepared, own, Some(Reply { sender, _place: place }))) {
@@ -660,14 +674,24 @@ impl Core {
         }
     }
 
-    /// The bytes of a request again.
-    fn request(&self, source: &Source) -> Result<Request, StoreError> {
+    /// The bytes of a request again. None when they are damaged by now: what is left of them is in quarantine.
+    ///
+    /// # Errors
+    /// When they cannot be read now.
+    fn request(&self, source: &Source) -> Result<Option<Request>, StoreError> {
         let body = match (&source.place, &self.spool) {
             (Place::Memory(body), _) => body.clone(),
-            (Place::Spool(id), Some(spool)) => spool.read(*id).map_err(StoreError::transient_from)?.body,
+            (Place::Spool(id), Some(spool)) => match spool.read(*id) {
+                Ok(entry) => entry.body,
+                Err(error @ (ReadError::Damaged { .. } | ReadError::Released { .. })) => {
+                    tracing::error!(%error, "a request for dead letters cannot be read back");
+                    return Ok(None);
+                }
+                Err(error) => return Err(StoreError::transient_from(error)),
+            },
             (Place::Spool(_), None) => return Err(StoreError::transient("the spool is gone")),
         };
-        Ok(Request { signal: source.signal, encoding: source.encoding, body })
+        Ok(Some(Request { signal: source.signal, encoding: source.encoding, body }))
     }
 }
 

@@ -3,7 +3,8 @@
 //! # Order and fairness
 //! A lane gives its oldest request first, and lanes take turns, so that a flood of one signal does not hold up another.
 //! What a writer could not write comes back in halves until the request at fault is alone. A lane of which nothing can be
-//! written is held for a while, so that it does not spend the breaker's patience for the others.
+//! written is held for a while, so that it does not spend the breaker's patience for the others. And it never takes the
+//! last writers that others might need: a table that somebody has locked stops its own signal alone.
 //!
 //! # Memory
 //! With a spool, a lane keeps prepared only what fits in its share of memory, what failed included; the rest lies in the
@@ -128,6 +129,8 @@ pub(super) struct Bounds {
     pub(super) memory: usize,
     /// Requests that wait in memory, where nothing else bounds them: the oldest goes when another comes.
     pub(super) requests: Option<usize>,
+    /// Writers that take from it.
+    pub(super) writers: usize,
 }
 
 impl Bounds {
@@ -143,7 +146,10 @@ pub(super) struct Queue {
     bounds: Bounds,
     spool: Option<Spool>,
     state: Mutex<State>,
+    /// Something came, or a writer is free. Wakes one who takes.
     changed: Notify,
+    /// It may be closed and empty. Wakes all who wait for that.
+    over: Notify,
 }
 
 #[derive(Debug)]
@@ -167,6 +173,8 @@ struct Lane {
     /// Batches that failed since one was written, and until when the lane is held for it.
     failures: u32,
     held_until: Option<Instant>,
+    /// Batches that writers have in hand.
+    writing: usize,
     /// The first entry of the spool that is not here; none when all are.
     unread: Option<Position>,
     /// The newest entry that was read from the spool.
@@ -224,7 +232,7 @@ impl Queue {
             }
         }
         let state = State { lanes, turn: 0, closed: false };
-        Self { bounds, spool, state: Mutex::new(state), changed: Notify::new() }
+        Self { bounds, spool, state: Mutex::new(state), changed: Notify::new(), over: Notify::new() }
     }
 
     /// Whether [`Self::push_spooled`] would keep an entry now. If not, nobody needs to prepare it before it is read back.
@@ -279,7 +287,7 @@ impl Queue {
     }
 
     /// The next thing to do, when there is one; none when the queue is closed and empty. With `others_first`, what failed
-    /// alone while others were written comes last.
+    /// alone while others were written comes last. Who takes a batch says with [`Self::leave`] that he is done.
     pub(super) async fn take(&self, others_first: bool) -> Option<Taken> {
         loop {
             let changed = self.changed.notified();
@@ -298,6 +306,7 @@ impl Queue {
                     Next::At(due) => Some(due),
                     Next::Nothing if state.closed && state.is_empty() => {
                         self.changed.notify_waiters();
+                        self.over.notify_waiters();
                         return None;
                     }
                     Next::Nothing => None,
@@ -313,18 +322,27 @@ impl Queue {
         }
     }
 
+    /// The writer who took a batch of this signal is free.
+    pub(super) fn leave(&self, signal: Signal) {
+        let mut state = self.lock();
+        let lane = &mut state.lanes[signal as usize];
+        lane.writing = lane.writing.saturating_sub(1);
+        drop(state);
+        self.changed.notify_one();
+    }
+
     /// Ends when the queue is closed and empty.
     pub(super) async fn finished(&self) {
         loop {
-            let changed = self.changed.notified();
+            let over = self.over.notified();
             {
                 let state = self.lock();
                 if state.closed && state.is_empty() {
-                    self.changed.notify_waiters();
+                    self.over.notify_waiters();
                     return;
                 }
             }
-            changed.await;
+            over.await;
         }
     }
 
@@ -390,10 +408,14 @@ impl Queue {
     pub(super) fn take_all(&self) -> Vec<Entry> {
         let mut state = self.lock();
         let take = |lane: &mut Lane| {
-            let Lane { returned, entries, .. } = mem::take(lane);
+            let left = Lane { writing: lane.writing, ..Lane::default() };
+            let Lane { returned, entries, .. } = mem::replace(lane, left);
             returned.into_iter().flat_map(|work| work.entries).chain(entries)
         };
-        state.lanes.iter_mut().flat_map(take).collect()
+        let all = state.lanes.iter_mut().flat_map(take).collect();
+        drop(state);
+        self.over.notify_waiters();
+        all
     }
 
     /// Nothing comes any more; what waits does not wait for more.
@@ -401,6 +423,7 @@ impl Queue {
         self.lock().closed = true;
         self.changed.notify_waiters();
         self.changed.notify_one();
+        self.over.notify_waiters();
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -446,8 +469,13 @@ impl State {
         for with_suspects in passes {
             for step in 0..lanes {
                 let number = (self.turn + step) % lanes;
-                match self.lanes[number].next(Signal::ALL[number], bounds, self.closed, *with_suspects, now) {
+                let may_write = self.has_writer_for(number, bounds.writers);
+                let lane = &mut self.lanes[number];
+                match lane.next(Signal::ALL[number], bounds, self.closed, *with_suspects, may_write, now) {
                     Next::Task(task) => {
+                        if matches!(task, Task::Write(_)) {
+                            self.lanes[number].writing += 1;
+                        }
                         self.turn = (number + 1) % lanes;
                         return Next::Task(task);
                     }
@@ -459,9 +487,16 @@ impl State {
         due.map_or(Next::Nothing, Next::At)
     }
 
+    /// Whether a lane may have another writer: its first always, one more while each lane without any can still have one.
+    fn has_writer_for(&self, number: usize, writers: usize) -> bool {
+        let free = writers.saturating_sub(self.lanes.iter().map(|lane| lane.writing).sum());
+        let without = self.lanes.iter().filter(|lane| lane.writing == 0).count();
+        self.lanes[number].writing == 0 || free > without
+    }
+
     fn drop_oldest(&mut self) -> Option<Entry> {
-        let age = |lane: &&mut Lane| lane.entries.front().map(|entry| entry.since);
-        self.lanes.iter_mut().filter(|lane| !lane.entries.is_empty()).min_by_key(age)?.pop()
+        let lanes = self.lanes.iter_mut().filter(|lane| lane.oldest().is_some());
+        lanes.min_by_key(|lane| lane.oldest())?.drop_oldest()
     }
 
     /// Bytes of the entries that wait.
@@ -492,6 +527,27 @@ impl Lane {
         Some(entry)
     }
 
+    /// When the oldest entry was admitted.
+    fn oldest(&self) -> Option<Instant> {
+        earlier(self.entries.front().map(|entry| entry.since), self.returned.front().and_then(Work::since))
+    }
+
+    /// Takes the oldest entry, also if it was tried already.
+    fn drop_oldest(&mut self) -> Option<Entry> {
+        let fresh = self.entries.front().map(|entry| entry.since);
+        let is_older = |work: &Work| fresh.is_none() || work.since() <= fresh;
+        if !self.returned.front().is_some_and(is_older) {
+            return self.pop();
+        }
+        let mut work = self.returned.pop_front()?;
+        self.memory -= work.memory();
+        let oldest = work.entries.remove(0);
+        if !work.entries.is_empty() {
+            self.take_back(work);
+        }
+        Some(oldest)
+    }
+
     /// Puts a batch among those that came back, by age.
     fn take_back(&mut self, work: Work) {
         self.memory += work.memory();
@@ -504,14 +560,23 @@ impl Lane {
         self.entries.len() + self.returned.iter().map(|work| work.entries.len()).sum::<usize>()
     }
 
-    fn next(&mut self, signal: Signal, bounds: &Bounds, closed: bool, with_suspects: bool, now: Instant) -> Next {
+    fn next(
+        &mut self,
+        signal: Signal,
+        bounds: &Bounds,
+        closed: bool,
+        with_suspects: bool,
+        may_write: bool,
+        now: Instant,
+    ) -> Next {
         if let Some(held) = self.held_until
             && held > now
             && !closed
         {
             return Next::At(held);
         }
-        let is_due = |work: &Work| (closed || work.is_due(now)) && (with_suspects || work.record.alone == 0);
+        let is_due =
+            |work: &Work| may_write && (closed || work.is_due(now)) && (with_suspects || work.record.alone == 0);
         let returned = self.returned.iter().position(is_due).and_then(|at| self.returned.remove(at));
         if let Some(work) = returned {
             self.memory -= work.memory();
@@ -531,7 +596,9 @@ impl Lane {
             }
             due = earlier(due, self.read_after);
         }
-        let Some(oldest) = self.entries.front() else { return due.map_or(Next::Nothing, Next::At) };
+        let Some(oldest) = self.entries.front().filter(|_| may_write) else {
+            return due.map_or(Next::Nothing, Next::At);
+        };
         let full_at = oldest.since + bounds.batch_interval;
         if !is_full && !closed && now < full_at {
             return Next::At(earlier(due, Some(full_at)).unwrap_or(full_at));

@@ -109,7 +109,7 @@ impl Replayer {
         let request = Request { signal: entry.signal(), encoding: Encoding::Protobuf, body: body.into() };
         let outcome = match self.prepare(&request).await {
             Ok(prepared) => {
-                let render = |_: usize, records: &[u32]| prepare::dead_letters(&request, records);
+                let render = |_: usize, records: &[u32]| Ok(prepare::dead_letters(&request, records));
                 self.store.replay(letter, &prepared.batch, &render).await.map_err(|error| error.to_string())
             }
             Err(reason) => Err(reason),
@@ -136,7 +136,7 @@ impl Replayer {
         let tag = tag.map(Tag::from_bits).ok_or("how it is encoded cannot be told")?;
         let request = Request { signal, encoding: tag.encoding, body };
         let prepared = self.prepare(&request).await?;
-        let render = |_: usize, records: &[u32]| prepare::dead_letters(&request, records);
+        let render = |_: usize, records: &[u32]| Ok(prepare::dead_letters(&request, records));
         let written = self.store.write(&[&prepared.batch], &render).await.map_err(|error| error.to_string())?;
         let refused = written.iter().map(|written| written.refused.len() as u64).sum();
         Ok(Replayed::Stored { records: prepared.batch.rows.len() as u64 - refused, refused })

@@ -54,10 +54,15 @@ impl Writer {
             };
             let taken = stop.run_until_cancelled(queue.take(pass.is_probe)).await.flatten();
             match taken {
-                Some(Taken::Work(work)) if breaker.is_valid(pass) => self.write(pass, work, &stop).await,
                 Some(Taken::Work(work)) => {
-                    queue.give_back(work);
-                    self.core.turn_away();
+                    let signal = work.signal;
+                    if breaker.is_valid(pass) {
+                        self.write(pass, work, &stop).await;
+                    } else {
+                        queue.give_back(work);
+                        self.core.turn_away();
+                    }
+                    queue.leave(signal);
                 }
                 Some(Taken::Reading(reading)) => {
                     breaker.conclude(pass, Verdict::Nothing);
@@ -118,9 +123,15 @@ impl Writer {
             let began = Instant::now();
             let limit = self.core.options.write_timeout;
             let attempt = tokio::time::timeout(limit, self.store.write(&batches, &render)).await;
+            // Who waited that long has waited longer than all retries: others are to have their turn.
+            let is_late = attempt.is_err();
             let late = |_| Err(StoreError::transient(format!("no commit within {} s", limit.as_secs())));
             match attempt.unwrap_or_else(late) {
-                Err(error) if error.class() == ErrorClass::Transient && retries < self.core.options.max_retries => {
+                Err(error)
+                    if error.class() == ErrorClass::Transient
+                        && !is_late
+                        && retries < self.core.options.max_retries =>
+                {
                     tracing::warn!(%error, retry = retries + 1, "could not write, trying again");
                     self.core.counters.retried();
                     tokio::time::sleep(jittered(pause)).await;
@@ -144,16 +155,12 @@ impl Writer {
         }
     }
 
-    /// Records of a request as dead letters: each a request of its own. Their bytes may be damaged by now: then the letter
-    /// is empty, and what is left of the bytes is in quarantine.
-    fn render(&self, source: &Source, records: &[u32]) -> Vec<Vec<u8>> {
-        match self.core.request(source) {
-            Ok(request) => prepare::dead_letters(&request, records),
-            Err(error) => {
-                tracing::error!(%error, records = records.len(), "records for dead letters cannot be read back");
-                vec![Vec::new(); records.len()]
-            }
-        }
+    /// Records of a request as dead letters: each a request of its own.
+    fn render(&self, source: &Source, records: &[u32]) -> Result<Vec<Vec<u8>>, StoreError> {
+        Ok(match self.core.request(source)? {
+            Some(request) => prepare::dead_letters(&request, records),
+            None => vec![Vec::new(); records.len()],
+        })
     }
 
     /// The batch is committed.
@@ -230,14 +237,9 @@ impl Writer {
 
     async fn bury_entry(&self, entry: &Entry, error: &StoreError, class: &str) -> Result<(), StoreError> {
         let records = entry.records;
-        let mut message = error.to_string();
-        let raw_data = match self.core.request(&entry.source) {
-            Ok(request) => prepare::as_protobuf(&request),
-            Err(error) => {
-                message = format!("{message}; its bytes could not be read back: {error}");
-                Vec::new()
-            }
-        };
+        let message = error.to_string();
+        let raw_data =
+            self.core.request(&entry.source)?.map_or_else(Vec::new, |request| prepare::as_protobuf(&request));
         let signal = entry.source.signal;
         let dead = DeadLetter { signal, records, class, message: &message, retries: 0, raw_data: &raw_data };
         self.store.bury(entry.batch.request_hash, &dead).await

@@ -13,7 +13,7 @@ use tokio_postgres::{Config, Row};
 
 use super::embeddings::PGVECTOR_INSTALLABLE;
 use super::error::StoreError;
-use super::reader::{READ_LIMIT, Reader, ReaderRows};
+use super::reader::{self, READ_LIMIT, Reader, ReaderRows};
 use super::tls::{self, Connector};
 
 /// A pooled connection. Nothing may be set on its session: behind PgBouncer in transaction mode the next transaction
@@ -42,6 +42,7 @@ const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_hours(2);
 #[derive(Clone)]
 pub struct Database {
     pool: Pool,
+    connector: Connector,
     target: String,
     readers: Readers,
 }
@@ -97,8 +98,8 @@ impl Database {
         let streams = Arc::new(Semaphore::new(MAX_STREAMS));
         let pool_of_readers = pool_of_readers(config, &connector)?;
         let (limit, patience) = (READ_LIMIT, READ_LIMIT);
-        let readers = Readers { pool: pool_of_readers, connector, limit, patience, streams };
-        Ok(Self { pool, target, readers })
+        let readers = Readers { pool: pool_of_readers, connector: connector.clone(), limit, patience, streams };
+        Ok(Self { pool, connector, target, readers })
     }
 
     /// The same, with questions asked of `url`: a replica, or the same database as a role with fewer rights.
@@ -158,14 +159,19 @@ impl Database {
     }
 
     /// A connection that goes back to the pool only when it is [kept](Leased::keep): whoever drops a transaction in its
-    /// middle, because of an error or because it takes too long, does not know in what state the connection is.
+    /// middle, because of an error or because it takes too long, does not know in what state the connection is. What
+    /// still runs on it then is cancelled: behind a lock it would wait for as long as that is held, with what it has
+    /// written already.
     pub(crate) async fn lease(&self) -> Result<Leased, StoreError> {
-        Ok(Leased(Some(self.client().await?)))
+        Ok(Leased { client: Some(self.client().await?), connector: self.connector.clone() })
     }
 
     /// One statement outside a transaction, in one round trip.
     pub(crate) async fn query(&self, sql: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
-        Ok(self.client().await?.query_typed(sql, arguments).await?)
+        let leased = self.lease().await?;
+        let rows = leased.client()?.query_typed(sql, arguments).await?;
+        leased.keep();
+        Ok(rows)
     }
 
     /// One statement outside a transaction that returns one row.
@@ -178,6 +184,18 @@ impl Database {
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.client().await?.simple_query("SELECT 1").await?;
         Ok(())
+    }
+
+    /// Warns if the server may lose what it says is committed.
+    pub(crate) async fn warn_of_volatility(&self) {
+        let sql = "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'";
+        for row in self.query(sql, &[]).await.unwrap_or_default() {
+            tracing::warn!(
+                setting = row.get::<_, &str>(0),
+                database = self.target(),
+                "it is off: what the database has committed may be lost with the machine's power"
+            );
+        }
     }
 
     /// Host, port and database for messages, without credentials.
@@ -213,24 +231,34 @@ impl Database {
 }
 
 /// See [`Database::lease`].
-pub(crate) struct Leased(Option<Client>);
+pub(crate) struct Leased {
+    client: Option<Client>,
+    connector: Connector,
+}
 
 impl Leased {
+    fn client(&self) -> Result<&Client, StoreError> {
+        self.client.as_ref().ok_or_else(given_back)
+    }
+
     pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
-        let client = self.0.as_mut().ok_or_else(|| StoreError::transient("the connection was given back"))?;
-        Ok(client.transaction().await?)
+        Ok(self.client.as_mut().ok_or_else(given_back)?.transaction().await?)
     }
 
     /// Gives the connection back to the pool.
     pub(crate) fn keep(mut self) {
-        self.0.take();
+        self.client.take();
     }
+}
+
+fn given_back() -> StoreError {
+    StoreError::transient("the connection was given back")
 }
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        if let Some(client) = self.0.take() {
-            drop(Client::take(client));
+        if let Some(client) = self.client.take() {
+            reader::give_up(client, self.connector.clone());
         }
     }
 }

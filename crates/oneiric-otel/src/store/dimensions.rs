@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use uuid::Uuid;
 
 use super::batch::{Batch, Ids, Series};
-use super::database::{Client, Database};
+use super::database::{Database, Leased};
 use super::error::StoreError;
 use super::fidelity::Writer;
 use super::residue::without_nul;
@@ -122,7 +122,7 @@ impl Dimensions {
         if missing.is_empty() {
             return Ok(ids);
         }
-        let mut client = database.client().await?;
+        let mut client = database.lease().await?;
         let transaction = begin(&mut client).await?;
         find(&transaction, "resource_id", "otel.otel_resources", &mut missing, &mut ids).await?;
         for hash in missing {
@@ -152,6 +152,7 @@ impl Dimensions {
             ids.insert(hash, row.get(0));
         }
         transaction.commit().await?;
+        client.keep();
         self.resources.remember(&ids);
         Ok(ids)
     }
@@ -164,7 +165,7 @@ impl Dimensions {
     ) -> Result<HashMap<Hash128, i32>, StoreError> {
         let (mut ids, mut missing) = self.scopes.look_up(wanted.keys());
         if !missing.is_empty() {
-            let mut client = database.client().await?;
+            let mut client = database.lease().await?;
             let transaction = begin(&mut client).await?;
             find(&transaction, "scope_id", "otel.otel_scopes", &mut missing, &mut ids).await?;
             for hash in missing {
@@ -189,6 +190,7 @@ impl Dimensions {
                 ids.insert(hash, row.get(0));
             }
             transaction.commit().await?;
+            client.keep();
             self.scopes.remember(&ids);
         }
         ids.into_iter()
@@ -211,7 +213,7 @@ impl Dimensions {
         if missing.is_empty() {
             return Ok(ids);
         }
-        let mut client = database.client().await?;
+        let mut client = database.lease().await?;
         let transaction = begin(&mut client).await?;
         find(&transaction, "series_id", "otel.otel_metric_series", &mut missing, &mut ids).await?;
         let statement = transaction
@@ -261,13 +263,14 @@ impl Dimensions {
         // Closed in the transaction: behind a pooler the session is another one afterwards.
         drop(statement);
         transaction.commit().await?;
+        client.keep();
         self.series.remember(&ids);
         Ok(ids)
     }
 }
 
 /// A transaction whose rows survive whatever happens once it is committed: records will refer to them.
-async fn begin(client: &mut Client) -> Result<Transaction<'_>, StoreError> {
+async fn begin(client: &mut Leased) -> Result<Transaction<'_>, StoreError> {
     let transaction = client.transaction().await?;
     transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
     Ok(transaction)

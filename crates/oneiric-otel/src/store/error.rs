@@ -123,12 +123,11 @@ impl StoreError {
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(database) = error.as_db_error() else {
-            // No answer from the server: the connection broke, or could not be made.
             let message = match error.source() {
                 Some(source) => format!("{error}: {source}"),
                 None => error.to_string(),
             };
-            return Self { class: ErrorClass::Transient, message, code: None, constraint: None, mark: None };
+            return Self { class: class_without_answer(&error), message, code: None, constraint: None, mark: None };
         };
         let mut message = format!("{} (SQLSTATE {})", database.message(), database.code().code());
         if let Some(detail) = database.detail() {
@@ -158,10 +157,25 @@ impl From<deadpool_postgres::PoolError> for StoreError {
     }
 }
 
+/// `transaction_timeout`, since PostgreSQL 17.
+const TRANSACTION_TIMEOUT: &str = "25P04";
+
+/// The class of an error that the server did not send: the connection broke, could not be made, or the driver cannot do
+/// what the server or the URL asks for, such as a password that is missing. The driver tells these apart by words alone.
+fn class_without_answer(error: &tokio_postgres::Error) -> ErrorClass {
+    match error.to_string().as_str() {
+        "invalid configuration" | "authentication error" => ErrorClass::Misconfigured,
+        _ => ErrorClass::Transient,
+    }
+}
+
 /// The class of an SQLSTATE, by its first two characters unless the code itself says more.
 fn classify(code: &SqlState) -> ErrorClass {
     if *code == SqlState::READ_ONLY_SQL_TRANSACTION {
         // A failover in progress: the connection leads to the old primary.
+        return ErrorClass::Transient;
+    }
+    if code.code() == TRANSACTION_TIMEOUT {
         return ErrorClass::Transient;
     }
     let mends_itself = [
@@ -202,6 +216,7 @@ mod tests {
             (SqlState::READ_ONLY_SQL_TRANSACTION, ErrorClass::Transient),
             (SqlState::DUPLICATE_TABLE, ErrorClass::Transient),
             (SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT, ErrorClass::Transient),
+            (SqlState::from_code(TRANSACTION_TIMEOUT), ErrorClass::Transient),
             (SqlState::INTERNAL_ERROR, ErrorClass::Transient),
             (SqlState::CHARACTER_NOT_IN_REPERTOIRE, ErrorClass::BadData),
             (SqlState::CHECK_VIOLATION, ErrorClass::BadData),
@@ -214,5 +229,35 @@ mod tests {
         for (code, class) in cases {
             assert_eq!(classify(&code), class, "{}", code.code());
         }
+    }
+
+    /// A server that asks everybody for a password.
+    async fn ask_for_password(listener: tokio::net::TcpListener) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        const AUTHENTICATION_CLEARTEXT_PASSWORD: &[u8] = &[b'R', 0, 0, 0, 8, 0, 0, 0, 3];
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let startup = stream.read(&mut [0; 1024]).await.unwrap();
+        assert!(startup > 0);
+        stream.write_all(AUTHENTICATION_CLEARTEXT_PASSWORD).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_password_that_is_missing_is_no_database_that_is_away() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(ask_for_password(listener));
+        let url = format!("postgresql://somebody@127.0.0.1:{port}/otel?sslmode=disable");
+        let error = crate::store::Database::new(&url).unwrap().ping().await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Misconfigured, "{error}");
+        assert!(error.to_string().contains("password missing"), "{error}");
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_port_where_nobody_listens_is_a_database_that_is_away() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let url = format!("postgresql://somebody@127.0.0.1:{port}/otel");
+        let error = crate::store::Database::new(&url).unwrap().ping().await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Transient, "{error}");
     }
 }

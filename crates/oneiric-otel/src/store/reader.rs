@@ -22,6 +22,7 @@ use tokio_postgres::{Row, RowStream};
 use super::database::{Argument, Client};
 use super::error::StoreError;
 use super::tls::Connector;
+use crate::self_trace;
 
 /// How long a statement may take.
 pub(super) const READ_LIMIT: Duration = Duration::from_secs(30);
@@ -202,15 +203,20 @@ impl Drop for Reader {
         if self.running.load(Ordering::Relaxed) == 0 {
             return;
         }
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(abandon(client, self.connector.clone()))),
-            Err(_) => drop(Client::take(client)),
-        }
+        give_up(client, self.connector.clone());
     }
 }
 
-/// Cancels what runs on a connection and closes it. Its place in the pool is free afterwards, not before: else those who
-/// come and go could keep more statements running than there are places.
+/// Cancels what runs on a connection and closes it, without waiting for that.
+pub(super) fn give_up(client: Client, connector: Connector) {
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(self_trace::inherit(abandon(client, connector)))),
+        Err(_) => drop(Client::take(client)),
+    }
+}
+
+/// Its place in the pool is free afterwards, not before: else those who come and go could keep more statements running
+/// than there are places.
 async fn abandon(client: Client, connector: Connector) {
     let token = client.cancel_token();
     match tokio::time::timeout(CANCEL_WITHIN, connector.cancel(&token)).await {

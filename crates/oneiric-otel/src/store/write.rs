@@ -38,6 +38,10 @@ use crate::otlp::canonical::Hash128;
 /// COPY data is handed to the connection in pieces of about this size.
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
+/// Whatever the role's default: an acknowledgement promises a durable commit. And who waits for a lock is not to hold up
+/// those who could write meanwhile.
+const SETTINGS: &str = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '10s'";
+
 /// The write side of a database, with what it remembers. Shared by all writers of a process.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -63,8 +67,9 @@ pub(super) struct Poison {
     pub(super) reason: StoreError,
 }
 
-/// Renders records of a batch, by number, each as an OTLP request that can be sent again.
-pub(crate) type Render<'a> = &'a (dyn Fn(usize, &[u32]) -> Vec<Vec<u8>> + Sync);
+/// Renders records of a batch, by number, each as an OTLP request that can be sent again. Fails when that cannot be done
+/// now; what can never be done is empty.
+pub(crate) type Render<'a> = &'a (dyn Fn(usize, &[u32]) -> Result<Vec<Vec<u8>>, StoreError> + Sync);
 
 /// A table that records go to.
 struct Table {
@@ -164,8 +169,7 @@ impl Store {
         let batches = resolved.batches;
         let mut connection = self.database.lease().await?;
         let transaction = connection.transaction().await?;
-        // Whatever the role's default: an acknowledgement promises a durable commit.
-        transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
+        transaction.batch_execute(SETTINGS).await?;
 
         check_references(&transaction, &resolved.ids).await?;
         let fresh = enter_ledger(&transaction, batches).await?;
@@ -207,7 +211,7 @@ impl Resolved<'_> {
         for of_batch in poison.chunk_by(|one, next| one.batch == next.batch) {
             let batch = of_batch[0].batch;
             let records: Vec<u32> = of_batch.iter().map(|refused| refused.record).collect();
-            for (refused, raw_data) in of_batch.iter().zip(render(batch, &records)) {
+            for (refused, raw_data) in of_batch.iter().zip(render(batch, &records)?) {
                 let dead = DeadLetter {
                     signal: self.batches[batch].signal,
                     records: 1,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use oneiric_otel::otlp::{Encoding, Signal};
 use oneiric_otel::pipeline::{
-    Accepted, Ack, BreakerOptions, BreakerState, Ingest, IngestOptions, IngestStatus, Refused, Request,
+    Accepted, Ack, BreakerOptions, BreakerState, Ingest, IngestOptions, IngestStatus, Refused, Request, StoredSignals,
 };
 use oneiric_otel::store::Database;
 use oneiric_otel_spool::{Spool, SpoolOptions};
@@ -277,6 +277,65 @@ async fn a_full_spool_refuses_leaves_other_signals_their_share_and_recovers() {
     }
     ingest.drain().await;
     assert_eq!(stored(&test).await, (i64::from(accepted) + 1, 1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_has_locked_stops_its_own_signal_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (test, database) = migrated().await;
+    let one_by_one = IngestOptions { batch_rows: 1, ..options(Ack::Spooled(open(dir.path()))) };
+    let ingest = Ingest::start(database, one_by_one);
+    let somebody = test.client().await;
+    somebody.batch_execute("BEGIN; LOCK TABLE otel.otel_metrics IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    send_numbered(&ingest, 0..20).await;
+    wait_for(&ingest, "spans and logs to be written", |status| {
+        let written = |signal: &str| status.counts.written_records.get(signal).copied().unwrap_or_default();
+        (written("traces"), written("logs"), written("metrics")) == (20, 20, 0)
+    })
+    .await;
+    somebody.batch_execute("ROLLBACK").await.expect("let go");
+    ingest.drain().await;
+    assert_eq!(stored(&test).await, (20, 20, 20));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_given_up_leaves_nothing_running() {
+    let (test, database) = migrated().await;
+    let hasty = IngestOptions { write_timeout: Duration::from_millis(100), ..options(Ack::Stored) };
+    let ingest = Ingest::start(database, hasty);
+    let somebody = test.client().await;
+    somebody.batch_execute("BEGIN; LOCK TABLE otel.otel_spans IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let refused = send(&ingest, Signal::Traces, one_span(1)).await;
+    assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+    let waiting =
+        format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'", test.name());
+    let began = Instant::now();
+    while test.count(&waiting).await > 0 {
+        assert!(began.elapsed() < Duration::from_secs(5), "it still waits for the lock");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    somebody.batch_execute("ROLLBACK").await.expect("let go");
+    let began = Instant::now();
+    while send(&ingest, Signal::Traces, one_span(1)).await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", ingest.status());
+    }
+    assert_eq!(stored(&test).await.0, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_signal_that_is_not_stored_are_rejected_and_nothing_else_is_said_of_them() {
+    let (test, database) = migrated().await;
+    let signals = StoredSignals { logs: false, ..StoredSignals::default() };
+    let ingest = Ingest::start(database, IngestOptions { signals, ..options(Ack::Stored) });
+    let body = request(vec![log("one"), log("two")]);
+    let logs = Request { signal: Signal::Logs, encoding: Encoding::Protobuf, body: body.into() };
+    let examined = ingest.examine(logs.clone()).await.expect("an answer");
+    let submitted = ingest.submit(logs).await.expect("an answer");
+    assert_eq!(examined, submitted);
+    assert_eq!((submitted.records, submitted.rejected), (0, 2));
+    assert!(submitted.message.contains("store_logs"), "{}", submitted.message);
+    assert_eq!(ingest.counts().switched_off_records, 2, "an examination is no delivery");
+    assert_eq!(stored(&test).await, (0, 0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use crate::otlp::{Group, protobuf};
 const INTERVAL: Duration = Duration::from_millis(200);
 
 fn queue(batch_rows: usize) -> Queue {
-    let bounds = Bounds { batch_rows, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(1000) };
+    let bounds = Bounds { batch_rows, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(1000), writers: 100 };
     Queue::new(bounds, None)
 }
 
@@ -145,14 +145,22 @@ async fn a_lane_that_cannot_be_written_is_held_and_the_others_are_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_back_counts_against_the_bound() {
-    let bounds = Bounds { batch_rows: 1, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(2) };
+async fn what_comes_back_counts_against_the_bound_and_is_the_oldest() {
+    let bounds = Bounds { batch_rows: 2, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(3), writers: 4 };
     let queue = Queue::new(bounds, None);
-    assert!(queue.push(span(1)).is_empty());
+    let mut hashes = Vec::new();
+    for number in 1..=3 {
+        let entry = span(number);
+        hashes.push(entry.batch.request_hash);
+        assert!(queue.push(entry).is_empty());
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
     let taken = work(&queue).await;
+    assert_eq!(taken.entries.len(), 2);
     queue.give_back(taken);
-    assert!(queue.push(span(2)).is_empty());
-    assert_eq!(queue.push(span(3)).len(), 1, "the oldest that waits and has not been tried");
+    let gone: Vec<_> = (4..=6).flat_map(|number| queue.push(span(number))).collect();
+    let gone: Vec<_> = gone.iter().map(|entry| entry.batch.request_hash).collect();
+    assert_eq!(gone, hashes, "the oldest first, tried or not");
     queue.close();
     assert_eq!(queue.push(span(4)).len(), 1, "closed");
 }
@@ -171,7 +179,7 @@ impl Spooled {
         let dir = tempfile::tempdir().expect("a directory");
         let options = oneiric_otel_spool::SpoolOptions::new(dir.path(), Signal::ALL.map(Signal::as_str));
         let spool = Spool::open(options).expect("a spool").0;
-        let bounds = Bounds { batch_rows: 2, batch_interval: Duration::ZERO, memory, requests: None };
+        let bounds = Bounds { batch_rows: 2, batch_interval: Duration::ZERO, memory, requests: None, writers: 4 };
         let queue = Queue::new(bounds, Some(spool.clone()));
         Self { spool, queue, appended: Vec::new(), written: Vec::new(), _dir: dir }
     }
@@ -207,8 +215,12 @@ impl Spooled {
     fn work(&mut self, gives_back: bool) -> Option<Reading> {
         match self.take()? {
             Taken::Reading(reading) => return Some(reading),
-            Taken::Work(work) if gives_back => self.queue.give_back(work),
+            Taken::Work(work) if gives_back => {
+                self.queue.give_back(work);
+                self.queue.leave(Signal::Traces);
+            }
             Taken::Work(work) => {
+                self.queue.leave(Signal::Traces);
                 for entry in work.entries {
                     let Place::Spool(id) = entry.source.place else { panic!("everything is in the spool") };
                     self.written.push(id);
@@ -316,4 +328,45 @@ async fn a_request_that_was_not_prepared_is_read_back_though_the_lane_has_caught
         assert!(spooled.work(false).is_none());
     }
     assert_eq!(spooled.written, spooled.appended);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_that_is_stuck_leaves_writers_for_the_others() {
+    let bounds = Bounds { batch_rows: 1, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(1000), writers: 4 };
+    let queue = Queue::new(bounds, None);
+    for number in 1..=4 {
+        queue.push(span(number));
+    }
+    let (first, second) = (work(&queue).await, work(&queue).await);
+    let third = tokio::time::timeout(Duration::from_hours(1), queue.take(false)).await;
+    assert!(third.is_err(), "two of four are left for logs and metrics");
+    queue.push(log());
+    assert_eq!(work(&queue).await.signal, Signal::Logs);
+    drop((first, second));
+    queue.leave(Signal::Traces);
+    assert_eq!(work(&queue).await.signal, Signal::Traces, "a writer is free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_the_end_takes_no_call_from_who_waits_for_work() {
+    let queue = std::sync::Arc::new(queue(1));
+    let ends: Vec<_> = (0..3)
+        .map(|_| {
+            let queue = std::sync::Arc::clone(&queue);
+            tokio::spawn(async move { queue.finished().await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    let taker = {
+        let queue = std::sync::Arc::clone(&queue);
+        tokio::spawn(async move { work(&queue).await })
+    };
+    tokio::task::yield_now().await;
+    queue.push(span(1));
+    let taken = tokio::time::timeout(Duration::from_secs(1), taker).await.expect("it was woken").expect("no panic");
+    assert_eq!(taken.entries.len(), 1);
+    queue.close();
+    for end in ends {
+        end.await.expect("no panic");
+    }
 }

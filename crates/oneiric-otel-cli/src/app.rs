@@ -86,7 +86,7 @@ impl App {
         progress: Arc<Progress>,
     ) -> Result<Self> {
         let Choices { settings, api, own_traces, sql, forward, ports } = choices;
-        let Intake { ack, disk, report } = intake;
+        let Intake { ack, disk, report, left_spools } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
         let endpoint = settings.endpoint_options();
         let model =
@@ -100,6 +100,7 @@ impl App {
             disk,
             model: Some(model),
             sql,
+            left_spools: Some(left_spools),
             ..SystemOptions::default()
         };
         let mut system = backend.serve(schema, options);

@@ -1,15 +1,19 @@
 //! Where requests are between their acknowledgement and the database, and when they are refused.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use oneiric_otel::pipeline::Ack;
 use oneiric_otel::settings::{Acknowledge, Settings};
-use oneiric_otel::system::{self, DiskGuard};
+use oneiric_otel::system::{self, DiskGuard, LeftSpoolsOptions};
 use oneiric_otel_spool::Spool;
 
 use crate::backend::Backend;
 use crate::failure;
+
+/// As applications do.
+const LOOK_FOR_LEFT_SPOOLS_EVERY: Duration = Duration::from_mins(1);
 
 /// What a server promises when it acknowledges, and when it does not.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(crate) struct Intake {
     pub(crate) disk: Option<DiskGuard>,
     /// Where the server leaves its report.
     pub(crate) report: PathBuf,
+    /// Where applications may have left requests.
+    pub(crate) left_spools: LeftSpoolsOptions,
 }
 
 impl Intake {
@@ -33,7 +39,12 @@ impl Intake {
             .is_embedded()
             .then(|| DiskGuard { dir: data_dir.to_owned(), min_free_bytes: settings.min_free_bytes });
         let report = report_path(data_dir, backend.target(), backend.is_embedded());
-        Ok(Self { ack, disk, report })
+        let left_spools = LeftSpoolsOptions {
+            data_dir: data_dir.to_owned(),
+            max_bytes: settings.spool_max_bytes,
+            every: LOOK_FOR_LEFT_SPOOLS_EVERY,
+        };
+        Ok(Self { ack, disk, report, left_spools })
     }
 }
 

@@ -22,12 +22,15 @@ use crate::watch::Snapshot;
 type ForwardCounter = (&'static str, &'static str, fn(&ForwardCounts) -> u64);
 
 /// What is counted of passing on, by signal.
-const FORWARD_COUNTERS: [ForwardCounter; 6] = [
+const FORWARD_COUNTERS: [ForwardCounter; 7] = [
     ("forwarded_requests", "Requests that the other endpoint took", |counts| counts.forwarded_requests),
     ("forward_rejected_records", "Records that it rejected", |counts| counts.rejected_records),
     ("forward_refused_requests", "Requests that it refused, which are in quarantine", |counts| counts.refused_requests),
     ("forward_dropped_requests", "Requests that are not passed on for want of room", |counts| counts.dropped_requests),
     ("forward_lost_requests", "Requests refused beyond the quarantine, or damaged", |counts| counts.lost_requests),
+    ("forward_left_requests", "Requests that could not be read, which the next process tries again", |counts| {
+        counts.left_requests
+    }),
     ("forward_failed_attempts", "Tries that failed", |counts| counts.failed_attempts),
 ];
 

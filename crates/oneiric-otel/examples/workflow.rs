@@ -2,20 +2,22 @@
 //! log, spans and metrics go into PostgreSQL and, if there is one, to an OTLP endpoint. Afterwards it asks which earlier
 //! runs failed like the last one.
 //!
-//!     cargo run -p oneiric-otel --features embedded,forward,local-model --example workflow [DATABASE_URL [OTLP_URL]]
+//!     cargo run -p oneiric-otel --features embedded,forward,local-model --example workflow
 //!
-//! Without a URL it brings its own PostgreSQL.
+//! All that can be set comes from variables that begin with `WORKFLOWS_OTEL_STORAGE__`. Without any it brings its own
+//! PostgreSQL. To send to an OTLP endpoint too:
+//!
+//!     WORKFLOWS_OTEL_STORAGE__STORAGE_BACKEND=both WORKFLOWS_OTEL_STORAGE__OTLP__ENDPOINT=http://127.0.0.1:4318
 
 #![expect(clippy::print_stdout, reason = "a program that reports")]
 
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use oneiric_otel::derive::DeriveOptions;
-use oneiric_otel::forward::{Endpoint, Protocol};
-use oneiric_otel::manager::{Backend, Counter, Histogram, ObservabilityManager, SpanGuard};
+use oneiric_otel::manager::{Counter, Histogram, ManagerBuilder, ManagerOptions, ObservabilityManager, SpanGuard};
 use oneiric_otel::query::{LogsRequest, SimilarRequest, TraceFilter};
-use oneiric_otel::storage::{Level, Origin, OtelStorage, OtelStorageOptions, OtlpDestination, TraceId};
+use oneiric_otel::settings::Settings;
+use oneiric_otel::storage::{Level, OtelStorage, TraceId};
 use tokio::task::JoinSet;
 
 const REPOSITORIES: [&str; 4] = ["fastblocks", "crackerjack", "session-buddy", "mahavishnu"];
@@ -24,8 +26,8 @@ const ATTEMPTS: u64 = 3;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let report = run(arguments.next(), arguments.next()).await?;
+    let settings = Settings::from_env("WORKFLOWS_OTEL_STORAGE__")?;
+    let report = run(&settings).await?;
     println!("{} runs, {} of them failed", report.runs.len(), report.failed.len());
     Ok(())
 }
@@ -39,24 +41,12 @@ pub(crate) struct Report {
     pub(crate) similar: Vec<TraceId>,
 }
 
-/// Works on the database of this URL or on one of its own, and sends to this endpoint too.
-pub(crate) async fn run(database: Option<String>, otlp: Option<String>) -> Result<Report, Box<dyn Error>> {
-    let dir = tempfile::tempdir()?;
-    let storage = OtelStorageOptions {
-        connection_string: database,
-        data_dir: Some(dir.path().to_owned()),
-        origin: Origin::service("workflows"),
-        min_free_bytes: 0,
-        // For the sake of the example traces are looked at as soon as they are there.
-        derive: DeriveOptions { quiet_after_root: Duration::ZERO, ..DeriveOptions::default() },
-        ..OtelStorageOptions::default()
-    };
-    let mut builder = ObservabilityManager::builder().storage(storage);
-    if let Some(url) = otlp {
-        let endpoint = Endpoint::new(&url, Protocol::HttpProtobuf)?;
-        builder = builder.backend(Backend::Both).otlp(OtlpDestination::new(endpoint));
-    }
-    let manager = builder.build()?;
+/// Works on the database, and sends to the endpoint, that the settings name.
+pub(crate) async fn run(settings: &Settings) -> Result<Report, Box<dyn Error>> {
+    let mut options = ManagerOptions::from_settings(settings)?;
+    // For the sake of the example traces are looked at as soon as they are there.
+    options.storage.derive.quiet_after_root = Duration::ZERO;
+    let manager = ManagerBuilder::from(options).service_name("workflows").build()?;
     manager.init().await?;
 
     let engine = Engine::new(&manager)?;
@@ -79,6 +69,9 @@ pub(crate) async fn run(database: Option<String>, otlp: Option<String>) -> Resul
         LogsRequest { trace_id: Some(last), level: Some("error".into()), limit: 10, ..LogsRequest::default() };
     for entry in manager.get_logs(&request).await?.logs {
         println!("{} {}", entry.severity_text.unwrap_or_default(), entry.body.unwrap_or_default());
+    }
+    if let Some(otlp) = manager.health().await.otlp {
+        println!("{} requests wait for {}", otlp.waiting(), otlp.endpoint);
     }
     manager.shutdown().await?;
     Ok(report)

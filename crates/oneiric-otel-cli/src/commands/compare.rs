@@ -94,7 +94,7 @@ async fn work(global: &Global, compare: &Compare) -> Result<Outcome> {
         Some(url) => read_jaeger(url, &mut range, &mut spill).await?,
         None => read_files(&compare.other.otlp_file, &range, &mut spill, &mut outcome).await?,
     }
-    let Some((since, until)) = range.found(spill.starts()) else {
+    let Some((since, until)) = range.found(spill.starts())? else {
         anyhow::bail!(match outcome.reasons.first() {
             Some(reason) => format!("the other side cannot be read: {reason}"),
             None =>
@@ -116,6 +116,13 @@ async fn work(global: &Global, compare: &Compare) -> Result<Outcome> {
             }
         }
     })?;
+    if outcome.summary.traces == 0 {
+        let unread = outcome.reasons.first().map(|reason| format!("; not all could be read: {reason}"));
+        anyhow::bail!(
+            "there is nothing to compare: neither side has a span from {since} to {until}{}",
+            unread.unwrap_or_default()
+        );
+    }
     outcome.traces.sort_by(|a, b| a.trace_id.cmp(&b.trace_id));
     Ok(outcome)
 }
@@ -146,12 +153,20 @@ impl Range {
     }
 
     /// With the first and last start of the other side where nothing was asked for.
-    fn found(self, starts: Option<(u64, u64)>) -> Option<(Timestamp, Timestamp)> {
-        let since = self.since.or(starts.map(|(first, _)| time(first)))?;
-        let until = self.until.or(starts.map(|(_, last)| time(last.saturating_add(1))))?;
-        // Where one end alone was asked for, the other may lie beyond.
-        Some((since, if until > since { until } else { time(unix_nanos(since) + 1) }))
+    fn found(self, starts: Option<(u64, u64)>) -> Result<Option<(Timestamp, Timestamp)>> {
+        let since = self.since.or(starts.map(|(first, _)| time(first)));
+        let until = self.until.or(starts.map(|(_, last)| time(last.saturating_add(1))));
+        let (Some(since), Some(until)) = (since, until) else { return Ok(None) };
+        in_order(since, until).map(Some)
     }
+}
+
+/// Where one end alone was asked for, the other may lie beyond.
+fn in_order(since: Timestamp, until: Timestamp) -> Result<(Timestamp, Timestamp)> {
+    if since >= until {
+        anyhow::bail!("there is nothing to compare: the range would begin at {since} and end at {until}");
+    }
+    Ok((since, until))
 }
 
 fn time(unix_nanos: u64) -> Timestamp {
@@ -186,7 +201,7 @@ async fn read_ours(
 
 async fn read_jaeger(url: &str, range: &mut Range, spill: &mut Spill) -> Result<()> {
     let until = *range.until.get_or_insert_with(Timestamp::now);
-    let since = range.since.unwrap_or(until);
+    let (since, until) = in_order(range.since.unwrap_or(until), until)?;
     let narrowed = *range;
     let mut answers = 0;
     let (since, until) = (unix_nanos(since) / NANOS_PER_MICRO, unix_nanos(until) / NANOS_PER_MICRO);

@@ -112,8 +112,19 @@ impl Serving {
 
     /// The same with variables.
     pub(crate) async fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let ports = ["serve", "--json", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--api-addr=127.0.0.1:0"];
-        let mut command = command(&[&ports, arguments].concat());
+        let free = ["--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--api-addr=127.0.0.1:0"];
+        Self::start_on(&free, arguments, variables).await
+    }
+
+    /// Starts it again where another one was.
+    pub(crate) async fn start_again(addresses: &serde_json::Value, arguments: &[&str]) -> Self {
+        let flag = |flag: &str, name: &str| format!("--{flag}={}", addresses[name].as_str().unwrap());
+        let ports = [flag("grpc-addr", "grpc_addr"), flag("http-addr", "http_addr"), flag("api-addr", "api_addr")];
+        Self::start_on(&ports.each_ref().map(String::as_str), arguments, &[]).await
+    }
+
+    async fn start_on(ports: &[&str; 3], arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = command(&[&["serve", "--json"], &ports[..], arguments].concat());
         // With a database of its own it still needs a place for its spool.
         let place = data_dir();
         if !arguments.contains(&"--data-dir") {

@@ -168,6 +168,12 @@ async fn what_cannot_be_compared_is_no_difference() {
     refused(&["--jaeger", "http://127.0.0.1:1", "--since=1h"], "Jaeger at http://127.0.0.1:1").await;
     refused(&["--jaeger", "nonsense", "--since=1h"], "http://HOST:PORT").await;
     refused(&["--otlp-file=x", "--since=1h", "--until=2h"], "--until").await;
+    std::fs::write(&file, lines(&requests)).unwrap();
+    let nothing = ["--since=2020-01-01T00:00:00Z", "--until=2020-01-02T00:00:00Z"];
+    refused(&[&["--otlp-file", text(&file)], &nothing[..]].concat(), "neither side has a span").await;
+    refused(&["--otlp-file", text(&file), "--since=2030-01-01T00:00:00Z"], "no range to compare").await;
+    refused(&["--otlp-file", text(&file), "--until=2020-01-01T00:00:00Z"], "no range to compare").await;
+    refused(&["--jaeger", "http://127.0.0.1:1", "--since=2130-01-01T00:00:00Z"], "the range would begin").await;
     std::fs::write(&file, "").unwrap();
     refused(&["--otlp-file", text(&file)], "no span").await;
     // What can be read is the same; the rest nobody knows.

@@ -12,6 +12,7 @@ use oneiric_otel_testkit::TestDatabase;
 use crate::tour::{Tour, blocks};
 
 const APPLICATIONS: &str = include_str!("../../../../docs/applications.md");
+const MANAGER: &str = include_str!("../../../../docs/manager.md");
 const OPERATING: &str = include_str!("../../../../docs/operating.md");
 const SEARCH: &str = include_str!("../../../../docs/search.md");
 
@@ -169,10 +170,11 @@ fn the_rust_for_applications_is_in_the_examples_that_are_run() {
     let examples = concat!(
         include_str!("../../../oneiric-otel/examples/adapter.rs"),
         include_str!("../../../oneiric-otel/examples/tracing.rs"),
+        include_str!("../../../oneiric-otel/examples/workflow.rs"),
     );
     let manifest = include_str!("../../../oneiric-otel/Cargo.toml");
     let mut count = 0;
-    for block in blocks(APPLICATIONS) {
+    for block in [blocks(APPLICATIONS), blocks(MANAGER)].concat() {
         match block.info {
             "rust" => assert!(examples.contains(&block.text), "in no example:\n{}", block.text),
             "toml" => {
@@ -188,5 +190,36 @@ fn the_rust_for_applications_is_in_the_examples_that_are_run() {
         }
         count += 1;
     }
-    assert!(count > 5, "{count} blocks");
+    assert!(count > 15, "{count} blocks");
+}
+
+/// The rows of the table of crates: the features, and how many.
+fn counted_crates() -> Vec<(String, usize)> {
+    let table = MANAGER.split("| features | crates |").nth(1).unwrap();
+    let rows = table.lines().skip(2).map_while(|line| line.strip_prefix('|')?.strip_suffix('|')?.split_once('|'));
+    let features = |cell: &str| cell.trim().trim_matches('`').replace("none", "");
+    rows.map(|(cell, count)| (features(cell), count.trim().parse().unwrap())).collect()
+}
+
+#[test]
+fn the_crates_that_the_guide_counts_are_those_of_the_library() {
+    let rows = counted_crates();
+    assert!(rows.len() >= 4, "{rows:?}");
+    for (features, count) in rows {
+        let tree = std::process::Command::new(env!("CARGO"))
+            .args(["tree", "-p", "oneiric-otel", "-e", "normal", "--prefix", "none", "--no-dedupe", "--locked"])
+            .args(["--target", "x86_64-unknown-linux-gnu", "--features", &features])
+            .output()
+            .unwrap();
+        assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+        let tree = String::from_utf8(tree.stdout).unwrap();
+        let crates: HashSet<&str> = tree.lines().filter(|line| !line.trim().is_empty()).collect();
+        assert_eq!(crates.len(), count, "features {features:?}: docs/manager.md has another number");
+        let families = ["actix", "axum", "h2", "hyper", "reqwest", "tonic", "tower", "ureq"];
+        let speaks = |name: &&&str| {
+            families.iter().any(|family| name.strip_prefix(family).is_some_and(|rest| rest.starts_with([' ', '-'])))
+        };
+        let found: Vec<_> = crates.iter().filter(speaks).collect();
+        assert_eq!(found.is_empty(), !features.contains("forward"), "features {features:?}: {found:?}");
+    }
 }

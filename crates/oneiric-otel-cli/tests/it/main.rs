@@ -21,3 +21,4 @@ mod security;
 mod serve;
 mod sql;
 mod tour;
+mod workflow;

@@ -19,8 +19,13 @@ async fn every_command_of_the_readme_works_in_its_order() {
 fn the_rust_of_the_readme_is_the_example_that_is_compiled() {
     let example = include_str!("../../examples/send_spans.rs");
     let code = example.split_once("\n\n").unwrap().1;
-    let shown = blocks(README).into_iter().find(|block| block.info == "rust").unwrap().text;
-    assert_eq!(shown, code);
+    let mut shown = blocks(README).into_iter().filter(|block| block.info == "rust").map(|block| block.text);
+    assert_eq!(shown.next().unwrap(), code);
+    let example = include_str!("../../../oneiric-otel/examples/manager.rs");
+    let lines = example.replace("\n    ", "\n");
+    let last = shown.next().unwrap();
+    assert!(lines.contains(&last), "in no example:\n{last}");
+    assert_eq!(shown.next(), None, "nobody checks it");
 }
 
 #[test]

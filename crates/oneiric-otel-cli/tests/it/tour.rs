@@ -2,8 +2,8 @@
 //!
 //! In a block marked `sh keeps-running` the last command goes on while the following blocks run, as in a second terminal,
 //! until the next such block; it must end well when it is told to stop. `TRACE_ID` stands for the first id that was printed.
-//! Two programs are replaced: `cargo run` runs the binary under test, `cargo test` and `cargo install` do nothing (a test that
-//! runs all tests would never end), and `oneiric-otel serve` takes free ports, which take the place of the standard ones
+//! Two programs are replaced: `cargo run` runs the binary under test, `cargo test`, `cargo install` and examples do nothing (a
+//! test that runs all tests would never end), and `oneiric-otel serve` takes free ports, which take the place of the standard ones
 //! in later blocks.
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +19,7 @@ use crate::cli::{PATIENCE, data_dir, isolate, terminate};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_oneiric-otel");
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Block<'a> {
     pub(crate) info: &'a str,
     pub(crate) text: String,
@@ -163,7 +163,7 @@ impl Tour {
 fn write_programs(dir: &Path) {
     let cargo = format!(
         "#!/bin/sh\ncase \"$*\" in\n  'run --release -- '*) shift 3; exec '{BINARY}' \"$@\" ;;\n  'test --workspace'|'install --path \
-         crates/oneiric-otel-cli') exit 0 ;;\nesac\necho \"the test of the pages does not know: cargo $*\" >&2\nexit 1\n"
+         crates/oneiric-otel-cli'|'run -p oneiric-otel --features embedded --example manager') exit 0 ;;\nesac\necho \"the test of the pages does not know: cargo $*\" >&2\nexit 1\n"
     );
     let free = "--grpc-addr=127.0.0.1:0 --http-addr=127.0.0.1:0 --api-addr=127.0.0.1:0";
     let own =

@@ -238,10 +238,13 @@ fn as_json(value: Option<&Value>) -> serde_json::Value {
     }
 }
 
-/// JSON in one way: keys sorted, and numbers as they are in programs that know one kind.
+/// JSON in one way: keys sorted, and a whole number without a point, as of programs that know one kind of them.
 fn canonical(json: &serde_json::Value) -> String {
+    /// From here on whole numbers are written with an exponent.
+    const LONG: f64 = 1e21;
     match json {
-        serde_json::Value::Number(number) => match number.as_f64() {
+        serde_json::Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(double) if double.fract() == 0.0 && double.abs() < LONG => format!("{double:.0}"),
             Some(double) => format!("{double:?}"),
             None => number.to_string(),
         },

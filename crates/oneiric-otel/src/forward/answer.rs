@@ -37,13 +37,15 @@ pub(super) enum Answer {
         reason: String,
         /// The pause that it asks for.
         pause: Option<Duration>,
+        /// Whether it said so itself. One that says nothing, or breaks off, may do so because of the request.
+        answered: bool,
     },
 }
 
 impl Answer {
     /// Nothing came back.
     pub(super) fn none(reason: impl Into<String>) -> Self {
-        Self::NotNow { reason: reason.into(), pause: None }
+        Self::NotNow { reason: reason.into(), pause: None, answered: false }
     }
 
     /// Of OTLP over HTTP.
@@ -59,7 +61,9 @@ impl Answer {
             StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
-            | StatusCode::GATEWAY_TIMEOUT => Self::NotNow { reason: reason(), pause: retry_after(headers) },
+            | StatusCode::GATEWAY_TIMEOUT => {
+                Self::NotNow { reason: reason(), pause: retry_after(headers), answered: true }
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Self::NotAllowed(reason()),
             _ => Self::Refused(reason()),
         }
@@ -85,8 +89,8 @@ impl Answer {
             | Code::Aborted
             | Code::OutOfRange
             | Code::Unavailable
-            | Code::DataLoss => Self::NotNow { reason, pause },
-            Code::ResourceExhausted if info.is_some() => Self::NotNow { reason, pause },
+            | Code::DataLoss => Self::NotNow { reason, pause, answered: true },
+            Code::ResourceExhausted if info.is_some() => Self::NotNow { reason, pause, answered: true },
             Code::Unauthenticated | Code::PermissionDenied => Self::NotAllowed(reason),
             _ => Self::Refused(reason),
         }

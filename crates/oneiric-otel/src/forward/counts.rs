@@ -15,6 +15,8 @@ pub struct ForwardCounts {
     pub dropped_requests: u64,
     /// Requests of which nothing is left: refused while the quarantine was full, or damaged on disk.
     pub lost_requests: u64,
+    /// Requests that could not be read, or not be set aside, which the next process tries again.
+    pub left_requests: u64,
     /// Tries that failed.
     pub failed_attempts: u64,
 }
@@ -26,6 +28,7 @@ pub(super) struct Counters {
     refused: AtomicU64,
     dropped: AtomicU64,
     lost: AtomicU64,
+    left: AtomicU64,
     failed: AtomicU64,
 }
 
@@ -51,6 +54,10 @@ impl Counters {
         add(&self.lost, 1);
     }
 
+    pub(super) fn left(&self) {
+        add(&self.left, 1);
+    }
+
     pub(super) fn failed(&self) {
         add(&self.failed, 1);
     }
@@ -63,6 +70,7 @@ impl Counters {
             refused_requests: read(&self.refused),
             dropped_requests: read(&self.dropped),
             lost_requests: read(&self.lost),
+            left_requests: read(&self.left),
             failed_attempts: read(&self.failed),
         }
     }

@@ -16,8 +16,8 @@
 //! # What is given up, and counted
 //!
 //! - A request that finds the spool full is not forwarded: storing goes on.
-//! - A request that the endpoint refuses for good, as OTLP defines it, goes to the quarantine of the spool; so does one that
-//!   fails again and again while others of its signal are taken. The quarantine takes at most half of the spool's bytes:
+//! - A request that the endpoint refuses for good, as OTLP defines it, goes to the quarantine of the spool; so does one to
+//!   which no answer comes again and again while others of its signal are taken. The quarantine takes at most half of the spool's bytes:
 //!   beyond them refused requests are dropped.
 //! - Records that the endpoint rejects within a request are counted; the rest was taken.
 //!

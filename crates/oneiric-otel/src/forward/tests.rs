@@ -37,6 +37,8 @@ struct Remote {
     next: Arc<Mutex<VecDeque<Mood>>>,
     /// Bodies that are always answered so.
     hated: Arc<Mutex<Vec<(&'static str, StatusCode)>>>,
+    /// Bodies that are never answered.
+    ignored: Arc<Mutex<Vec<&'static str>>>,
     asked: Arc<Mutex<u64>>,
 }
 
@@ -77,6 +79,9 @@ async fn answer(State(endpoint): State<Remote>, uri: Uri, headers: HeaderMap, bo
     }
     endpoint.headers.lock().expect("a lock").push(headers);
     let text = String::from_utf8_lossy(&plain).into_owned();
+    if endpoint.ignored.lock().expect("a lock").contains(&text.as_str()) {
+        return std::future::pending().await;
+    }
     let hated = endpoint.hated.lock().expect("a lock").iter().find(|(hated, _)| *hated == text).copied();
     let mood = match hated {
         Some((_, status)) => Some(Mood::Status(status, "not this one")),
@@ -256,12 +261,14 @@ async fn what_is_refused_for_good_is_set_aside_with_its_bytes_and_holds_nobody_u
 }
 
 #[tokio::test]
-async fn a_request_that_fails_while_others_are_taken_is_set_aside_in_the_end() {
+async fn a_request_to_which_no_answer_comes_while_others_are_taken_is_set_aside_in_the_end() {
     let (endpoint, dir) = (Remote::default(), tempfile::tempdir().expect("a directory"));
-    endpoint.hated.lock().expect("a lock").push(("stuck", StatusCode::SERVICE_UNAVAILABLE));
+    endpoint.ignored.lock().expect("a lock").push("stuck");
     let never = BreakerOptions { threshold: usize::MAX, ..BreakerOptions::default() };
-    let forwarder =
-        open(&endpoint.start().await, ForwardOptions { in_flight: 2, breaker: never, ..options(dir.path()) });
+    let forwarder = open(
+        &endpoint.start().await,
+        ForwardOptions { in_flight: 2, breaker: never, timeout: Duration::from_millis(20), ..options(dir.path()) },
+    );
     let running = run(&forwarder);
     take(&forwarder, &["stuck"]).await;
     let mut number = 0;
@@ -275,6 +282,29 @@ async fn a_request_that_fails_while_others_are_taken_is_set_aside_in_the_end() {
     running.end().await;
     let kept = oneiric_otel_spool::quarantine::list(dir.path()).expect("the quarantine");
     assert!(kept[0].reason.contains("others were taken"), "{kept:?}");
+}
+
+#[tokio::test]
+async fn a_request_that_the_endpoint_wants_later_is_tried_for_as_long_as_it_takes() {
+    let (endpoint, dir) = (Remote::default(), tempfile::tempdir().expect("a directory"));
+    endpoint.hated.lock().expect("a lock").push(("later", StatusCode::TOO_MANY_REQUESTS));
+    let never = BreakerOptions { threshold: usize::MAX, ..BreakerOptions::default() };
+    let forwarder =
+        open(&endpoint.start().await, ForwardOptions { in_flight: 2, breaker: never, ..options(dir.path()) });
+    let running = run(&forwarder);
+    take(&forwarder, &["later"]).await;
+    // More rounds than one without an answer would have.
+    for number in 0..10 {
+        let (taken, failed) = (counts(&forwarder).forwarded_requests, counts(&forwarder).failed_attempts);
+        take(&forwarder, &[&number.to_string()]).await;
+        until(|| counts(&forwarder).forwarded_requests > taken).await;
+        until(|| counts(&forwarder).failed_attempts >= failed + 2).await;
+    }
+    assert_eq!((counts(&forwarder).refused_requests, waiting(&forwarder)), (0, 1));
+    endpoint.hated.lock().expect("a lock").clear();
+    until(|| waiting(&forwarder) == 0).await;
+    assert_eq!(endpoint.bodies().last().map(String::as_str), Some("later"));
+    running.end().await;
 }
 
 #[tokio::test]

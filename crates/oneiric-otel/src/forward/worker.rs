@@ -19,7 +19,7 @@ use crate::pipeline::breaker::{Breaker, Pass, Verdict};
 
 /// How long a request on its way may go on when the process ends; else it is sent again by the next.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// How often a request may use its tries up while others are taken, before it is set aside.
+/// How often a request may use its tries up without an answer while others are taken, before it is set aside.
 const STUCK_AFTER: u32 = 3;
 /// How often an entry may be unreadable before it is left for the next process.
 const READ_TRIES: u32 = 3;
@@ -84,7 +84,7 @@ struct Delivery<'a> {
     /// Tries that failed.
     failures: u32,
     unreadable: u32,
-    /// How often its tries were used up while others were taken.
+    /// How often its tries were used up without an answer while others were taken.
     stuck: u32,
     /// Requests of the lane that had been taken when it failed last.
     taken_then: Option<u64>,
@@ -92,10 +92,15 @@ struct Delivery<'a> {
 
 /// What became of a pass of the breaker.
 enum Round {
-    /// Nothing is left to do.
+    /// The endpoint has said what becomes of it.
     Over,
-    /// The tries of this round are used up.
-    Failed(String),
+    /// There is nothing to send.
+    Nothing,
+    /// The tries of this round are used up. One that the endpoint answers may be taken later, whatever becomes of others.
+    Failed {
+        reason: String,
+        answered: bool,
+    },
     NotAllowed(String),
     /// Somebody else's failure has closed the way.
     CutOff,
@@ -120,12 +125,13 @@ impl<'a> Delivery<'a> {
             let breaker = &self.lane.breaker;
             match round {
                 Round::Over => return breaker.conclude(pass, Verdict::Written),
+                Round::Nothing => return breaker.conclude(pass, Verdict::Nothing),
                 Round::CutOff => breaker.conclude(pass, Verdict::Nothing),
                 Round::NotAllowed(reason) => breaker.conclude(pass, Verdict::Hopeless(&reason)),
-                Round::Failed(reason) => {
+                Round::Failed { reason, answered } => {
                     breaker.conclude(pass, Verdict::Failed(&reason));
                     let taken = self.lane.counters.counts().forwarded_requests;
-                    if self.taken_then.is_some_and(|then| taken > then) {
+                    if !answered && self.taken_then.is_some_and(|then| taken > then) {
                         self.stuck += 1;
                     }
                     self.taken_then = Some(taken);
@@ -141,7 +147,7 @@ impl<'a> Delivery<'a> {
     /// Tries until the request has come to its end, or the tries are used up. A probe has one.
     async fn round(&mut self, pass: Pass) -> Round {
         let tries = if pass.is_probe { 1 } else { 1 + self.shared.options.max_retries };
-        let mut last = String::new();
+        let mut last = (String::new(), false);
         for number in 0..tries {
             if number > 0 {
                 self.back_off().await;
@@ -151,7 +157,7 @@ impl<'a> Delivery<'a> {
                 return Round::CutOff;
             }
             match self.attempt().await {
-                Attempt::Gone => return Round::Over,
+                Attempt::Gone => return Round::Nothing,
                 Attempt::Answered(Answer::Taken { rejected, message }) => {
                     self.taken(rejected, &message);
                     return Round::Over;
@@ -164,16 +170,17 @@ impl<'a> Delivery<'a> {
                     self.failed(&reason);
                     return Round::NotAllowed(reason);
                 }
-                Attempt::Answered(Answer::NotNow { reason, pause }) => {
+                Attempt::Answered(Answer::NotNow { reason, pause, answered }) => {
                     self.failed(&reason);
                     if let Some(pause) = pause {
                         self.lane.leave_alone_for(pause);
                     }
-                    last = reason;
+                    last = (reason, last.1 || answered);
                 }
             }
         }
-        Round::Failed(last)
+        let (reason, answered) = last;
+        Round::Failed { reason, answered }
     }
 
     async fn attempt(&mut self) -> Attempt {
@@ -207,6 +214,7 @@ impl<'a> Delivery<'a> {
                     return Err(error.to_string());
                 }
                 tracing::error!(%error, "a request that is to be forwarded cannot be read; the next process tries again");
+                self.lane.counters.left();
                 return Ok(None);
             }
         };
@@ -255,8 +263,14 @@ impl<'a> Delivery<'a> {
         let reason = reason.to_owned();
         match tokio::task::spawn_blocking(move || spool.set_aside(id, &reason)).await {
             Ok(Ok(())) => counters.refused(),
-            Ok(Err(error)) => tracing::error!(%error, "it could not be set aside; the next process tries again"),
-            Err(error) => tracing::error!(%error, "setting it aside was cut off"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "it could not be set aside; the next process tries again");
+                counters.left();
+            }
+            Err(error) => {
+                tracing::error!(%error, "setting it aside was cut off");
+                counters.left();
+            }
         }
     }
 }

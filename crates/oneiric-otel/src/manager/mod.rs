@@ -222,6 +222,19 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    /// The destinations go next, and store what they have.
+    fn drop(&mut self) {
+        if self.collector.get_mut().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            tracing::warn!(
+                "the manager was dropped without shutdown(): it ends in the background, if the process lives that long"
+            );
+            self.instruments.counts().closed.store(true, Ordering::Release);
+            self.collect();
+        }
+    }
+}
+
 impl ObservabilityManager {
     /// Builds a manager, option by option.
     pub fn builder() -> ManagerBuilder {
@@ -264,6 +277,10 @@ impl ObservabilityManager {
     /// # Errors
     /// [`ManagerError`], with the destinations that do not work; [`StorageError::AlreadyInitialised`] where all do.
     pub async fn init(&self) -> Result<(), ManagerError> {
+        if self.shared.instruments.counts().closed.load(Ordering::Acquire) {
+            let closed = |way: Way<'_>| (way.destination(), Err(StorageError::Closed));
+            return ManagerError::of(self.shared.ways().map(closed).collect());
+        }
         let mut outcomes = self.shared.everywhere(Way::init).await;
         if outcomes.iter().any(|(_, outcome)| outcome.is_ok()) {
             // One that has been running since an earlier call is as it should be.
@@ -354,14 +371,14 @@ impl ObservabilityManager {
         SpanGuard::workflow(&self.shared, workflow_id, name, attributes.into())
     }
 
-    /// Ends the trace of a run, well or with what it failed by.
+    /// Ends the trace of a run, with what it failed by, or else well, unless the guard says already how it ended.
     ///
     /// # Errors
     /// [`Refusal`], of a destination that does not get it.
     pub fn end_workflow_trace(&self, mut workflow: SpanGuard, error: Option<&str>) -> Result<(), Refusal> {
         match error {
             Some(message) => workflow.set_error(message),
-            None => workflow.set_ok(),
+            None => workflow.set_ok_if_unset(),
         }
         workflow.end()
     }

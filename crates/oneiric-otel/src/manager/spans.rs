@@ -43,8 +43,7 @@ impl SpanGuard {
     }
 
     fn begin(shared: &Arc<Shared>, mut data: SpanData, inherited: Attributes, own: Attributes) -> Self {
-        data.attributes = inherited.clone();
-        data.attributes.0.extend(own.0);
+        data.attributes = with_own(&inherited, own);
         Self { shared: Arc::clone(shared), data: Some(data), began: Instant::now(), inherited }
     }
 
@@ -140,6 +139,12 @@ impl SpanGuard {
         });
     }
 
+    pub(super) fn set_ok_if_unset(&mut self) {
+        if self.data.as_ref().is_some_and(|data| data.status == SpanStatus::Unset) {
+            self.set_ok();
+        }
+    }
+
     /// Writes a log record of this span.
     ///
     /// # Errors
@@ -151,8 +156,8 @@ impl SpanGuard {
         attributes: impl Into<Attributes>,
     ) -> Result<(), Refusal> {
         let mut entry = LogEntry::new(level, message.into());
-        entry.attributes = self.inherited.clone();
-        entry.attributes.0.extend(attributes.into().0);
+        entry.attributes = with_own(&self.inherited, attributes.into());
+        severity_name(level).clone_into(&mut entry.severity_text);
         (entry.trace_id, entry.span_id) = (Some(self.trace_id()), Some(self.span_id()));
         self.shared.log(entry)
     }
@@ -188,6 +193,26 @@ impl Drop for SpanGuard {
         }
         // Counted where it is refused.
         drop(self.finish());
+    }
+}
+
+/// Inherited attributes and a record's own, which win.
+fn with_own(inherited: &Attributes, own: Attributes) -> Attributes {
+    let mut attributes = inherited.clone();
+    attributes.0.retain(|(key, _)| !own.0.iter().any(|(own, _)| own == key));
+    attributes.0.extend(own.0);
+    attributes
+}
+
+/// What the manager calls a level.
+fn severity_name(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "TRACE",
+        Level::Debug => "DEBUG",
+        Level::Info => "INFO",
+        Level::Warn => "WARNING",
+        Level::Error => "ERROR",
+        Level::Fatal => "CRITICAL",
     }
 }
 

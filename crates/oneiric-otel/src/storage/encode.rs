@@ -1,6 +1,6 @@
 //! From an application's records to groups of OTLP records. Pure.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
@@ -18,6 +18,12 @@ use super::record::{
 };
 use crate::otlp::{Group, ResourceEnvelope, ScopeEnvelope};
 use crate::query::{Attributes, Moment, SpanId};
+
+/// Which process of a service it is.
+const INSTANCE_ID: &str = "service.instance.id";
+
+/// This process, as the semantic conventions recommend: a random UUID.
+static PROCESS: LazyLock<String> = LazyLock::new(|| uuid::Uuid::new_v4().to_string());
 
 /// Why a record cannot be written as OTLP.
 pub(super) const CUT_VALUE: &str = "a value is only the beginning of one, as lists have them; expected the whole value";
@@ -52,20 +58,39 @@ impl Envelopes {
     }
 }
 
+/// The envelopes of records that do not say whose they are.
+#[derive(Debug, Clone)]
+pub(super) struct Usual {
+    all: Envelopes,
+    /// Two processes of a service must not share a series: each would be read as resets of the other.
+    metrics: Envelopes,
+}
+
+impl Usual {
+    /// None where a value was cut.
+    pub(super) fn of(origin: &Origin) -> Option<Self> {
+        let mut of_process = origin.clone();
+        if !origin.resource.0.iter().any(|(key, _)| key == INSTANCE_ID) {
+            of_process.resource.insert(INSTANCE_ID, PROCESS.as_str());
+        }
+        Some(Self { all: Envelopes::of(origin)?, metrics: Envelopes::of(&of_process)? })
+    }
+}
+
 /// Finds the envelopes of records, of which many in a row have the same origin.
 pub(super) struct Origins {
-    usual: Envelopes,
+    usual: Usual,
     last: Option<(Arc<Origin>, Envelopes)>,
 }
 
 impl Origins {
     /// `usual` is for records without an origin.
-    pub(super) fn new(usual: Envelopes) -> Self {
+    pub(super) fn new(usual: Usual) -> Self {
         Self { usual, last: None }
     }
 
     fn envelopes(&mut self, origin: Option<&Arc<Origin>>) -> Option<Envelopes> {
-        let Some(origin) = origin else { return Some(self.usual.clone()) };
+        let Some(origin) = origin else { return Some(self.usual.all.clone()) };
         if let Some((last, envelopes)) = &self.last
             && (Arc::ptr_eq(last, origin) || last == origin)
         {
@@ -98,7 +123,10 @@ pub(super) fn logs(origins: &mut Origins, logs: Vec<LogEntry>) -> Option<Vec<Gro
 /// Metrics; none where a value was cut.
 pub(super) fn metrics(origins: &mut Origins, metrics: Vec<MetricData>) -> Option<Vec<Group<Metric>>> {
     let group = |data: MetricData| {
-        let envelopes = origins.envelopes(data.origin.as_ref())?;
+        let envelopes = match &data.origin {
+            None => origins.usual.metrics.clone(),
+            origin => origins.envelopes(origin.as_ref())?,
+        };
         Some(envelopes.group(vec![metric(data)?]))
     };
     metrics.into_iter().map(group).collect()
@@ -152,7 +180,7 @@ fn link(link: SpanLink) -> Option<Link> {
 fn log(entry: LogEntry) -> Option<LogRecord> {
     Some(LogRecord {
         time_unix_nano: entry.time.0,
-        observed_time_unix_nano: entry.time.0,
+        observed_time_unix_nano: entry.observed_time.unwrap_or(entry.time).0,
         severity_number: entry.level.map_or(0, |level| level.number().into()),
         severity_text: entry.severity_text,
         body: Some(entry.body.into_otlp()?),

@@ -60,6 +60,12 @@ pub enum StorageError {
         /// Why, of the last.
         reason: NotStored,
     },
+    /// It is closed, though not as it should be.
+    #[error("not closed well: {reason}")]
+    NotClosed {
+        /// What went wrong.
+        reason: String,
+    },
     /// It was not done in time; it goes on.
     #[error("not done within {} s", within.as_secs_f64())]
     TimedOut {

@@ -133,6 +133,7 @@ pub(super) async fn report(running: &Running) -> HealthReport {
     problems.extend(refusing.map(|reason| format!("records are refused: {reason}")));
     problems.extend(closed.map(|reason| reason.to_string()));
     let embedding = embedding(&running.model.borrow());
+    problems.extend(running.left.problems());
     problems.extend(embedding.reason.iter().map(|reason| format!("no embedding model: {reason}")));
     HealthReport {
         is_healthy: is_accepting && database.is_up,

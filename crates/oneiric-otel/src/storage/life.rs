@@ -2,13 +2,16 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::encode::{CUT_VALUE, Envelopes};
+use super::closing::Closing;
+use super::encode::{CUT_VALUE, Usual};
 use super::health::{HealthReport, report};
 use super::queue::{Bounds, Queue};
 use super::worker::{Target, Worker};
@@ -20,7 +23,8 @@ use crate::query::QueryService;
 use crate::self_trace;
 use crate::store::{Database, SqlReader, StoreError};
 use crate::system::{
-    Backend, DiskGuard, ModelLoader, ModelState, Schema, System, SystemOptions, default_data_dir, open_free_spool,
+    Backend, DiskGuard, LeftSpools, LeftSpoolsOptions, ModelLoader, ModelState, Schema, System, SystemOptions,
+    default_data_dir, open_free_spool,
 };
 
 /// Where an adapter is in its life.
@@ -30,7 +34,7 @@ pub(super) enum Life {
     #[default]
     New,
     Running(Box<Parts>),
-    Closed,
+    Closed(Closing),
 }
 
 /// What calls need while it runs, and find closed afterwards.
@@ -42,6 +46,7 @@ pub(super) struct Running {
     pub(super) database: Database,
     pub(super) is_embedded: bool,
     pub(super) model: watch::Receiver<ModelState>,
+    pub(super) left: LeftSpools,
     pub(super) runtime: Option<Handle>,
 }
 
@@ -55,18 +60,17 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Stores what was accepted, as far as there is time, and stops everything.
-    async fn close(self) -> Result<(), StorageError> {
+    /// Begins to store what was accepted, as far as there is time, and to stop everything.
+    fn close(self) -> Closing {
         let Self { system, queue, runtime, timeout } = self;
-        let work = async move {
+        Closing::begin(runtime, async move {
             let began = Instant::now();
             let settled = queue.settle_within(timeout).await;
             let stopped = system.stop(timeout.saturating_sub(began.elapsed())).await;
             queue.clear();
             stopped?;
             settled
-        };
-        runtime.run(work).await
+        })
     }
 }
 
@@ -85,11 +89,16 @@ impl OtelStorage {
         match *life {
             Life::New => {}
             Life::Running(_) => return Err(StorageError::AlreadyInitialised),
-            Life::Closed => return Err(StorageError::Closed),
+            Life::Closed(_) => return Err(StorageError::Closed),
         }
+        let ended = self.shared.starting();
         let runtime = OwnRuntime::start(self.shared.options.threads)?;
-        let begun = runtime.run(begin(self.shared.options.clone()));
-        let (system, queue) = begun.await?;
+        let begun = ended.run_until_cancelled(runtime.run(Box::pin(begin(self.shared.options.clone()))));
+        let Some(begun) = begun.await else {
+            *life = Life::Closed(Closing::over());
+            return Err(StorageError::Closed);
+        };
+        let (system, queue) = begun?;
         let running = Running {
             queue: Arc::clone(&queue),
             asked: system.asked(),
@@ -97,6 +106,7 @@ impl OtelStorage {
             database: system.backend().database().clone(),
             is_embedded: system.backend().is_embedded(),
             model: system.model(),
+            left: system.left_spools(),
             runtime: runtime.handle(),
         };
         // Only one initialisation gets here: the lock is held, and the life was new.
@@ -108,15 +118,17 @@ impl OtelStorage {
     /// Waits until everything that was accepted before this call is durable, as [`Acknowledge`] says.
     ///
     /// # Errors
-    /// [`StorageError::NotStored`] with the number of records that were accepted and are not stored, of all that no flush
-    /// has reported before.
+    /// [`StorageError::NotStored`] with the number of records that were accepted and could not be stored, of all that no
+    /// flush has reported before. Records that can never be stored as they are do not count: their receipts say so, and
+    /// [`Self::health`] counts them.
     pub async fn flush(&self) -> Result<(), StorageError> {
         self.running()?.queue.flush().await
     }
 
     /// Stores what was accepted, stops the workers and lets go of the database, within
     /// [`OtelStorageOptions::cleanup_timeout`]. Calls of `store_*` are refused from the beginning of this call on. What
-    /// waits in the spool is written by the next process. A second call does nothing.
+    /// waits in the spool is written by a later process. An `init` that is under way is given up. It goes on when nobody waits
+    /// for it any more; a further call waits for the same end and is told the same.
     ///
     /// # Errors
     /// [`StorageError::NotInitialised`], or what could not be stored or stopped; it is closed all the same.
@@ -124,15 +136,18 @@ impl OtelStorage {
         if let Some(running) = self.shared.running.get() {
             running.queue.close(StoreRefused::Closed);
         }
-        let mut life = self.shared.life.lock().await;
-        match std::mem::replace(&mut *life, Life::Closed) {
-            Life::New => {
-                *life = Life::New;
-                Err(StorageError::NotInitialised)
-            }
-            Life::Closed => Ok(()),
-            Life::Running(parts) => parts.close().await,
-        }
+        self.shared.stop_starting();
+        let closing = {
+            let mut life = self.shared.life.lock().await;
+            let closing = match std::mem::take(&mut *life) {
+                Life::New => return Err(StorageError::NotInitialised),
+                Life::Closed(closing) => closing,
+                Life::Running(parts) => parts.close(),
+            };
+            *life = Life::Closed(closing.clone());
+            closing
+        };
+        closing.outcome().await
     }
 
     /// The state of the adapter and of everything behind it. Asks the database, for at most some seconds.
@@ -142,7 +157,28 @@ impl OtelStorage {
     pub async fn health(&self) -> Result<HealthReport, StorageError> {
         self.asked()?;
         let running = self.running()?.clone();
-        run_on(running.runtime.clone(), async move { Ok(report(&running).await) }).await
+        let early = self.shared.refused_early.load(Ordering::Relaxed);
+        run_on(running.runtime.clone(), async move {
+            let mut report = report(&running).await;
+            report.queue.refused_records += early;
+            Ok(report)
+        })
+        .await
+    }
+}
+
+impl Shared {
+    /// An `init` begins, which [`Self::stop_starting`] ends.
+    fn starting(&self) -> CancellationToken {
+        let ended = CancellationToken::new();
+        *self.starting.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended.clone());
+        ended
+    }
+
+    fn stop_starting(&self) {
+        if let Some(ended) = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            ended.cancel();
+        }
     }
 }
 
@@ -154,14 +190,8 @@ impl Drop for Shared {
             "the storage was dropped without cleanup(): it is cleaned up in the background, if the process lives that long"
         );
         parts.queue.close(StoreRefused::Closed);
-        let close = move || {
-            if let Err(error) = futures::executor::block_on(parts.close()) {
-                tracing::warn!(%error, "the storage was not cleaned up well");
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("oneiric-otel-cleanup".to_owned()).spawn(close) {
-            tracing::warn!(%error, "the storage was not cleaned up");
-        }
+        // It goes on by itself.
+        drop(parts.close());
     }
 }
 
@@ -176,7 +206,7 @@ impl OwnRuntime {
         Ok(Self(Some(runtime.map_err(StorageError::Threads)?)))
     }
 
-    fn handle(&self) -> Option<Handle> {
+    pub(super) fn handle(&self) -> Option<Handle> {
         self.0.as_ref().map(|runtime| runtime.handle().clone())
     }
 
@@ -294,6 +324,11 @@ async fn prepare(
         disk: backend.is_embedded().then_some(disk),
         model: loader(&options.embedding),
         sql,
+        left_spools: Some(LeftSpoolsOptions {
+            data_dir: data_dir.to_owned(),
+            max_bytes: options.spool_max_bytes,
+            every: options.left_spools_interval,
+        }),
     };
     Ok((schema, system))
 }
@@ -342,7 +377,7 @@ fn start(
     schema: Schema,
     system: SystemOptions,
 ) -> Result<(System, Arc<Queue>), StorageError> {
-    let usual = Envelopes::of(&options.origin)
+    let usual = Usual::of(&options.origin)
         .ok_or_else(|| StorageError::InvalidOption { name: "origin", accepted: CUT_VALUE.to_owned() })?;
     let newest = (options.acknowledge == Acknowledge::Memory).then_some(options.memory_calls);
     let queue = Queue::new(Bounds { bytes: options.queue_max_bytes, newest });

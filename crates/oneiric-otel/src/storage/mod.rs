@@ -30,6 +30,7 @@
 //! # }
 //! ```
 
+mod closing;
 mod encode;
 mod error;
 mod health;
@@ -46,7 +47,8 @@ mod sdk;
 mod weight;
 mod worker;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 pub use error::{NotStored, StorageError, StoreRefused};
 pub use health::{DatabaseReport, EmbeddingReport, HealthReport, QueueReport, SpoolReport, WrittenReport};
@@ -78,6 +80,7 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use queue::Records;
+use tokio_util::sync::CancellationToken;
 
 /// The adapter. Cheap to clone: all clones are one. [`Self::cleanup`] ends it; the last clone that is dropped without it
 /// warns and cleans up in the background, as far as the process lives that long.
@@ -92,6 +95,10 @@ struct Shared {
     /// Set once, by `init`.
     running: OnceLock<Running>,
     life: tokio::sync::Mutex<Life>,
+    /// Ends an `init` that is under way.
+    starting: Mutex<Option<CancellationToken>>,
+    /// Records that were refused before `init`.
+    refused_early: AtomicU64,
 }
 
 /// Records as OTLP has them, for what the records of this module cannot say.
@@ -120,7 +127,14 @@ impl OtelStorage {
     }
 
     fn of(options: OtelStorageOptions) -> Self {
-        Self { shared: Arc::new(Shared { options, running: OnceLock::new(), life: tokio::sync::Mutex::default() }) }
+        let shared = Shared {
+            options,
+            running: OnceLock::new(),
+            life: tokio::sync::Mutex::default(),
+            starting: Mutex::default(),
+            refused_early: AtomicU64::new(0),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Takes spans of a trace in.
@@ -176,10 +190,12 @@ impl OtelStorage {
     }
 
     fn push(&self, mut call: Vec<Records>) -> Result<Receipt, StoreRefused> {
-        match self.shared.running.get() {
-            Some(running) => running.queue.push(&mut call),
-            None => Err(StoreRefused::NotInitialised),
+        if let Some(running) = self.shared.running.get() {
+            return running.queue.push(&mut call);
         }
+        let records = call.iter().map(Records::count).sum();
+        self.shared.refused_early.fetch_add(records, Ordering::Relaxed);
+        Err(StoreRefused::NotInitialised)
     }
 
     fn running(&self) -> Result<&Running, StorageError> {

@@ -59,6 +59,8 @@ pub struct OtelStorageOptions {
     pub store_timeout: Duration,
     /// How long [`OtelStorage::cleanup`] may take.
     pub cleanup_timeout: Duration,
+    /// How often it is looked for spools in which applications on this machine that are gone left something.
+    pub left_spools_interval: Duration,
     /// Threads of its own that it works on, 1 to 64, besides those that encode, embed and sync files.
     pub threads: usize,
     /// The embedding model.
@@ -96,6 +98,7 @@ impl Default for OtelStorageOptions {
             gather_interval: Duration::from_millis(10),
             store_timeout: Duration::from_secs(30),
             cleanup_timeout: Duration::from_secs(10),
+            left_spools_interval: Duration::from_mins(1),
             threads: 2,
             embedding: EmbeddingChoice::default(),
             ingest: IngestOptions::default(),
@@ -139,6 +142,7 @@ impl OtelStorageOptions {
             gather_interval: defaults.gather_interval,
             store_timeout: Duration::from_secs_f64(application.store_timeout_seconds),
             cleanup_timeout: Duration::from_secs_f64(application.cleanup_timeout_seconds),
+            left_spools_interval: defaults.left_spools_interval,
             threads: application.threads,
             #[cfg(feature = "endpoint-model")]
             embedding: embedding(settings),
@@ -204,6 +208,9 @@ impl OtelStorageOptions {
         }
         if self.store_timeout.is_zero() {
             return wrong("store_timeout", "more than 0 s");
+        }
+        if self.left_spools_interval.is_zero() {
+            return wrong("left_spools_interval", "more than 0 s");
         }
         if self.gather_interval > Duration::from_mins(1) {
             return wrong("gather_interval", "at most 60 s");
@@ -275,6 +282,8 @@ setters! {
     store_timeout: Duration => store_timeout = store_timeout;
     /// See [`OtelStorageOptions::cleanup_timeout`].
     cleanup_timeout: Duration => cleanup_timeout = cleanup_timeout;
+    /// See [`OtelStorageOptions::left_spools_interval`].
+    left_spools_interval: Duration => left_spools_interval = left_spools_interval;
     /// See [`OtelStorageOptions::threads`].
     threads: usize => threads = threads;
     /// The embedding model.

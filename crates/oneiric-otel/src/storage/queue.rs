@@ -25,6 +25,8 @@ use crate::otlp::Group;
 const LULL: Duration = Duration::from_secs(2);
 /// And how often at most.
 const SHORTEST_NAP: Duration = Duration::from_millis(5);
+/// What an entry takes besides its records.
+const ENTRY_BYTES: usize = size_of::<Entry>() + 64;
 
 /// Records of one signal, as they were handed over.
 #[derive(Debug)]
@@ -56,19 +58,25 @@ impl Records {
     /// Whether there are none.
     #[cfg(feature = "sdk")]
     pub(super) fn is_empty(&self) -> bool {
-        self.measure().1 == 0
+        self.count() == 0
     }
 
-    /// Bytes in memory, about, and how many there are.
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.measure().1
+    }
+
+    /// Bytes in memory, about, and how many there are. Also nothing takes room.
     fn measure(&self) -> (usize, u64) {
-        match self {
+        let (bytes, records) = match self {
             Self::Traces(records) => (records.weight(), records.count()),
             Self::Metrics(records) => (records.weight(), records.count()),
             Self::Logs(records) => (records.weight(), records.count()),
             Self::SpanGroups(records) => (records.weight(), records.count()),
             Self::MetricGroups(records) => (records.weight(), records.count()),
             Self::LogGroups(records) => (records.weight(), records.count()),
-        }
+        };
+        (bytes + ENTRY_BYTES, records)
     }
 }
 
@@ -363,7 +371,10 @@ impl Reply {
 
     fn answer(&mut self, outcome: Outcome) {
         let Some(sender) = self.sender.take() else { return };
-        if let Err(reason) = &outcome {
+        // What can never be stored as it is, is no failure of ours.
+        if let Err(reason) = &outcome
+            && !matches!(reason, NotStored::Rejected { .. })
+        {
             let mut failed = lock(&self.epoch.failed);
             let before = failed.as_ref().map_or(0, |(records, _)| *records);
             *failed = Some((before + self.records, reason.clone()));
@@ -392,4 +403,20 @@ impl Drop for Reply {
 /// A panic with a lock in hand leaves nothing half done here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_with_nothing_in_them_take_room_too() {
+        let queue = Queue::new(Bounds { bytes: 1 << 20, newest: None });
+        let mut accepted = 0;
+        while let Ok(receipt) = queue.push(&mut Records::of(Batch::default())) {
+            drop(receipt);
+            accepted += 1;
+        }
+        assert!((1000..20_000).contains(&accepted), "{accepted}");
+    }
 }

@@ -4,6 +4,7 @@
 //! them is stored with [`super::OtelStorage::store_otlp`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -169,6 +170,9 @@ pub struct LogEntry {
     pub origin: Option<Arc<Origin>>,
     /// When it happened.
     pub time: Moment,
+    /// When it was noted; none for when it happened.
+    #[serde(default)]
+    pub observed_time: Option<Moment>,
     /// Class of its severity; none for a record without one.
     #[serde(default)]
     pub level: Option<Level>,
@@ -194,9 +198,11 @@ pub struct LogEntry {
 impl LogEntry {
     /// A text of now.
     pub fn new(level: Level, body: impl Into<AttributeValue>) -> Self {
+        let now = Moment::now();
         Self {
             origin: None,
-            time: Moment::now(),
+            time: now,
+            observed_time: Some(now),
             level: Some(level),
             severity_text: String::new(),
             body: body.into(),
@@ -233,15 +239,26 @@ impl MetricData {
         Self::of(name, MetricPoints::Gauge(vec![NumberPoint::now(value.into(), labels.into())]))
     }
 
-    /// What was added since the last point of a sum that only grows.
+    /// What was added since the last point of a sum that only grows. No two have the same time: points are known by what
+    /// they are, and equal ones would count once.
     pub fn counter(name: impl Into<String>, added: impl Into<f64>, labels: impl Into<Attributes>) -> Self {
-        let points = vec![NumberPoint::now(added.into(), labels.into())];
+        let point = NumberPoint::now(added.into(), labels.into());
+        let points = vec![NumberPoint { time: a_later_moment(), ..point }];
         Self::of(name, MetricPoints::Sum { points, temporality: Temporality::Delta, monotonic: true })
     }
 
     fn of(name: impl Into<String>, points: MetricPoints) -> Self {
         Self { origin: None, name: name.into(), description: String::new(), unit: String::new(), points }
     }
+}
+
+/// Now, or a nanosecond after the last one of this process.
+fn a_later_moment() -> Moment {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = Moment::now().0;
+    let later = |last: u64| now.max(last.saturating_add(1));
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(later(last)));
+    Moment(later(last.unwrap_or_default()))
 }
 
 /// Points of one kind.

@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::encode::{CUT_VALUE, Envelopes};
+use super::closing::Closing;
+use super::encode::{CUT_VALUE, Usual};
 use super::health::QueueReport;
 use super::life::{OwnRuntime, data_dir};
 use super::queue::{Bounds, Queue, Records};
@@ -26,7 +27,7 @@ use super::worker::{Target, Worker};
 use super::{Batch, Durability, OtelStorageOptions, Receipt, StorageError, StoreRefused};
 use crate::forward::{Endpoint, ForwardError, ForwardOptions, ForwardStatus, Forwarder};
 use crate::pipeline::BreakerState;
-use crate::system::{file_name, in_free_directory};
+use crate::system::{LeftSpools, file_name, in_free_directory, left_behind};
 
 /// How often it is looked whether everything has been delivered.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -76,7 +77,7 @@ impl OtlpReport {
         self.waiting_requests.values().sum()
     }
 
-    fn new(status: &ForwardStatus, queue: &Queue) -> Self {
+    fn new(status: &ForwardStatus, queue: &Queue, left: &LeftSpools) -> Self {
         let mut report = Self { endpoint: status.endpoint.clone(), queue: queue.report(), ..Self::default() };
         for (lane, spooled) in status.lanes.iter().zip(&status.spool.lanes) {
             let signal = lane.signal.as_str().to_owned();
@@ -93,6 +94,7 @@ impl OtlpReport {
         if let Some(failing) = &status.spool.not_accepting {
             report.problems.push(format!("the spool does not accept: {}", failing.reason));
         }
+        report.problems.extend(left.problems());
         report
     }
 }
@@ -111,6 +113,7 @@ pub(crate) struct OtlpExport {
 struct Running {
     queue: Arc<Queue>,
     forwarder: Forwarder,
+    left: LeftSpools,
 }
 
 #[derive(Debug, Default)]
@@ -118,7 +121,7 @@ enum Life {
     #[default]
     New,
     Running(Parts),
-    Closed,
+    Closed(Closing),
 }
 
 /// What has to be taken down.
@@ -129,6 +132,7 @@ struct Parts {
     runtime: OwnRuntime,
     stop: CancellationToken,
     tasks: TaskTracker,
+    timeout: Duration,
 }
 
 impl OtlpExport {
@@ -148,12 +152,12 @@ impl OtlpExport {
         match *life {
             Life::New => {}
             Life::Running(_) => return Err(StorageError::AlreadyInitialised),
-            Life::Closed => return Err(StorageError::Closed),
+            Life::Closed(_) => return Err(StorageError::Closed),
         }
         let runtime = OwnRuntime::start(self.options.threads)?;
         let (dir, destination) = (data_dir(&self.options)?.join("otlp"), self.destination.clone());
-        let forwarder = runtime.run(open(dir, destination)).await?;
-        let usual = Envelopes::of(&self.options.origin)
+        let forwarder = runtime.run(open(dir.clone(), destination.clone())).await?;
+        let usual = Usual::of(&self.options.origin)
             .ok_or_else(|| StorageError::InvalidOption { name: "origin", accepted: CUT_VALUE.to_owned() })?;
         let queue = Queue::new(Bounds { bytes: self.options.queue_max_bytes, newest: None });
         let worker = Worker {
@@ -166,16 +170,20 @@ impl OtlpExport {
         };
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (workers, sending, stopping) = (tasks.clone(), forwarder.clone(), stop.clone());
+        let left = LeftSpools::default();
+        let send_left = send_left(dir, destination, self.options.left_spools_interval, left.clone(), stop.clone());
         let start = async move {
             workers.spawn(crate::self_trace::inherit(worker.run(stopping.clone())));
             workers.spawn(crate::self_trace::inherit(sending.run(stopping)));
+            workers.spawn(crate::self_trace::inherit(send_left));
             workers.close();
             Ok(())
         };
         runtime.run(start).await?;
         // Only one initialisation gets here: the lock is held, and the life was new.
-        drop(self.running.set(Running { queue: Arc::clone(&queue), forwarder: forwarder.clone() }));
-        *life = Life::Running(Parts { queue, forwarder, runtime, stop, tasks });
+        drop(self.running.set(Running { queue: Arc::clone(&queue), forwarder: forwarder.clone(), left }));
+        let timeout = self.options.cleanup_timeout;
+        *life = Life::Running(Parts { queue, forwarder, runtime, stop, tasks, timeout });
         Ok(())
     }
 
@@ -190,34 +198,36 @@ impl OtlpExport {
         self.running.get().ok_or(StorageError::NotInitialised)?.queue.flush().await
     }
 
-    /// Sends what waits while the endpoint takes it, and closes, within `cleanup_timeout`. The next process sends the rest.
-    /// A second call does nothing.
+    /// Sends what waits while the endpoint takes it, and closes, within `cleanup_timeout`. A later process sends the rest.
+    /// It goes on when nobody waits for it any more; a further call waits for the same end.
     pub(crate) async fn cleanup(&self) -> Result<(), StorageError> {
         if let Some(running) = self.running.get() {
             running.queue.close(StoreRefused::Closed);
         }
-        let mut life = self.life.lock().await;
-        match std::mem::replace(&mut *life, Life::Closed) {
-            Life::New => {
-                *life = Life::New;
-                Err(StorageError::NotInitialised)
-            }
-            Life::Closed => Ok(()),
-            Life::Running(parts) => parts.close(self.options.cleanup_timeout).await,
-        }
+        let closing = {
+            let mut life = self.life.lock().await;
+            let closing = match std::mem::take(&mut *life) {
+                Life::New => return Err(StorageError::NotInitialised),
+                Life::Closed(closing) => closing,
+                Life::Running(parts) => parts.close(),
+            };
+            *life = Life::Closed(closing.clone());
+            closing
+        };
+        closing.outcome().await
     }
 
     /// None before [`Self::init`].
     pub(crate) fn report(&self) -> Option<OtlpReport> {
         let running = self.running.get()?;
-        Some(OtlpReport::new(&running.forwarder.status(), &running.queue))
+        Some(OtlpReport::new(&running.forwarder.status(), &running.queue, &running.left))
     }
 }
 
 impl Parts {
-    async fn close(self, timeout: Duration) -> Result<(), StorageError> {
-        let Self { queue, forwarder, runtime, stop, tasks } = self;
-        let work = async move {
+    fn close(self) -> Closing {
+        let Self { queue, forwarder, runtime, stop, tasks, timeout } = self;
+        Closing::begin(runtime, async move {
             let began = Instant::now();
             let settled = queue.settle_within(timeout).await;
             let left = timeout.saturating_sub(began.elapsed());
@@ -229,8 +239,7 @@ impl Parts {
             tasks.wait().await;
             queue.clear();
             settled
-        };
-        runtime.run(work).await
+        })
     }
 }
 
@@ -239,15 +248,8 @@ impl Drop for OtlpExport {
     fn drop(&mut self) {
         let Life::Running(parts) = std::mem::take(self.life.get_mut()) else { return };
         parts.queue.close(StoreRefused::Closed);
-        let timeout = self.options.cleanup_timeout;
-        let close = move || {
-            if let Err(error) = futures::executor::block_on(parts.close(timeout)) {
-                tracing::warn!(%error, "the way to the OTLP endpoint was not closed well");
-            }
-        };
-        if let Err(error) = std::thread::Builder::new().name("oneiric-otel-cleanup".to_owned()).spawn(close) {
-            tracing::warn!(%error, "the way to the OTLP endpoint was not closed");
-        }
+        // It goes on by itself.
+        drop(parts.close());
     }
 }
 
@@ -268,6 +270,49 @@ async fn open(dir: PathBuf, destination: OtlpDestination) -> Result<Forwarder, S
         tracing::info!(requests = recovered.entries, "requests of an earlier process wait to be sent");
     }
     Ok(forwarder)
+}
+
+/// Sends what applications on this machine that are gone left for the endpoint, until told to stop.
+async fn send_left(
+    dir: PathBuf,
+    destination: OtlpDestination,
+    every: Duration,
+    left: LeftSpools,
+    stop: CancellationToken,
+) {
+    let name = file_name(&destination.endpoint.to_string());
+    loop {
+        for dir in left_behind(dir.clone(), name.clone()).await {
+            let OtlpDestination { endpoint, options } = destination.clone();
+            let options = ForwardOptions { dir: dir.clone(), ..options };
+            let opened = tokio::task::spawn_blocking(move || Forwarder::open(endpoint, options)).await;
+            let (forwarder, recovered) = match opened {
+                Ok(Ok(opened)) => opened,
+                Ok(Err(ForwardError::Spool(SpoolError::InUse { .. }))) => {
+                    left.forget(&dir);
+                    continue;
+                }
+                Ok(Err(error)) => {
+                    left.failed(&dir, &error);
+                    continue;
+                }
+                Err(_) => return,
+            };
+            left.found(&dir, recovered.entries);
+            let over = stop.child_token();
+            let all = async {
+                while is_waiting(&forwarder.status()) && !stop.is_cancelled() {
+                    stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await;
+                }
+                over.cancel();
+            };
+            tokio::join!(forwarder.clone().run(over.clone()), all);
+            left.forget(&dir);
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(every)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// Ready when nothing waits, or when nothing that waits is taken at the moment.

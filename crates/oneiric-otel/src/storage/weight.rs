@@ -1,8 +1,10 @@
 //! How large records are in memory, about. The bound on what waits is kept with it.
 
+use std::sync::Arc;
+
 use prost::Message;
 
-use super::record::{LogEntry, MetricData, MetricPoints, SpanData, TraceData};
+use super::record::{LogEntry, MetricData, MetricPoints, Origin, SpanData, TraceData};
 use crate::otlp::Group;
 
 /// What a record weighs besides its texts.
@@ -15,9 +17,19 @@ pub(super) trait Weight {
     }
 }
 
+/// Shared by many records or by none: it counts with each.
+impl Weight for Option<Arc<Origin>> {
+    fn weight(&self) -> usize {
+        self.as_ref().map_or(0, |origin| {
+            let texts = origin.scope_name.len() + origin.scope_version.len() + origin.schema_url.len();
+            size_of::<Origin>() + texts + origin.resource.weight() + origin.scope_attributes.weight()
+        })
+    }
+}
+
 impl Weight for TraceData {
     fn weight(&self) -> usize {
-        self.spans.iter().map(span).sum()
+        self.origin.weight() + self.spans.iter().map(span).sum::<usize>()
     }
 
     fn count(&self) -> u64 {
@@ -35,7 +47,7 @@ fn span(span: &SpanData) -> usize {
 impl Weight for LogEntry {
     fn weight(&self) -> usize {
         let texts = self.severity_text.len() + self.event_name.len();
-        size_of::<Self>() + texts + self.body.weight() + self.attributes.weight()
+        size_of::<Self>() + self.origin.weight() + texts + self.body.weight() + self.attributes.weight()
     }
 }
 
@@ -52,7 +64,7 @@ impl Weight for MetricData {
                 })
                 .sum(),
         };
-        size_of::<Self>() + self.name.len() + self.description.len() + self.unit.len() + points
+        size_of::<Self>() + self.origin.weight() + self.name.len() + self.description.len() + self.unit.len() + points
     }
 
     fn count(&self) -> u64 {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::encode::{self, CUT_VALUE, Envelopes, Origins};
+use super::encode::{self, CUT_VALUE, Origins, Usual};
 use super::error::{NotStored, StoreRefused};
 use super::queue::{Entry, Queue, Records, Reply};
 use super::receipt::{Acknowledged, Durability};
@@ -20,6 +20,9 @@ use crate::otlp::record::Record;
 use crate::otlp::{Encoding, Group, Signal, protobuf};
 use crate::pipeline::{Accepted, Ingest, Refused, Request};
 use crate::self_trace;
+
+/// How long a try may take at least.
+const SHORTEST_TRY: Duration = Duration::from_secs(5);
 
 /// Rounds that wait for an answer at a time.
 const ROUNDS: usize = 8;
@@ -77,7 +80,7 @@ pub(super) struct Worker {
     pub(super) queue: Arc<Queue>,
     pub(super) target: Target,
     /// Of records that do not say whose they are.
-    pub(super) usual: Envelopes,
+    pub(super) usual: Usual,
     pub(super) durability: Durability,
     /// How long an entry may wait for others to share its request.
     pub(super) gather: Duration,
@@ -154,7 +157,9 @@ impl Worker {
         let (body, records, oldest) = (parcel.body(), parcel.count(), parcel.oldest);
         loop {
             let request = Request { signal: R::SIGNAL, encoding: Encoding::Protobuf, body: body.clone() };
-            let refused = match tokio::time::timeout(self.patience, self.target.submit(request, records)).await {
+            // What has waited too long already gets a try all the same.
+            let patience = self.patience.saturating_sub(oldest.elapsed()).max(SHORTEST_TRY.min(self.patience));
+            let refused = match tokio::time::timeout(patience, self.target.submit(request, records)).await {
                 Ok(Ok(accepted)) => return Ok(accepted),
                 Ok(Err(refused)) => refused,
                 Err(_) => return Err(NotStored::TimedOut { after: oldest.elapsed() }),
@@ -191,7 +196,7 @@ struct Sorted {
 }
 
 impl Sorted {
-    fn of(entries: Vec<Entry>, usual: Envelopes) -> Self {
+    fn of(entries: Vec<Entry>, usual: Usual) -> Self {
         let mut origins = Origins::new(usual);
         let (spans, metrics, logs) = (Parcel::default(), Parcel::default(), Parcel::default());
         let mut sorted = Self { spans, metrics, logs };

@@ -9,6 +9,7 @@ mod data_dir;
 mod disk;
 #[cfg(feature = "embedded")]
 mod embedded;
+mod left;
 mod maintenance;
 mod model;
 mod spools;
@@ -27,16 +28,17 @@ pub use data_dir::default_data_dir;
 pub use disk::DiskGuard;
 #[cfg(feature = "embedded")]
 pub use embedded::Embedded;
+pub use left::{LeftSpools, LeftSpoolsOptions};
 pub use model::{ModelLoader, ModelState};
 pub(crate) use spools::open_free_spool;
 #[cfg(feature = "forward")]
-pub(crate) use spools::{file_name, in_free_directory};
+pub(crate) use spools::{file_name, in_free_directory, left_behind};
 pub use spools::{name_of, open_spool, spool_dir, spools, spools_of};
 pub use tasks::Tasks;
 
 use crate::derive::{DeriveOptions, Derived, Deriver};
 use crate::embed::EmbedOptions;
-use crate::pipeline::{BreakerState, Ingest, IngestOptions, Replayer};
+use crate::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
 use crate::query::{QueryOptions, QueryService};
 use crate::rollup::{RollupOptions, RollupWorker};
 use crate::store::SqlReader;
@@ -71,6 +73,8 @@ pub struct SystemOptions {
     pub model: Option<ModelLoader>,
     /// A connection for SQL of anybody.
     pub sql: Option<SqlReader>,
+    /// Where applications that are gone may have left requests for this database, which are written then.
+    pub left_spools: Option<LeftSpoolsOptions>,
 }
 
 impl Default for SystemOptions {
@@ -85,6 +89,7 @@ impl Default for SystemOptions {
             disk: None,
             model: None,
             sql: None,
+            left_spools: None,
         }
     }
 }
@@ -99,6 +104,7 @@ pub struct System {
     queries: QueryService,
     asked: watch::Receiver<QueryService>,
     is_ready: watch::Receiver<bool>,
+    left: LeftSpools,
 }
 
 impl fmt::Debug for System {
@@ -111,9 +117,20 @@ impl System {
     /// Starts everything on an open database, in the runtime of the caller. The model loads in the background, and a
     /// database that is away is waited for there; requests are admitted at once.
     pub fn start(backend: Backend, schema: Schema, options: SystemOptions) -> Self {
-        let SystemOptions { ingest, derive, embed, rollup, query, remember_requests, disk, model: loader, sql } =
-            options;
+        let SystemOptions {
+            ingest,
+            derive,
+            embed,
+            rollup,
+            query,
+            remember_requests,
+            disk,
+            model: loader,
+            sql,
+            left_spools,
+        } = options;
         let database = backend.database().clone();
+        let left_ingest = IngestOptions { ack: Ack::Stored, ..ingest.clone() };
         let ingest = Ingest::new(ingest);
         let mut tasks = Tasks::default();
         if let Some(disk) = disk {
@@ -138,6 +155,14 @@ impl System {
         tasks.spawn_after("maintenance", &is_ready, move |stop| {
             maintenance::maintain(maintained, received, remember_requests, stop)
         });
+        let left = LeftSpools::default();
+        if let Some(options) = left_spools {
+            let (name, database, told) =
+                (name_of(backend.target(), backend.is_embedded()), database.clone(), left.clone());
+            tasks.spawn_after("left-spools", &is_ready, |stop| {
+                left::write(options, name, database, left_ingest, told, stop)
+            });
+        }
         let replayer = Replayer::new(database.clone(), Replayer::EVERY);
         tasks.spawn_after("dead-letters", &is_ready, |stop| async move { replayer.run(stop).await });
         let deriver = Deriver::new(database.clone(), derive);
@@ -160,7 +185,7 @@ impl System {
             None => queries,
         };
         let asked = with_model_once_loaded(queries.clone(), model.clone(), &mut tasks);
-        Self { backend, ingest, tasks, derived, model, queries, asked, is_ready }
+        Self { backend, ingest, tasks, derived, model, queries, asked, is_ready, left }
     }
 
     /// Starts a task that ends when the system is stopped, before those that are here already.
@@ -194,6 +219,11 @@ impl System {
     /// Whether the schema is there, so that something is written.
     pub fn is_ready(&self) -> watch::Receiver<bool> {
         self.is_ready.clone()
+    }
+
+    /// The spools of processes that are gone.
+    pub fn left_spools(&self) -> LeftSpools {
+        self.left.clone()
     }
 
     /// Whom to ask about its cache: see [`Self::asked`] for questions.

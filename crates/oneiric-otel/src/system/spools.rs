@@ -27,13 +27,7 @@ pub fn spool_dir(data_dir: &Path, backend: &Backend) -> PathBuf {
 /// All spools of a database that are there: that of a server, and those of applications. `target` is [`Backend::target`].
 pub fn spools_of(data_dir: &Path, target: &str, is_embedded: bool) -> Vec<PathBuf> {
     let name = name_of(target, is_embedded);
-    let is_of_application = |dir: &Path| {
-        let rest = dir.file_name().and_then(|dir| dir.to_str()?.strip_prefix(&name)?.strip_prefix("-app-"));
-        rest.is_some_and(|number| number.parse::<u32>().is_ok())
-    };
-    let dirs = fs::read_dir(spools(data_dir)).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> = dirs.filter(|dir| is_of_application(dir)).collect();
-    found.sort();
+    let mut found = of_applications(&spools(data_dir), &name);
     let own = spools(data_dir).join(name);
     found.splice(..0, own.is_dir().then_some(own));
     found
@@ -50,12 +44,11 @@ pub fn name_of(target: &str, is_embedded: bool) -> String {
 /// When another process has it open, or its directory cannot be used.
 pub fn open_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<Spool, SpoolError> {
     let dir = spool_dir(data_dir, backend);
-    let options = SpoolOptions { max_bytes, ..SpoolOptions::new(&dir, Signal::ALL.map(Signal::as_str)) };
-    let (spool, recovered) = Spool::open(options)?;
+    let (spool, recovered) = Spool::open(spool_options(&dir, max_bytes))?;
     if recovered.entries > 0 {
         tracing::info!(requests = recovered.entries, "requests of an earlier process wait in the spool");
     }
-    warn_of_others(data_dir, &dir);
+    warn_of_others(data_dir, &dir, &name_of(backend.target(), backend.is_embedded()));
     Ok(spool)
 }
 
@@ -67,16 +60,44 @@ pub fn open_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<
 pub(crate) async fn open_free_spool(data_dir: &Path, backend: &Backend, max_bytes: u64) -> Result<Spool, SpoolError> {
     let name = name_of(backend.target(), backend.is_embedded());
     let dir = spools(data_dir);
-    let open = move |dir: &Path| {
-        let options = SpoolOptions { max_bytes, ..SpoolOptions::new(dir, Signal::ALL.map(Signal::as_str)) };
-        Spool::open(options)
-    };
+    let open = move |dir: &Path| Spool::open(spool_options(dir, max_bytes));
     let (spool, recovered) =
         in_free_directory(dir, name, open, |error| matches!(error, SpoolError::InUse { .. })).await?;
     if recovered.entries > 0 {
         tracing::info!(requests = recovered.entries, "requests of an earlier process wait in the spool");
     }
     Ok(spool)
+}
+
+/// A spool of requests, with a lane for each signal.
+pub(super) fn spool_options(dir: &Path, max_bytes: u64) -> SpoolOptions {
+    SpoolOptions { max_bytes, ..SpoolOptions::new(dir, Signal::ALL.map(Signal::as_str)) }
+}
+
+/// The directories of applications, among those of [`in_free_directory`], in which requests wait. Somebody may be working on
+/// them.
+pub(crate) async fn left_behind(dir: PathBuf, name: String) -> Vec<PathBuf> {
+    let found = tokio::task::spawn_blocking(move || {
+        let mut found = of_applications(&dir, &name);
+        found.retain(|dir| has_segments(dir));
+        found
+    });
+    found.await.unwrap_or_default()
+}
+
+/// The directories of applications, in order.
+fn of_applications(dir: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let is_one = |found: &fs::DirEntry| found.file_name().to_str().is_some_and(|found| is_of_application(found, name));
+    let mut found: Vec<PathBuf> = entries.filter(is_one).map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+/// Whether a directory is one of `NAME-app-1` and so on.
+fn is_of_application(found: &str, name: &str) -> bool {
+    let number = found.strip_prefix(name).and_then(|rest| rest.strip_prefix("-app-"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Opens something in the first of `NAME-app-1`, `NAME-app-2` and so on that no other process uses.
@@ -108,10 +129,13 @@ pub(crate) fn file_name(target: &str) -> String {
 }
 
 /// Requests that wait for a database which nobody serves would wait for ever unheard.
-fn warn_of_others(data_dir: &Path, own: &Path) {
+/// Those of applications on the same database are seen to elsewhere.
+fn warn_of_others(data_dir: &Path, own: &Path, name: &str) {
     let Ok(others) = fs::read_dir(spools(data_dir)) else { return };
-    for dir in others.flatten().map(|entry| entry.path()).filter(|dir| dir != own) {
-        if has_segments(&dir) {
+    for other in others.flatten() {
+        let dir = other.path();
+        let is_same_database = other.file_name().to_str().is_some_and(|found| is_of_application(found, name));
+        if dir != own && !is_same_database && has_segments(&dir) {
             tracing::warn!(
                 spool = %dir.display(),
                 "requests wait there for another database; who opens that database stores them"
@@ -149,5 +173,19 @@ mod tests {
         let names: Vec<_> = found.iter().filter_map(|dir| dir.file_name()?.to_str()).collect();
         assert_eq!(names, ["embedded", "embedded-app-1", "embedded-app-2"]);
         assert_eq!(spools_of(&dir.path().join("none"), "", true), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn directories_of_applications_are_told_from_others() {
+        for (found, expected) in [
+            ("embedded-app-1", true),
+            ("embedded-app-256", true),
+            ("embedded", false),
+            ("embedded-app-", false),
+            ("embedded-app-1x", false),
+            ("other-app-1", false),
+        ] {
+            assert_eq!(is_of_application(found, "embedded"), expected, "{found}");
+        }
     }
 }

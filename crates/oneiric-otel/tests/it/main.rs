@@ -9,6 +9,7 @@ mod errors;
 mod export;
 mod fidelity;
 mod gate;
+mod leaving;
 mod letters;
 mod listing;
 mod log_meaning;

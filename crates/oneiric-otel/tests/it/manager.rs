@@ -212,8 +212,10 @@ async fn what_it_is_told_is_found_on_both_sides() {
         .map(|entry| (entry.severity_number, entry.severity_text.as_deref(), entry.body.as_deref().unwrap()))
         .collect();
     told.sort_unstable();
-    assert_eq!(told, [(17, None, "3 tests failed"), (17, Some("ERROR"), "broken"), (21, Some("CRITICAL"), "lost")]);
-    let of_span = of_trace.iter().find(|entry| entry.severity_text.is_none()).unwrap();
+    let expected =
+        [(17, Some("ERROR"), "3 tests failed"), (17, Some("ERROR"), "broken"), (21, Some("CRITICAL"), "lost")];
+    assert_eq!(told, expected);
+    let of_span = of_trace.iter().find(|entry| entry.body.as_deref() == Some("3 tests failed")).unwrap();
     assert_eq!(of_span.attributes["workflow.id"], "run-17");
     assert_eq!(of_span.attributes["vcs.repository.name"], "fastblocks");
     assert_eq!(manager.get_logs(&logs_of(None, None)).await.unwrap().logs.len(), 6);
@@ -418,6 +420,58 @@ async fn a_destination_that_cannot_start_does_not_keep_the_other_from_working() 
     stage.await_rows(Destination::Otlp, "otel_logs", 1).await;
     assert!(manager.init().await.is_err());
     assert!(manager.shutdown().await.unwrap_err().to_string().contains("not initialised"));
+    let error = manager.init().await.unwrap_err().to_string();
+    assert_eq!(error, "postgresql: the storage is closed; otlp: the storage is closed");
+}
+
+#[tokio::test]
+async fn a_manager_that_is_dropped_stores_what_was_measured_and_its_endpoint_gets_what_another_left() {
+    let mut stage = Stage::new().await;
+    let manager = stage.manager(Backend::Postgresql).await;
+    let runs = manager.counter("runs", "{run}", "").unwrap();
+    runs.add(1, [("n", 1)]);
+    drop(manager);
+    stage.await_rows(Destination::Postgresql, "otel_metrics", 1).await;
+
+    stage.endpoint.fail(Fault::Down).await;
+    let options = OtelStorageOptions {
+        cleanup_timeout: Duration::from_secs(1),
+        left_spools_interval: Duration::from_millis(50),
+        ..storage(None, &stage.dir)
+    };
+    let builder = ObservabilityManager::builder().backend(Backend::Otlp).storage(options).otlp(otlp(&stage.endpoint));
+    let (first, second) = (builder.clone().build().unwrap(), builder.build().unwrap());
+    first.init().await.unwrap();
+    second.init().await.unwrap();
+    failed_run(&first, 1);
+    first.shutdown().await.unwrap();
+    stage.endpoint.recover().await;
+    stage.await_rows(Destination::Otlp, "otel_spans", 4).await;
+    second.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_workflow_ends_as_its_guard_says_and_own_attributes_win() {
+    let stage = Stage::new().await;
+    let manager = stage.manager(Backend::Postgresql).await;
+    let mut workflow = manager.start_workflow_trace("run-1", "nightly", [("workflow.id", "mine")]);
+    workflow.set_error("no answer");
+    workflow.log(Level::Warn, "slow", [("workflow.name", "other")]).unwrap();
+    let trace_id = workflow.trace_id();
+    manager.end_workflow_trace(workflow, None).unwrap();
+    manager.flush().await.unwrap();
+    stage.await_rows(Destination::Postgresql, "otel_spans", 1).await;
+    stage.await_rows(Destination::Postgresql, "otel_logs", 1).await;
+    let root = &manager.storage().unwrap().get_trace(trace_id, 10).await.unwrap().spans[0];
+    assert_eq!((root.status.code.as_str(), root.status.message.as_str()), ("error", Some("no answer")));
+    let keys: Vec<_> = root.attributes.0.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(keys, ["workflow.name", "workflow.id"]);
+    let entry = &manager.get_logs(&logs_of(Some(trace_id), None)).await.unwrap().logs[0];
+    assert_eq!(
+        (entry.severity_text.as_deref(), &entry.attributes["workflow.name"]),
+        (Some("WARNING"), &"other".into())
+    );
+    manager.shutdown().await.unwrap();
 }
 
 #[tokio::test]
@@ -650,11 +704,16 @@ mod example;
 async fn the_example_finds_runs_that_failed_alike_and_both_sides_have_all_of_it() {
     let mut stage = Stage::new().await;
     let url = format!("http://{}", stage.endpoint.address);
+    let settings = host_settings(&[
+        ("STORAGE_BACKEND", "both"),
+        ("CONNECTION_STRING", &stage.url),
+        ("DATA_DIR", stage.dir.path().to_str().unwrap()),
+        ("OTLP__ENDPOINT", &url),
+    ]);
+    let settings = settings.unwrap();
     for (run, fault) in [(1, None), (2, Some(Fault::Down))] {
-        let running = tokio::spawn({
-            let (database, url) = (stage.url.clone(), url.clone());
-            async move { example::run(Some(database), Some(url)).await.map_err(|error| error.to_string()) }
-        });
+        let settings = settings.clone();
+        let running = tokio::spawn(async move { example::run(&settings).await.map_err(|error| error.to_string()) });
         if let Some(fault) = fault {
             stage.endpoint.fail(fault).await;
             while stage.source.count("SELECT count(*) FROM otel.otel_spans").await < 200 {

@@ -106,7 +106,8 @@ fn grpc_codes_are_tried_again_as_otlp_says() {
 fn retry_info_gives_the_pause_and_tells_an_overload_from_a_limit() {
     let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(3)));
     let status = Status::with_error_details(Code::ResourceExhausted, "busy", details.clone());
-    let expected = Answer::NotNow { reason: "ResourceExhausted: busy".to_owned(), pause: Some(Duration::from_secs(3)) };
+    let pause = Some(Duration::from_secs(3));
+    let expected = Answer::NotNow { reason: "ResourceExhausted: busy".to_owned(), pause, answered: true };
     assert_eq!(Answer::of_status(&status), expected);
     let status = Status::with_error_details(Code::InvalidArgument, "bad", details);
     assert!(matches!(Answer::of_status(&status), Answer::Refused(_)));

@@ -8,7 +8,7 @@ use crate::query::{AttributeValue, Level};
 use crate::storage::{LogEntry, MetricData};
 
 fn origins() -> Origins {
-    Origins::new(Envelopes::of(&Origin::service("workflows")).expect("whole values"))
+    Origins::new(Usual::of(&Origin::service("workflows")).expect("whole values"))
 }
 
 fn key(key: &str, value: Value) -> KeyValue {
@@ -19,7 +19,7 @@ fn one<R: Clone>(groups: Option<Vec<Group<R>>>) -> R {
     let groups = groups.expect("whole values");
     assert_eq!((groups.len(), groups[0].records.len()), (1, 1));
     let resource = groups[0].resource.resource.as_ref().expect("a resource");
-    assert_eq!(resource.attributes, [key("service.name", Value::StringValue("workflows".to_owned()))]);
+    assert_eq!(resource.attributes[0], key("service.name", Value::StringValue("workflows".to_owned())));
     groups[0].records[0].clone()
 }
 
@@ -38,6 +38,7 @@ fn a_log_entry_has_severity_body_and_its_place_in_a_trace() {
     }
     let entry = LogEntry {
         time: Moment(17),
+        observed_time: Some(Moment(18)),
         severity_text: "CRITICAL".to_owned(),
         attributes: Attributes::from([("attempt", 3)]),
         trace_id: Some(crate::query::TraceId([7; 16])),
@@ -48,7 +49,7 @@ fn a_log_entry_has_severity_body_and_its_place_in_a_trace() {
     let record = one(logs(&mut origins(), vec![entry]));
     let expected = LogRecord {
         time_unix_nano: 17,
-        observed_time_unix_nano: 17,
+        observed_time_unix_nano: 18,
         severity_number: 21,
         severity_text: "CRITICAL".to_owned(),
         body: Some(AnyValue { value: Some(Value::StringValue("no answer".to_owned())) }),
@@ -114,6 +115,37 @@ fn a_metric_has_its_type_unit_and_labels() {
         (point.start_time_unix_nano, &point.bucket_counts, &point.explicit_bounds),
         (0, &vec![1, 2], &vec![1.0])
     );
+}
+
+#[test]
+fn metrics_name_the_process_unless_their_origin_does() {
+    let instance = |origin: Origin| {
+        let mut origins = Origins::new(Usual::of(&origin).expect("whole values"));
+        let groups = metrics(&mut origins, vec![MetricData::gauge("n", 1.0, [("a", 1)])]).expect("whole values");
+        let spans = spans(&mut origins, vec![TraceData::default()]).expect("whole values");
+        let ids = |resource: &ResourceEnvelope| {
+            let attributes = &resource.resource.as_ref().expect("a resource").attributes;
+            attributes.iter().filter(|attribute| attribute.key == INSTANCE_ID).cloned().collect::<Vec<_>>()
+        };
+        (ids(&groups[0].resource), ids(&spans[0].resource))
+    };
+    let (of_metrics, of_spans) = instance(Origin::service("workflows"));
+    assert_eq!((of_metrics.len(), of_spans.len()), (1, 0));
+    let mut named = Origin::service("workflows");
+    named.resource.insert(INSTANCE_ID, "one");
+    let own = vec![key(INSTANCE_ID, Value::StringValue("one".to_owned()))];
+    assert_eq!(instance(named), (own.clone(), own));
+}
+
+#[test]
+fn no_two_counted_points_are_equal() {
+    let points: std::collections::BTreeSet<Moment> = (0..1000)
+        .map(|_| match MetricData::counter("n", 1, [("a", 1)]).points {
+            MetricPoints::Sum { points, .. } => points[0].time,
+            other => panic!("a sum, not {other:?}"),
+        })
+        .collect();
+    assert_eq!(points.len(), 1000);
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //!    └──────────────── Accepted ◀──────────────────────┘   └────────────── release ◀──────────────┘
 //! ```
 //!
+//! A request for which the queue has no room is only examined before the spool, and prepared when it is read back.
+//!
 //! The two halves meet in the queue. [`Ingest::submit`] needs no database: it answers when the request is durable in the
 //! spool ([`Ack::Spooled`]), committed ([`Ack::Stored`]) or merely held in memory ([`Ack::Memory`]). The writers need no
 //! sender: what they cannot write waits. Everything in between is bounded. Nothing here knows a protocol, and nothing
@@ -192,7 +194,7 @@ impl Default for IngestOptions {
 /// The write path at one moment.
 #[derive(Debug, Clone)]
 pub struct IngestStatus {
-    /// Why nothing can be acknowledged now, if so.
+    /// Why nothing can be acknowledged now, or nothing of one signal, if so.
     pub refusing: Option<Refusing>,
     /// The breaker before the database.
     pub breaker: BreakerStatus,
@@ -213,6 +215,8 @@ pub struct Refusing {
     pub reason: String,
     /// Since when.
     pub since: SystemTime,
+    /// The signal of these requests, when others are accepted.
+    pub only: Option<Signal>,
 }
 
 /// The write path. Cheap to clone; every receiver holds one.
@@ -295,6 +299,8 @@ impl Ingest {
     pub fn start_writing(&self, database: Database) {
         let Handle { core, writers, stop } = &*self.handle;
         let store = Arc::clone(core.store.get_or_init(|| Arc::new(Store::new(database))));
+        let asked = store.database.clone();
+        drop(tokio::spawn(self_trace::inherit(async move { asked.warn_of_volatility().await })));
         for _ in 0..core.options.writers.max(1) {
             let writer = Writer { core: Arc::clone(core), store: Arc::clone(&store) };
             writers.spawn(self_trace::inherit(writer.run(stop.clone())));
@@ -339,11 +345,11 @@ impl Ingest {
     /// [`Refused`] when no promise can be given. It is not counted: nobody was turned away.
     pub async fn submit_own(&self, request: Request) -> Result<Accepted, Refused> {
         let core = &self.handle.core;
-        if !core.has_room_to_spare() {
+        let signal = request.signal;
+        if !core.has_room_to_spare(signal) {
             let reason = "the room that is left is for telemetry of others".to_owned();
             return Err(Refused::Unavailable { reason, retry_after: Duration::from_secs(5) });
         }
-        let signal = request.signal;
         let outcome = core.admit(request, true).await;
         if let Ok(accepted) = &outcome {
             core.counters.accepted(signal, accepted);
@@ -360,7 +366,7 @@ impl Ingest {
             (Some(known), Some(reason)) => known.reason = reason,
             (known @ None, Some(reason)) => {
                 tracing::error!(%reason, "requests are refused");
-                *known = Some(Refusing { reason, since: SystemTime::now() });
+                *known = Some(Refusing { reason, since: SystemTime::now(), only: None });
             }
             (known @ Some(_), None) => {
                 tracing::info!("requests are accepted again");
@@ -376,8 +382,8 @@ impl Ingest {
     /// Says what is in the way.
     pub fn can_acknowledge(&self) -> Result<(), String> {
         match self.status().refusing {
-            Some(refusing) => Err(refusing.reason),
-            None => Ok(()),
+            Some(Refusing { reason, only: None, .. }) => Err(reason),
+            Some(Refusing { only: Some(_), .. }) | None => Ok(()),
         }
     }
 
@@ -508,16 +514,13 @@ impl Core {
     }
 
     /// Whether there is room for what may as well be lost.
-    fn has_room_to_spare(&self) -> bool {
+    fn has_room_to_spare(&self, signal: Signal) -> bool {
         match &self.options.ack {
             Ack::Spooled(spool) => {
                 let status = spool.status();
                 status.bytes < status.max_bytes / 4 * 3
             }
-            Ack::Stored => {
-                let has_room = |places: &Arc<Semaphore>| places.available_permits() > self.options.waiting_requests / 4;
-                self.waiting.iter().all(has_room)
-            }
+            Ack::Stored => self.waiting[signal as usize].available_permits() > self.options.waiting_requests / 4,
             Ack::Memory { .. } => !self.queue.is_crowded(),
         }
     }
@@ -532,27 +535,27 @@ impl Core {
     fn refusing(&self, spool: Option<&SpoolStatus>, breaker: &BreakerStatus) -> Option<Refusing> {
         if self.queue.is_closed() {
             let since = *self.closed_at.get_or_init(SystemTime::now);
-            return Some(Refusing { reason: "shutting down".to_owned(), since });
+            return Some(Refusing { reason: "shutting down".to_owned(), since, only: None });
         }
         if let Some(refusing) = self.refusing.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             return Some(refusing);
         }
         if let Some(spool) = spool {
             if let Some(not) = spool.not_accepting.clone() {
-                return Some(Refusing { reason: not.reason, since: not.since });
+                return Some(Refusing { reason: not.reason, since: not.since, only: None });
             }
             let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
             // Senders that stay away cannot find out that there is room again.
             if spool.bytes < spool.max_bytes / 2 {
                 *full = Default::default();
             }
-            return full.iter().flatten().min_by_key(|full| full.since).cloned();
+            return full.iter().flatten().min_by_key(|full| (full.only.is_some(), full.since)).cloned();
         }
         if matches!(self.options.ack, Ack::Stored)
             && let Err(refused) = self.check_breaker()
         {
             let since = breaker.failing_since.unwrap_or(breaker.since);
-            return Some(Refusing { reason: refused.to_string(), since });
+            return Some(Refusing { reason: refused.to_string(), since, only: None });
         }
         None
     }
@@ -631,11 +634,18 @@ impl Core {
     /// Each signal has room of its own: one that finds it says nothing of the others.
     fn note_full(&self, signal: Signal, reason: Option<String>) {
         let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        if reason.is_none() {
+            for (other, full) in Signal::ALL.into_iter().zip(full.iter_mut()).filter(|(other, _)| *other != signal) {
+                if let Some(refusing) = full {
+                    refusing.only = Some(other);
+                }
+            }
+        }
         let full = &mut full[signal as usize];
         match (&*full, reason) {
             (None, Some(reason)) => {
                 tracing::error!(%reason, signal = signal.as_str(), "requests are refused until some are written");
-                *full = Some(Refusing { reason, since: SystemTime::now() });
+                *full = Some(Refusing { reason, since: SystemTime::now(), only: None });
             }
             (Some(_), None) => {
                 tracing::info!(signal = signal.as_str(), "the spool has room again");
@@ -687,7 +697,7 @@ impl Core {
                     tracing::error!(%error, "a request for dead letters cannot be read back");
                     return Ok(None);
                 }
-                Err(error) => return Err(StoreError::transient_from(error)),
+                Err(error) => return Err(StoreError::elsewhere(error)),
             },
             (Place::Spool(_), None) => return Err(StoreError::transient("the spool is gone")),
         };

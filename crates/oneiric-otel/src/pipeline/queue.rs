@@ -3,8 +3,8 @@
 //! # Order and fairness
 //! A lane gives its oldest request first, and lanes take turns, so that a flood of one signal does not hold up another.
 //! What a writer could not write comes back in halves until the request at fault is alone. A lane of which nothing can be
-//! written is held for a while, so that it does not spend the breaker's patience for the others. And it never takes the
-//! last writers that others might need: a table that somebody has locked stops its own signal alone.
+//! written is held for a while, so that it does not spend the breaker's patience for the others. And of four writers or
+//! more it never takes the last that others might need: a table that somebody has locked stops its own signal alone.
 //!
 //! # Memory
 //! With a spool, a lane keeps prepared only what fits in its share of memory, what failed included; the rest lies in the
@@ -582,7 +582,8 @@ impl Lane {
             self.memory -= work.memory();
             return Next::Task(Task::Write(work));
         }
-        let mut due = self.returned.iter().filter_map(|work| work.record.not_before).min();
+        // Without a writer for it nothing is due: when one is free, somebody looks again.
+        let mut due = self.returned.iter().filter(|_| may_write).filter_map(|work| work.record.not_before).min();
         let is_full = self.rows >= bounds.batch_rows || self.memory >= bounds.lane_memory();
         if !is_full
             && !self.reading

@@ -101,6 +101,7 @@ impl Writer {
                 let reason = error.to_string();
                 let verdict = match error.class() {
                     ErrorClass::BadData => Verdict::Nothing,
+                    _ if error.is_elsewhere() => Verdict::Nothing,
                     // A part of a batch that failed before: the search for its cause says nothing new of the database.
                     _ if database_works && work.record.written_then.is_some() => Verdict::Nothing,
                     ErrorClass::Misconfigured if !database_works => Verdict::Hopeless(&reason),
@@ -123,13 +124,13 @@ impl Writer {
             let began = Instant::now();
             let limit = self.core.options.write_timeout;
             let attempt = tokio::time::timeout(limit, self.store.write(&batches, &render)).await;
-            // Who waited that long has waited longer than all retries: others are to have their turn.
-            let is_late = attempt.is_err();
             let late = |_| Err(StoreError::transient(format!("no commit within {} s", limit.as_secs())));
+            // Who waited that long, for an answer or a lock, has waited longer than all retries: others are to have their turn.
+            let is_over = attempt.is_err();
             match attempt.unwrap_or_else(late) {
                 Err(error)
                     if error.class() == ErrorClass::Transient
-                        && !is_late
+                        && !(is_over || error.is_locked())
                         && retries < self.core.options.max_retries =>
                 {
                     tracing::warn!(%error, retry = retries + 1, "could not write, trying again");
@@ -242,7 +243,9 @@ impl Writer {
             self.core.request(&entry.source)?.map_or_else(Vec::new, |request| prepare::as_protobuf(&request));
         let signal = entry.source.signal;
         let dead = DeadLetter { signal, records, class, message: &message, retries: 0, raw_data: &raw_data };
-        self.store.bury(entry.batch.request_hash, &dead).await
+        let limit = self.core.options.write_timeout;
+        let buried = tokio::time::timeout(limit, self.store.bury(entry.batch.request_hash, &dead)).await;
+        buried.unwrap_or_else(|_| Err(StoreError::transient(format!("no commit within {} s", limit.as_secs()))))
     }
 
     /// Brings a lane's next entries from the spool into memory.

@@ -257,7 +257,8 @@ impl Queue {
                 if state.closed.is_some() {
                     return None;
                 }
-                state.is_idle = lull >= LULL;
+                // Who waits for nobody is woken by everybody.
+                state.is_idle = lull >= LULL || gather.is_zero();
                 state.is_idle
             };
             if is_idle {
@@ -409,14 +410,70 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
+    const GATHER: Duration = Duration::from_millis(10);
+
+    fn queue() -> Arc<Queue> {
+        Queue::new(Bounds { bytes: 1 << 20, newest: None })
+    }
+
+    fn push(queue: &Arc<Queue>) -> Receipt {
+        queue.push(&mut vec![Records::Logs(vec![LogEntry::new(crate::storage::Level::Info, "one")])]).expect("room")
+    }
+
+    fn worker(queue: &Arc<Queue>) -> tokio::task::JoinHandle<Option<usize>> {
+        let queue = Arc::clone(queue);
+        tokio::spawn(async move { queue.take(usize::MAX, GATHER).await.map(|taken| taken.len()) })
+    }
+
     #[test]
     fn calls_with_nothing_in_them_take_room_too() {
-        let queue = Queue::new(Bounds { bytes: 1 << 20, newest: None });
+        let queue = queue();
         let mut accepted = 0;
         while let Ok(receipt) = queue.push(&mut Records::of(Batch::default())) {
             drop(receipt);
             accepted += 1;
         }
         assert!((1000..20_000).contains(&accepted), "{accepted}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_worker_wants_to_be_woken_only_after_a_lull() {
+        let queue = queue();
+        let worker = worker(&queue);
+        tokio::time::sleep(LULL / 2).await;
+        assert!(!queue.lock().is_idle, "it looks by itself");
+        tokio::time::sleep(LULL).await;
+        assert!(queue.lock().is_idle);
+        let began = tokio::time::Instant::now();
+        drop((push(&queue), push(&queue)));
+        assert_eq!(worker.await.expect("no panic"), Some(2));
+        assert_eq!(began.elapsed(), GATHER, "one waited for the other");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_while_it_looks_waits_no_longer_than_to_gather() {
+        let queue = queue();
+        let worker = worker(&queue);
+        tokio::time::sleep(GATHER + GATHER / 2).await;
+        let began = tokio::time::Instant::now();
+        drop(push(&queue));
+        assert_eq!(worker.await.expect("no panic"), Some(1));
+        assert!(began.elapsed() <= GATHER, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_in_a_hurry_and_who_closes_wait_for_no_pause() {
+        let queue = queue();
+        let hurried = worker(&queue);
+        tokio::time::sleep(GATHER / 2).await;
+        let began = tokio::time::Instant::now();
+        drop(push(&queue));
+        queue.hurry.notify_one();
+        assert_eq!(hurried.await.expect("no panic"), Some(1));
+        let ended = worker(&queue);
+        tokio::task::yield_now().await;
+        queue.close(StoreRefused::Closed);
+        assert_eq!(ended.await.expect("no panic"), None);
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Transaction};
@@ -163,15 +164,16 @@ impl Database {
     /// still runs on it then is cancelled: behind a lock it would wait for as long as that is held, with what it has
     /// written already.
     pub(crate) async fn lease(&self) -> Result<Leased, StoreError> {
-        Ok(Leased { client: Some(self.client().await?), connector: self.connector.clone() })
+        let (client, connector) = (Some(self.client().await?), self.connector.clone());
+        Ok(Leased { client, connector, commits: Arc::default() })
     }
 
     /// One statement outside a transaction, in one round trip.
     pub(crate) async fn query(&self, sql: &str, arguments: &[Argument<'_>]) -> Result<Vec<Row>, StoreError> {
         let leased = self.lease().await?;
-        let rows = leased.client()?.query_typed(sql, arguments).await?;
+        let rows = leased.client()?.query_typed(sql, arguments).await;
         leased.keep();
-        Ok(rows)
+        Ok(rows?)
     }
 
     /// One statement outside a transaction that returns one row.
@@ -234,6 +236,7 @@ impl Database {
 pub(crate) struct Leased {
     client: Option<Client>,
     connector: Connector,
+    commits: Arc<AtomicBool>,
 }
 
 impl Leased {
@@ -243,6 +246,12 @@ impl Leased {
 
     pub(crate) async fn transaction(&mut self) -> Result<Transaction<'_>, StoreError> {
         Ok(self.client.as_mut().ok_or_else(given_back)?.transaction().await?)
+    }
+
+    /// To be set before a COMMIT is sent: from then on nothing is cancelled. A commit that waits for a standby would end at
+    /// once, visible here and not there.
+    pub(crate) fn commits(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.commits)
     }
 
     /// Gives the connection back to the pool.
@@ -257,7 +266,10 @@ fn given_back() -> StoreError {
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        if let Some(client) = self.client.take() {
+        let Some(client) = self.client.take() else { return };
+        if client.is_closed() || self.commits.load(Ordering::Relaxed) {
+            drop(Client::take(client));
+        } else {
             reader::give_up(client, self.connector.clone());
         }
     }

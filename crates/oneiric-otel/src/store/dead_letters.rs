@@ -7,6 +7,7 @@
 //! requests is not asked for: the request that it came from stands there since it was refused.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -20,7 +21,7 @@ use super::batch::Batch;
 use super::database::Database;
 use super::error::StoreError;
 use super::residue::without_nul;
-use super::write::{Render, Store};
+use super::write::{Render, SETTINGS, Store};
 use crate::otlp::Signal;
 use crate::otlp::canonical::Hash128;
 
@@ -249,9 +250,10 @@ pub(crate) async fn bury(transaction: &Transaction<'_>, dead: &DeadLetter<'_>) -
 impl Store {
     /// Makes a dead letter of a whole request, unless it was stored before.
     pub(crate) async fn bury(&self, request_hash: Hash128, dead: &DeadLetter<'_>) -> Result<(), StoreError> {
-        let mut client = self.database.client().await?;
+        let mut client = self.database.lease().await?;
+        let commits = client.commits();
         let transaction = client.transaction().await?;
-        transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
+        transaction.batch_execute(SETTINGS).await?;
         let is_new = transaction
             .execute(
                 "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal) VALUES ($1, $2, $3)
@@ -266,7 +268,9 @@ impl Store {
         if is_new > 0 {
             bury(&transaction, dead).await?;
         }
+        commits.store(true, Ordering::Relaxed);
         transaction.commit().await?;
+        client.keep();
         Ok(())
     }
 
@@ -288,12 +292,15 @@ impl Store {
     async fn replay_once(&self, letter: Uuid, batch: &Batch, render: Render<'_>) -> Result<Replayed, StoreError> {
         let batches = [batch];
         let resolved = self.resolve(&batches).await?;
-        let mut client = self.database.client().await?;
+        let mut client = self.database.lease().await?;
+        let commits = client.commits();
         let transaction = client.transaction().await?;
-        transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
+        transaction.batch_execute(SETTINGS).await?;
         let claim = "SELECT retry_count + 1 FROM otel.otel_telemetry_dlq WHERE id = $1 AND processed_at IS NULL
                      FOR UPDATE SKIP LOCKED";
         let Some(claimed) = transaction.query_opt(claim, &[&letter]).await? else {
+            transaction.rollback().await?;
+            client.keep();
             return Ok(Replayed::Elsewhere);
         };
         let mut poison = resolved.insert_carefully(&transaction).await?;
@@ -302,14 +309,18 @@ impl Store {
         {
             let reason = first.reason.to_string();
             refuse(&transaction, letter, &reason).await?;
+            commits.store(true, Ordering::Relaxed);
             transaction.commit().await?;
+            client.keep();
             return Ok(Replayed::Refused { reason });
         }
         resolved.bury(&transaction, &mut poison, claimed.get(0), render).await?;
         resolved.touch(&transaction, &[true]).await?;
         let done = "UPDATE otel.otel_telemetry_dlq SET processed_at = now() WHERE id = $1";
         transaction.execute(done, &[&letter]).await?;
+        commits.store(true, Ordering::Relaxed);
         transaction.commit().await?;
+        client.keep();
         let (rows, refused) = (batch.rows.len() as u64, poison.len() as u64);
         Ok(Replayed::Stored { records: rows - refused, refused })
     }

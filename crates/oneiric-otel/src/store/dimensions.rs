@@ -17,6 +17,7 @@ use super::error::StoreError;
 use super::fidelity::Writer;
 use super::residue::without_nul;
 use super::rows::find as find_attribute;
+use super::write::SETTINGS;
 use crate::otlp::canonical::Hash128;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 
@@ -272,7 +273,7 @@ impl Dimensions {
 /// A transaction whose rows survive whatever happens once it is committed: records will refer to them.
 async fn begin(client: &mut Leased) -> Result<Transaction<'_>, StoreError> {
     let transaction = client.transaction().await?;
-    transaction.batch_execute("SET LOCAL synchronous_commit = on").await?;
+    transaction.batch_execute(SETTINGS).await?;
     Ok(transaction)
 }
 

@@ -22,6 +22,8 @@ enum Mark {
     Stale,
     /// Nobody took the rows of an answer.
     NotTaken,
+    /// It says nothing about the database.
+    Elsewhere,
 }
 
 /// What to do about a [`StoreError`].
@@ -58,8 +60,18 @@ impl StoreError {
     }
 
     /// Something other than the database failed, and may be mended.
-    pub(crate) fn transient_from(error: impl std::error::Error) -> Self {
-        Self::transient(error.to_string())
+    pub(crate) fn elsewhere(error: impl std::error::Error) -> Self {
+        Self { mark: Some(Mark::Elsewhere), ..Self::transient(error.to_string()) }
+    }
+
+    /// Whether it says nothing about the database.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.mark == Some(Mark::Elsewhere)
+    }
+
+    /// Whether the database has answered, so that the connection is as good as before.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.code.is_some()
     }
 
     /// What was prepared no longer fits the database and has to be prepared again.
@@ -109,7 +121,7 @@ impl StoreError {
         self.code == Some(SqlState::CHECK_VIOLATION) && self.constraint.is_none()
     }
 
-    /// A lock that was asked for without waiting is held by somebody else.
+    /// A lock is held by somebody else, and was not waited for, or for too long.
     pub(crate) fn is_locked(&self) -> bool {
         self.code == Some(SqlState::LOCK_NOT_AVAILABLE)
     }

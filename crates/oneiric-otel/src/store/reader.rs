@@ -209,20 +209,31 @@ impl Drop for Reader {
 
 /// Cancels what runs on a connection and closes it, without waiting for that.
 pub(super) fn give_up(client: Client, connector: Connector) {
-    match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn(self_trace::inherit(abandon(client, connector)))),
-        Err(_) => drop(Client::take(client)),
+    let client = Abandoned(Some(client));
+    if let Some(runtime) = connector.runtime().or_else(|| Handle::try_current().ok()) {
+        drop(runtime.spawn(self_trace::inherit(abandon(client, connector))));
+    }
+}
+
+/// A connection that does not go back to the pool, whatever becomes of the task that has it.
+struct Abandoned(Option<Client>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(client) = self.0.take() {
+            drop(Client::take(client));
+        }
     }
 }
 
 /// Its place in the pool is free afterwards, not before: else those who come and go could keep more statements running
 /// than there are places.
-async fn abandon(client: Client, connector: Connector) {
-    let token = client.cancel_token();
+async fn abandon(client: Abandoned, connector: Connector) {
+    let Some(token) = client.0.as_ref().map(|client| client.cancel_token()) else { return };
     match tokio::time::timeout(CANCEL_WITHIN, connector.cancel(&token)).await {
         Ok(Ok(())) => tracing::debug!("cancelled a statement that nobody waits for"),
         Ok(Err(error)) => tracing::warn!(%error, "a statement that nobody waits for could not be cancelled"),
         Err(_) => tracing::warn!("a statement that nobody waits for could not be cancelled in time"),
     }
-    drop(Client::take(client));
+    drop(client);
 }

@@ -155,6 +155,11 @@ impl Connector {
         token.cancel_query(self.tls.clone()).await
     }
 
+    /// Where connections live.
+    pub(super) fn runtime(&self) -> Option<Handle> {
+        self.runtime.clone()
+    }
+
     fn attempts(&self, config: &Config) -> (SslMode, Option<SslMode>) {
         let is_local = |host: &Host| match host {
             Host::Tcp(_) => false,
@@ -183,7 +188,7 @@ impl Connect for Connector {
                 if let Ok(connected) = AbortOnDropHandle::new(connecting).await {
                     return connected;
                 }
-                // It has been shut down; this one has not.
+                // It was shut down; this one was not.
             }
             self.clone().attempt(config).await
         })

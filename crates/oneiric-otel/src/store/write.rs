@@ -15,6 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -40,7 +41,7 @@ const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
 /// Whatever the role's default: an acknowledgement promises a durable commit. And who waits for a lock is not to hold up
 /// those who could write meanwhile.
-const SETTINGS: &str = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '10s'";
+pub(super) const SETTINGS: &str = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '10s'";
 
 /// The write side of a database, with what it remembers. Shared by all writers of a process.
 #[derive(Debug)]
@@ -166,21 +167,19 @@ impl Store {
         pass: Pass,
         dead_letter: Render<'_>,
     ) -> Result<Vec<Written>, StoreError> {
-        let batches = resolved.batches;
         let mut connection = self.database.lease().await?;
+        let commits = connection.commits();
         let transaction = connection.transaction().await?;
-        transaction.batch_execute(SETTINGS).await?;
-
-        check_references(&transaction, &resolved.ids).await?;
-        let fresh = enter_ledger(&transaction, batches).await?;
-        let mut written: Vec<Written> =
-            fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
-        let mut poison = resolved.insert(&transaction, &fresh, pass).await?;
-        resolved.bury(&transaction, &mut poison, 0, dead_letter).await?;
-        for refused in &poison {
-            written[refused.batch].refused.push(refused.record);
-        }
-        resolved.touch(&transaction, &fresh).await?;
+        let written = match resolved.write(&transaction, pass, dead_letter).await {
+            Err(error) if error.is_answer() => {
+                // As with spans that were sent before: what comes next needs a connection too.
+                transaction.rollback().await?;
+                connection.keep();
+                return Err(error);
+            }
+            written => written?,
+        };
+        commits.store(true, Ordering::Relaxed);
         transaction.commit().await?;
         connection.keep();
         self.templates.remember(resolved.templates.iter().map(|(id, _)| *id));
@@ -199,6 +198,27 @@ pub(super) struct Resolved<'a> {
 }
 
 impl Resolved<'_> {
+    /// Everything that a transaction has to do but the commit.
+    async fn write(
+        &self,
+        transaction: &Transaction<'_>,
+        pass: Pass,
+        dead_letter: Render<'_>,
+    ) -> Result<Vec<Written>, StoreError> {
+        transaction.batch_execute(SETTINGS).await?;
+        check_references(transaction, &self.ids).await?;
+        let fresh = enter_ledger(transaction, self.batches).await?;
+        let mut written: Vec<Written> =
+            fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
+        let mut poison = self.insert(transaction, &fresh, pass).await?;
+        self.bury(transaction, &mut poison, 0, dead_letter).await?;
+        for refused in &poison {
+            written[refused.batch].refused.push(refused.record);
+        }
+        self.touch(transaction, &fresh).await?;
+        Ok(written)
+    }
+
     /// Makes dead letters of the records that were refused, which were replayed so many times.
     pub(super) async fn bury(
         &self,

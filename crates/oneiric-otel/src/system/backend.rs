@@ -105,10 +105,7 @@ impl Backend {
     /// When the database answers and the schema cannot be brought up to date.
     pub async fn migrate_if_there(&self) -> Result<Schema, StoreError> {
         match self.migrate().await {
-            Ok(_) => {
-                self.database.warn_of_volatility().await;
-                Ok(Schema::Ready)
-            }
+            Ok(_) => Ok(Schema::Ready),
             Err(error) if error.class() == crate::store::ErrorClass::Transient => {
                 tracing::warn!(%error, database = self.target(), "the database is away; requests wait for it");
                 Ok(Schema::Awaited)

@@ -293,6 +293,7 @@ async fn a_table_that_somebody_has_locked_stops_its_own_signal_alone() {
         (written("traces"), written("logs"), written("metrics")) == (20, 20, 0)
     })
     .await;
+    assert_eq!(ingest.counts().failed_batches, 0, "nobody has given up waiting for the lock by then");
     somebody.batch_execute("ROLLBACK").await.expect("let go");
     ingest.drain().await;
     assert_eq!(stored(&test).await, (20, 20, 20));
@@ -301,25 +302,51 @@ async fn a_table_that_somebody_has_locked_stops_its_own_signal_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_is_given_up_leaves_nothing_running() {
     let (test, database) = migrated().await;
-    let hasty = IngestOptions { write_timeout: Duration::from_millis(100), ..options(Ack::Stored) };
+    let hasty = IngestOptions { write_timeout: Duration::from_secs(1), ..options(Ack::Stored) };
     let ingest = Ingest::start(database, hasty);
     let somebody = test.client().await;
     somebody.batch_execute("BEGIN; LOCK TABLE otel.otel_spans IN ACCESS EXCLUSIVE MODE").await.expect("locked");
-    let refused = send(&ingest, Signal::Traces, one_span(1)).await;
-    assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+    let sender = ingest.clone();
+    let refused = tokio::spawn(async move { send(&sender, Signal::Traces, one_span(1)).await });
     let waiting =
         format!("SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND wait_event_type = 'Lock'", test.name());
-    let began = Instant::now();
-    while test.count(&waiting).await > 0 {
-        assert!(began.elapsed() < Duration::from_secs(5), "it still waits for the lock");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let wait_for_count = async |count: i64| {
+        let began = Instant::now();
+        while test.count(&waiting).await != count {
+            assert!(began.elapsed() < PATIENCE, "waited in vain for {count} who wait for a lock");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    wait_for_count(1).await;
+    let refused = refused.await.expect("no panic");
+    assert!(matches!(refused, Err(Refused::Unavailable { .. })), "{refused:?}");
+    wait_for_count(0).await;
     somebody.batch_execute("ROLLBACK").await.expect("let go");
     let began = Instant::now();
     while send(&ingest, Signal::Traces, one_span(1)).await.is_err() {
         assert!(began.elapsed() < PATIENCE, "{:?}", ingest.status());
     }
     assert_eq!(stored(&test).await.0, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_made_for_somebody_whose_runtime_stands_still_serves_others() {
+    let (_test, database) = migrated().await;
+    let asked = database.clone();
+    let (done, asked_all) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    let somebody = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async { futures::future::join_all((0..8).map(|_| asked.ping())).await });
+        done.send(()).expect("somebody waits");
+        receiver.recv().expect("told to end");
+    });
+    asked_all.await.expect("asked");
+    let all = futures::future::join_all((0..8).map(|_| database.ping()));
+    let answered = tokio::time::timeout(Duration::from_secs(20), all).await.expect("they answer");
+    assert!(answered.iter().all(Result::is_ok), "{answered:?}");
+    sender.send(()).expect("it waits");
+    somebody.join().expect("no panic");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -348,6 +348,23 @@ async fn a_signal_that_is_stuck_leaves_writers_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_that_is_due_and_has_no_writer_keeps_nobody_busy() {
+    let bounds = Bounds { batch_rows: 1, batch_interval: INTERVAL, memory: 1 << 20, requests: Some(1000), writers: 4 };
+    let queue = Queue::new(bounds, None);
+    for number in 1..=3 {
+        queue.push(span(number));
+    }
+    let mut suspect = work(&queue).await;
+    suspect.record.alone = 1;
+    queue.give_back_failed(suspect, 0, true);
+    queue.leave(Signal::Traces);
+    let _in_hand = (work(&queue).await, work(&queue).await);
+    tokio::time::advance(FIRST_PAUSE * 2).await;
+    let next = queue.lock().next(&bounds, false);
+    assert!(matches!(next, Next::Nothing), "there is nothing to wait for but a writer");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_for_the_end_takes_no_call_from_who_waits_for_work() {
     let queue = std::sync::Arc::new(queue(1));
     let ends: Vec<_> = (0..3)

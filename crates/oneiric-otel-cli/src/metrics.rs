@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use oneiric_otel::forward::{ForwardCounts, ForwardLane, ForwardStatus};
 use oneiric_otel::pipeline::{BreakerState, IngestStatus, Latencies};
-use oneiric_otel::query::CacheCounts;
+use oneiric_otel::query::{CacheCounts, QuestionVectorCounts};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -72,6 +72,7 @@ impl Collector for Snapshot {
         page.counter("derived_traces", "Rows of traces written or rewritten", self.derived.traces)?;
         page.counter("new_texts", "Traces whose text was not known and needed a vector", self.derived.texts_new)?;
         page.cache(&self.cache)?;
+        page.question_vectors(&self.question_vectors)?;
         if let Some(is_up) = self.is_up {
             page.gauge("database_up", "Whether the database answers", f64::from(u8::from(is_up)))?;
         }
@@ -180,6 +181,12 @@ impl Page<'_> {
         self.gauges("forward_spool_entries", "Requests that wait to be passed on", "signal", &entries)?;
         self.gauge("forward_spool_bytes", "Bytes of their files", spool.bytes as f64)?;
         self.gauge("forward_quarantine_bytes", "Bytes of refused requests", spool.quarantine_bytes as f64)
+    }
+
+    fn question_vectors(&mut self, vectors: &QuestionVectorCounts) -> fmt::Result {
+        let outcomes = BTreeMap::from([("hit", vectors.hits), ("miss", vectors.misses)]);
+        self.counters("question_vectors", "Questions in words whose vector was kept", "outcome", &outcomes)?;
+        self.gauge("question_vector_entries", "Vectors of questions that are kept", vectors.entries as f64)
     }
 
     fn cache(&mut self, cache: &CacheCounts) -> fmt::Result {

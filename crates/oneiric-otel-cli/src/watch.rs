@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use oneiric_otel::derive::Derived;
 use oneiric_otel::forward::{ForwardStatus, Forwarder};
 use oneiric_otel::pipeline::{Ingest, IngestStatus};
-use oneiric_otel::query::{CacheCounts, QueryService};
+use oneiric_otel::query::{CacheCounts, QueryService, QuestionVectorCounts};
 use oneiric_otel::store::{Census, Database};
 use oneiric_otel_server::{Page, Refusals};
 use tokio_util::sync::CancellationToken;
@@ -61,6 +61,7 @@ pub(crate) struct Snapshot {
     pub(crate) derived: Derived,
     /// Of answers to questions.
     pub(crate) cache: CacheCounts,
+    pub(crate) question_vectors: QuestionVectorCounts,
     pub(crate) is_up: Option<bool>,
     pub(crate) census: Option<Census>,
     pub(crate) unauthenticated_requests: u64,
@@ -146,6 +147,7 @@ impl Watch {
             ingest: self.ingest.status(),
             derived: (self.derived)(),
             cache: self.queries.cache_counts(),
+            question_vectors: self.queries.question_vector_counts(),
             is_up,
             census,
             unauthenticated_requests: self.refusals.unauthenticated_requests(),

@@ -15,7 +15,7 @@ pub use endpoint::{EndpointModel, EndpointOptions};
 #[cfg(feature = "local-model")]
 pub use local::{LocalModel, LocalModelError};
 pub(crate) use worker::check;
-pub use worker::{EmbedOptions, Embedded, EmbeddingWorker, NewTexts};
+pub use worker::{EmbedOptions, Embedded, EmbeddingWorker, IndexKind, NewTexts};
 
 /// What turns texts into vectors.
 ///

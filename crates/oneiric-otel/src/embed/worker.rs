@@ -32,8 +32,18 @@ pub struct EmbedOptions {
     pub interval: Duration,
     /// Pause between two looks whether pgvector has appeared, and whether an index is due.
     pub upkeep: Duration,
-    /// Whether the vector index is built when there are enough vectors.
-    pub index: bool,
+    /// The vector index that is built when there are enough vectors; none for none.
+    pub index: Option<IndexKind>,
+}
+
+/// An index on vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexKind {
+    /// Hierarchical navigable small worlds: finds nearly all, takes long to build.
+    Hnsw,
+    /// Lists of vectors that lie together, made anew when there are four times as many: built in a fraction of the time,
+    /// finds less.
+    Ivfflat,
 }
 
 impl Default for EmbedOptions {
@@ -43,7 +53,7 @@ impl Default for EmbedOptions {
             batch_tokens: 4096,
             interval: Duration::from_millis(500),
             upkeep: Duration::from_secs(30),
-            index: true,
+            index: Some(IndexKind::Hnsw),
         }
     }
 }
@@ -88,6 +98,7 @@ pub struct EmbeddingWorker {
     embedder: Arc<dyn Embedder>,
     options: EmbedOptions,
     wake: Arc<NewTexts>,
+    maintenance: Option<Database>,
 }
 
 impl std::fmt::Debug for EmbeddingWorker {
@@ -99,7 +110,13 @@ impl std::fmt::Debug for EmbeddingWorker {
 impl EmbeddingWorker {
     /// Prepares a worker that `wake` wakes besides the clock. Nothing happens before [`Self::run`] or a pass.
     pub fn new(database: Database, embedder: Arc<dyn Embedder>, options: EmbedOptions, wake: Arc<NewTexts>) -> Self {
-        Self { database, embedder, options, wake }
+        Self { database, embedder, options, wake, maintenance: None }
+    }
+
+    /// The same worker with another way to the database, for building indexes.
+    #[must_use]
+    pub fn maintaining_over(self, maintenance: Database) -> Self {
+        Self { maintenance: Some(maintenance), ..self }
     }
 
     /// Embeds what comes until `token` is cancelled. Trouble is logged and tried again. Builds the vector index when
@@ -161,8 +178,15 @@ impl EmbeddingWorker {
     /// Builds the index on vectors if there are enough of them, which [`Self::run`] does by itself. Returns whether there is one.
     pub async fn build_index(&self) -> Result<bool, StoreError> {
         let Some(model) = self.database.register_model(self.embedder.model()).await? else { return Ok(false) };
-        self.database.build_vector_index(&model).await?;
+        self.make_index(&model).await?;
         self.database.has_vector_index(&model).await
+    }
+
+    async fn make_index(&self, model: &RegisteredModel) -> Result<(), StoreError> {
+        if let Some(kind) = self.options.index {
+            self.maintenance.as_ref().unwrap_or(&self.database).build_vector_index(model, kind).await?;
+        }
+        Ok(())
     }
 
     async fn pass(&self, upkeep: bool) -> Result<Embedded, StoreError> {
@@ -206,9 +230,7 @@ impl EmbeddingWorker {
         }
         if upkeep {
             while self.embed_templates(&model).await? {}
-            if self.options.index {
-                self.database.build_vector_index(&model).await?;
-            }
+            self.make_index(&model).await?;
         }
         Ok(total)
     }

@@ -15,6 +15,7 @@
 
 mod aggregate;
 mod backend;
+mod collect;
 mod health;
 mod instruments;
 mod options;
@@ -22,8 +23,8 @@ mod spans;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::join_all;
 
@@ -82,6 +83,8 @@ struct Shared {
     export: Option<OtlpExport>,
     instruments: Instruments,
     refused: BTreeMap<Destination, AtomicU64>,
+    /// Delta points for which there was no room, by destination: they go with the next collection.
+    kept: Mutex<BTreeMap<Destination, Vec<MetricData>>>,
     /// Dropping it ends the thread that collects.
     collector: Mutex<Option<Sender<()>>>,
 }
@@ -163,9 +166,7 @@ impl Shared {
             let own = if ways.peek().is_some() { batch.clone() } else { batch.take() };
             if let Err(reason) = way.take(own.unwrap_or_default()) {
                 let destination = way.destination();
-                if let Some(refused) = self.refused.get(&destination) {
-                    refused.fetch_add(records, Ordering::Relaxed);
-                }
+                self.count_refused(destination, records);
                 outcome = outcome.and(Err(Refusal { destination, reason }));
             }
         }
@@ -184,30 +185,10 @@ impl Shared {
         self.send(Signal::Metrics, points as u64, Batch { metrics, ..Batch::default() })
     }
 
-    /// Hands over what counters and histograms have to tell.
-    fn collect(&self) {
-        // Counted where it is refused.
-        drop(self.metrics(self.instruments.collect()));
-    }
-
-    /// Starts the thread that collects, unless there is one. It ends with the manager, which it does not keep alive.
-    fn start_collector(self: &Arc<Self>) -> Result<(), StorageError> {
-        let mut collector = self.collector.lock().unwrap_or_else(PoisonError::into_inner);
-        if collector.is_some() {
-            return Ok(());
+    fn count_refused(&self, destination: Destination, records: u64) {
+        if let Some(refused) = self.refused.get(&destination) {
+            refused.fetch_add(records, Ordering::Relaxed);
         }
-        let (sender, ended) = mpsc::channel();
-        let (shared, interval): (Weak<Self>, _) = (Arc::downgrade(self), self.options.metric_interval);
-        let run = move || {
-            while ended.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                let Some(shared) = shared.upgrade() else { return };
-                shared.collect();
-            }
-        };
-        let thread = std::thread::Builder::new().name("oneiric-otel-metrics".to_owned());
-        thread.spawn(run).map_err(StorageError::Threads)?;
-        *collector = Some(sender);
-        Ok(())
     }
 
     async fn everywhere<'a, F>(&'a self, call: impl Fn(Way<'a>) -> F) -> Vec<(Destination, Result<(), StorageError>)>
@@ -265,6 +246,7 @@ impl ObservabilityManager {
             storage,
             #[cfg(feature = "forward")]
             export,
+            kept: Mutex::default(),
             collector: Mutex::default(),
             options,
         };

@@ -27,8 +27,8 @@ pub struct ManagerOptions {
     pub store_logs: bool,
     /// How often counters and histograms are collected; a flush and the shutdown collect them too.
     pub metric_interval: Duration,
-    /// What a point of a counter or histogram covers. A delta point that is refused is gone; a cumulative one is made up
-    /// for by the next.
+    /// What a point of a counter or histogram covers. A delta point for which there is no room goes with the next collection; a
+    /// cumulative one is made up for by the next.
     pub temporality: Temporality,
     /// Label sets of a counter or histogram at most; the others share one. With cumulative points they stay until the
     /// end of the process.

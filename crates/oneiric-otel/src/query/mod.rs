@@ -21,6 +21,7 @@ mod logs;
 mod marks;
 mod metrics;
 pub(crate) mod pattern;
+mod question_vectors;
 mod range;
 mod search;
 mod similar;
@@ -33,6 +34,8 @@ pub(crate) mod words;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+use question_vectors::QuestionVectors;
 
 use crate::embed::{EmbedError, Embedder};
 use crate::store::embeddings::Scan;
@@ -66,6 +69,7 @@ pub(crate) use metrics::roll_up;
 pub use metrics::{
     Aggregation, MAX_STEPS, MetricLabel, MetricOverview, MetricPoint, MetricRange, MetricSeries, MetricsRequest,
 };
+pub use question_vectors::QuestionVectorCounts;
 pub use range::{TimeRange, recent_now};
 pub use search::{SEARCH_FLOOR, SearchAnswer, SearchMode, SearchRequest, TextHit};
 pub use similar::{NearRequest, SIMILARITY_THRESHOLD, SimilarAnswer, SimilarRequest};
@@ -169,22 +173,25 @@ pub struct QueryService {
     sql: Option<SqlReader>,
     cache: Arc<cache::Cache>,
     bypasses_cache: bool,
+    vectors: Arc<QuestionVectors>,
     options: QueryOptions,
     scan: Scan,
 }
 
-/// From which similarity on something counts.
+/// From which similarity on something counts, and how many vectors are kept to find that out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryOptions {
     /// Of two traces, where a request does not say; 0 to 1.
     pub similarity_threshold: f64,
     /// Of a text and a question in words; 0 to 1.
     pub search_floor: f64,
+    /// Vectors of questions in words that are kept, those used last; at least 1.
+    pub question_vectors: usize,
 }
 
 impl Default for QueryOptions {
     fn default() -> Self {
-        Self { similarity_threshold: SIMILARITY_THRESHOLD, search_floor: SEARCH_FLOOR }
+        Self { similarity_threshold: SIMILARITY_THRESHOLD, search_floor: SEARCH_FLOOR, question_vectors: 1000 }
     }
 }
 
@@ -207,6 +214,7 @@ impl QueryService {
             sql: None,
             cache: Arc::default(),
             bypasses_cache: false,
+            vectors: Arc::new(QuestionVectors::new(QueryOptions::default().question_vectors)),
             options: QueryOptions::default(),
             scan: Scan::Index,
         }
@@ -215,7 +223,7 @@ impl QueryService {
     /// The same service with other options.
     #[must_use]
     pub fn with_options(self, options: QueryOptions) -> Self {
-        Self { options, ..self }
+        Self { vectors: Arc::new(QuestionVectors::new(options.question_vectors)), options, ..self }
     }
 
     /// From which similarity on something counts.

@@ -6,7 +6,7 @@
 //! all of theirs. Ids, numbers and hosts are masked in texts, and looked up besides: see `marks`.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -16,7 +16,6 @@ use super::filter::TraceFilter;
 use super::marks::{ExactMatch, Marked};
 use super::trace::TraceOverview;
 use super::{QueryError, QueryService, check_limit};
-use crate::embed::{EmbedError, Embedder, check};
 use crate::store::embeddings::RegisteredModel;
 use crate::store::search::RowFilter;
 use crate::store::text_words::TextStatistics;
@@ -199,7 +198,7 @@ impl QueryService {
         let embedder = self.embedder.as_ref().ok_or_else(|| unavailable("no embedding model is at hand"))?;
         let model = self.database.registered_model(embedder.model()).await?;
         let missing = || unavailable("the database has no vectors of this model yet, or no pgvector");
-        Ok((model.ok_or_else(missing)?, embed_one(embedder, question.to_owned()).await?))
+        Ok((model.ok_or_else(missing)?, self.vectors.of(embedder, question.to_owned()).await?))
     }
 
     /// The question's vector, or why there is none.
@@ -221,7 +220,7 @@ impl QueryService {
         let backlog = self.database.embedding_backlog(&model).await?;
         let note = (backlog > 0)
             .then(|| format!("{backlog} texts still wait for their vector: they are compared by words only"));
-        let vector = embed_one(embedder, Aim::of(question).asked(question)).await?;
+        let vector = self.vectors.of(embedder, Aim::of(question).asked(question)).await?;
         Ok((Some((model, vector)), note))
     }
 
@@ -397,20 +396,6 @@ fn total(candidate: &Candidate, meaning: bool, best_cosine: f64, best_bm25: f64)
 fn rarity(texts: i64, with_word: i64) -> f64 {
     let (texts, with_word) = (texts.max(with_word) as f64, with_word as f64);
     (1.0 + (texts - with_word + 0.5) / (with_word + 0.5)).ln()
-}
-
-/// The vector of one text, computed where it does not hold up other tasks.
-async fn embed_one(embedder: &Arc<dyn Embedder>, text: String) -> Result<Vec<f32>, QueryError> {
-    let embedder = Arc::clone(embedder);
-    let computed = tokio::task::spawn_blocking(move || {
-        let vectors = embedder.embed(&[&text])?;
-        check(&vectors, 1, embedder.model().dimension)
-            .map_err(|reason| EmbedError { model: embedder.model().name.clone(), reason })?;
-        Ok::<_, EmbedError>(vectors)
-    })
-    .await
-    .map_err(|error| QueryError::Unavailable { reason: format!("embedding was interrupted: {error}") })??;
-    computed.into_iter().next().ok_or_else(|| QueryError::Unavailable { reason: "the model gave no vector".to_owned() })
 }
 
 #[cfg(test)]

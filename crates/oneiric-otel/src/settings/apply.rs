@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::table::{Settings, VectorIndex};
-use crate::embed::EmbedOptions;
 #[cfg(feature = "endpoint-model")]
 use crate::embed::EndpointOptions;
+use crate::embed::{EmbedOptions, IndexKind};
 use crate::pipeline::{Ack, BreakerOptions, IngestOptions, Limits, StoredSignals};
 use crate::query::QueryOptions;
 use crate::store::{Database, StoreError};
@@ -33,7 +33,12 @@ impl Settings {
 
     /// How texts are embedded.
     pub fn embed_options(&self) -> EmbedOptions {
-        EmbedOptions { index: self.vector_index == VectorIndex::Hnsw, ..EmbedOptions::default() }
+        let index = match self.vector_index {
+            VectorIndex::Hnsw => Some(IndexKind::Hnsw),
+            VectorIndex::Ivfflat => Some(IndexKind::Ivfflat),
+            VectorIndex::None => None,
+        };
+        EmbedOptions { index, ..EmbedOptions::default() }
     }
 
     /// Where the embedding model is served, if it is not to run in this process.
@@ -52,7 +57,11 @@ impl Settings {
 
     /// From which similarity something counts.
     pub fn query_options(&self) -> QueryOptions {
-        QueryOptions { similarity_threshold: self.similarity_threshold, search_floor: self.search_floor }
+        QueryOptions {
+            similarity_threshold: self.similarity_threshold,
+            search_floor: self.search_floor,
+            question_vectors: self.cache_size,
+        }
     }
 
     /// How long a statement of a question may take.

@@ -75,6 +75,7 @@ fn settings_become_options() {
             ("MAHAVISHNU_OTEL_STORAGE__LIMITS__MAX_ATTRIBUTES", "3"),
             ("MAHAVISHNU_OTEL_STORAGE__VECTOR_INDEX", "none"),
             ("MAHAVISHNU_OTEL_STORAGE__SEARCH_FLOOR", "0.4"),
+            ("MAHAVISHNU_OTEL_STORAGE__CACHE_SIZE", "100"),
             ("MAHAVISHNU_OTEL_STORAGE__SIMILARITY_THRESHOLD", "1"),
         ],
     );
@@ -85,9 +86,12 @@ fn settings_become_options() {
     assert_eq!((options.breaker.threshold, options.breaker.open_for), (7, Duration::from_secs(10)));
     let stored = Signal::ALL.map(|signal| options.signals.has(signal));
     assert_eq!(stored, Signal::ALL.map(|signal| signal != Signal::Logs));
-    assert!(!settings.embed_options().index);
+    assert_eq!(settings.embed_options().index, None);
     let questions = settings.query_options();
-    assert_eq!(format!("{questions:?}"), "QueryOptions { similarity_threshold: 1.0, search_floor: 0.4 }");
+    assert_eq!(
+        format!("{questions:?}"),
+        "QueryOptions { similarity_threshold: 1.0, search_floor: 0.4, question_vectors: 100 }"
+    );
 }
 
 #[test]
@@ -109,6 +113,8 @@ fn out_of_range_is_refused_with_source_key_range_and_what_was_found() {
         ("OTEL_STORAGE_EMBEDDING_DIMENSION", "0", "embedding_dimension", "a whole number from 1 to 16000"),
         ("OTEL_STORAGE_EMBEDDING_ENDPOINT__URL", "h:80", "embedding_endpoint.url", "a URL such as http://"),
         ("OTEL_STORAGE_STORAGE_BACKEND", "jaeger", "storage_backend", "otlp, postgresql or both"),
+        ("OTEL_STORAGE_CACHE_SIZE", "99", "cache_size", "a whole number from 100 to 10000"),
+        ("OTEL_STORAGE_VECTOR_INDEX", "flat", "vector_index", "hnsw, ivfflat or none"),
         ("OTEL_STORAGE_OTLP__MAX_BYTES", "5", "otlp.max_bytes", "a whole number from 134217728 up"),
         ("OTEL_STORAGE_OTLP__PROTOCOL", "thrift", "otlp.protocol", "http/protobuf or grpc"),
         ("OTEL_STORAGE_APPLICATION__THREADS", "65", "application.threads", "a whole number from 1 to 64"),

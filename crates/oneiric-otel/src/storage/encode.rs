@@ -4,18 +4,21 @@ use std::sync::{Arc, LazyLock};
 
 use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::metrics::v1::exponential_histogram_data_point::Buckets;
+use opentelemetry_proto::tonic::metrics::v1::summary_data_point::ValueAtQuantile;
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, Sum, metric,
-    number_data_point,
+    AggregationTemporality, ExponentialHistogram, ExponentialHistogramDataPoint, Gauge, Histogram, HistogramDataPoint,
+    Metric, NumberDataPoint, Sum, Summary, SummaryDataPoint, metric, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, span, status};
 
-use super::record::{
-    HistogramPoint, LogEntry, MetricData, MetricPoints, Number, NumberPoint, Origin, SpanData, SpanEvent, SpanKind,
-    SpanLink, SpanStatus, Temporality, TraceData,
+use super::metric::{
+    ExponentialBuckets, ExponentialHistogramPoint, HistogramPoint, MetricData, MetricPoints, Number, NumberPoint,
+    SummaryPoint, Temporality,
 };
+use super::record::{LogEntry, Origin, SpanData, SpanEvent, SpanKind, SpanLink, SpanStatus, TraceData};
 use crate::otlp::{Group, ResourceEnvelope, ScopeEnvelope};
 use crate::query::{Attributes, Moment, SpanId};
 
@@ -206,6 +209,15 @@ fn metric(data: MetricData) -> Option<Metric> {
             data_points: points.into_iter().map(histogram).collect::<Option<_>>()?,
             aggregation_temporality: temporality_number(temporality),
         }),
+        MetricPoints::ExponentialHistogram { points, temporality } => {
+            metric::Data::ExponentialHistogram(ExponentialHistogram {
+                data_points: points.into_iter().map(exponential_histogram).collect::<Option<_>>()?,
+                aggregation_temporality: temporality_number(temporality),
+            })
+        }
+        MetricPoints::Summary(points) => {
+            metric::Data::Summary(Summary { data_points: points.into_iter().map(summary).collect::<Option<_>>()? })
+        }
     };
     let MetricData { name, description, unit, .. } = data;
     Some(Metric { name, description, unit, data: Some(points), ..Metric::default() })
@@ -237,6 +249,39 @@ fn histogram(point: HistogramPoint) -> Option<HistogramDataPoint> {
         explicit_bounds: point.bounds,
         bucket_counts: point.bucket_counts,
         ..HistogramDataPoint::default()
+    })
+}
+
+fn exponential_histogram(point: ExponentialHistogramPoint) -> Option<ExponentialHistogramDataPoint> {
+    let buckets =
+        |buckets: ExponentialBuckets| Some(Buckets { offset: buckets.offset, bucket_counts: buckets.bucket_counts });
+    Some(ExponentialHistogramDataPoint {
+        attributes: labels(point.labels)?,
+        start_time_unix_nano: start(point.start_time),
+        time_unix_nano: point.time.0,
+        count: point.count,
+        sum: point.sum,
+        min: point.min,
+        max: point.max,
+        scale: point.scale,
+        zero_count: point.zero_count,
+        zero_threshold: point.zero_threshold,
+        positive: buckets(point.positive),
+        negative: buckets(point.negative),
+        ..ExponentialHistogramDataPoint::default()
+    })
+}
+
+fn summary(point: SummaryPoint) -> Option<SummaryDataPoint> {
+    let at = |(quantile, value)| ValueAtQuantile { quantile, value };
+    Some(SummaryDataPoint {
+        attributes: labels(point.labels)?,
+        start_time_unix_nano: start(point.start_time),
+        time_unix_nano: point.time.0,
+        count: point.count,
+        sum: point.sum,
+        quantile_values: point.quantiles.into_iter().map(at).collect(),
+        ..SummaryDataPoint::default()
     })
 }
 

@@ -35,6 +35,7 @@ mod encode;
 mod error;
 mod health;
 mod life;
+mod metric;
 mod options;
 mod queries;
 mod queue;
@@ -52,12 +53,13 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 pub use error::{NotStored, StorageError, StoreRefused};
 pub use health::{DatabaseReport, EmbeddingReport, HealthReport, QueueReport, SpoolReport, WrittenReport};
+pub use metric::{
+    ExponentialBuckets, ExponentialHistogramPoint, HistogramPoint, MetricData, MetricPoints, Number, NumberPoint,
+    SummaryPoint, Temporality,
+};
 pub use options::{EmbeddingChoice, OtelStorageBuilder, OtelStorageOptions};
 pub use receipt::{Acknowledged, Durability, Receipt};
-pub use record::{
-    Batch, HistogramPoint, LogEntry, MetricData, MetricPoints, Number, NumberPoint, Origin, SpanData, SpanEvent,
-    SpanKind, SpanLink, SpanStatus, Temporality, TraceData,
-};
+pub use record::{Batch, LogEntry, Origin, SpanData, SpanEvent, SpanKind, SpanLink, SpanStatus, TraceData};
 #[cfg(feature = "forward")]
 pub(crate) use remote::OtlpExport;
 #[cfg(feature = "forward")]

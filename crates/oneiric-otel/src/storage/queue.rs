@@ -16,8 +16,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::{NotStored, StorageError, StoreRefused};
 use super::health::QueueReport;
+use super::metric::MetricData;
 use super::receipt::{Outcome, Receipt};
-use super::record::{Batch, LogEntry, MetricData, TraceData};
+use super::record::{Batch, LogEntry, TraceData};
 use super::weight::Weight;
 use crate::otlp::Group;
 

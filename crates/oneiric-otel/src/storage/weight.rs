@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use prost::Message;
 
-use super::record::{LogEntry, MetricData, MetricPoints, Origin, SpanData, TraceData};
+use super::metric::{MetricData, MetricPoints};
+use super::record::{LogEntry, Origin, SpanData, TraceData};
 use crate::otlp::Group;
 
 /// What a record weighs besides its texts.
@@ -63,6 +64,16 @@ impl Weight for MetricData {
                     size_of_val(point) + point.labels.weight() + 8 * (point.bounds.len() + point.bucket_counts.len())
                 })
                 .sum(),
+            MetricPoints::ExponentialHistogram { points, .. } => points
+                .iter()
+                .map(|point| {
+                    let classes = point.positive.bucket_counts.len() + point.negative.bucket_counts.len();
+                    size_of_val(point) + point.labels.weight() + 8 * classes
+                })
+                .sum(),
+            MetricPoints::Summary(points) => {
+                points.iter().map(|point| size_of_val(point) + point.labels.weight() + 16 * point.quantiles.len()).sum()
+            }
         };
         size_of::<Self>() + self.origin.weight() + self.name.len() + self.description.len() + self.unit.len() + points
     }

@@ -30,6 +30,8 @@ pub(crate) const PGVECTOR_INSTALLABLE: &str = "
 pub(crate) struct RegisteredModel {
     pub(crate) id: i16,
     pub(crate) dimension: usize,
+    /// Lists of its ivfflat index, 0 without one.
+    lists: i64,
     /// The schema that pgvector lies in, quoted: its types and operators need not be on the search path.
     vector_schema: String,
 }
@@ -109,7 +111,7 @@ impl Database {
             // Another instance was faster.
             return find(&client, model, &vector_schema).await;
         };
-        let registered = RegisteredModel { id, dimension: model.dimension, vector_schema };
+        let registered = RegisteredModel { id, dimension: model.dimension, lists: 0, vector_schema };
         tracing::info!(%model, model_id = registered.id, "registered an embedding model");
         Ok(Some(registered))
     }
@@ -166,12 +168,18 @@ impl Database {
         scan: Scan,
         texts: Option<&[i64]>,
     ) -> Result<Vec<Near>, StoreError> {
-        // Both settings exist only once pgvector's library is loaded; the cast loads it.
+        // The settings exist only once pgvector's library is loaded; the cast loads it.
         let mut settings = format!(
             "SELECT NULL::{} IS NULL; SET LOCAL hnsw.ef_search = {}; SET LOCAL hnsw.iterative_scan = relaxed_order",
             model.vector_type(),
             limit.clamp(LEAST_EF_SEARCH, 1000)
         );
+        if model.lists > 0 {
+            let probes = super::vector_index::probes(model.lists);
+            let more =
+                format!("; SET LOCAL ivfflat.probes = {probes}; SET LOCAL ivfflat.iterative_scan = relaxed_order");
+            settings.push_str(&more);
+        }
         if scan == Scan::Everything {
             settings.push_str("; SET LOCAL enable_indexscan = off");
         }
@@ -378,19 +386,25 @@ async fn find(
             model.name, model.precision, model.dimension
         )));
     }
-    let registered =
-        RegisteredModel { id: row.get(0), dimension: model.dimension, vector_schema: vector_schema.to_owned() };
+    let registered = RegisteredModel {
+        id: row.get(0),
+        dimension: model.dimension,
+        lists: 0,
+        vector_schema: vector_schema.to_owned(),
+    };
     // Dropping the extension with CASCADE takes the column with it, not the table.
-    let there: bool = client
+    let row = client
         .query_typed_one(
             "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'embedding'
-                                                     AND NOT attisdropped)",
+                                                     AND NOT attisdropped),
+                    (SELECT coalesce(max(substring(c.relname FROM '_ivfflat_([0-9]+)$')::bigint), 0)
+                     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                     WHERE i.indrelid = to_regclass($1) AND i.indisvalid)",
             &[(&registered.table(), Type::TEXT)],
         )
-        .await?
-        .get(0);
-    if there {
-        return Ok(Some(registered));
+        .await?;
+    if row.get(0) {
+        return Ok(Some(RegisteredModel { lists: row.get(1), ..registered }));
     }
     Err(StoreError::misconfigured(format!(
         "table {} of model {} is gone; delete the model's row from otel.otel_embedding_models to embed everything again",

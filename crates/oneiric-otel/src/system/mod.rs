@@ -174,7 +174,7 @@ impl System {
         let first = if loader.is_some() { ModelState::Loading } else { ModelState::None };
         let (model_state, model) = watch::channel(first);
         if let Some(loader) = loader {
-            let texts = database.clone();
+            let texts = (database.clone(), backend.maintenance().clone());
             tasks.spawn_after("embedding", &is_ready, |stop| {
                 model::run(texts, loader, embed, texts_written, model_state, stop)
             });

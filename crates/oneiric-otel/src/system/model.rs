@@ -67,7 +67,7 @@ impl fmt::Debug for ModelState {
 
 /// Loads the model and embeds what comes, until it is stopped. Storing does not wait for any of it.
 pub(super) async fn run(
-    database: Database,
+    (database, maintenance): (Database, Database),
     loader: ModelLoader,
     options: EmbedOptions,
     texts_written: Arc<NewTexts>,
@@ -89,5 +89,6 @@ pub(super) async fn run(
     let Some(embedder) = stop.run_until_cancelled(load).await else { return };
     tracing::info!(model = %embedder.model(), "the embedding model is loaded");
     state.send_replace(ModelState::Ready(Arc::clone(&embedder)));
-    EmbeddingWorker::new(database, embedder, options, texts_written).run(stop).await;
+    let worker = EmbeddingWorker::new(database, embedder, options, texts_written);
+    worker.maintaining_over(maintenance).run(stop).await;
 }

@@ -334,6 +334,36 @@ async fn a_full_queue_before_one_destination_is_told_and_the_other_has_everythin
 }
 
 #[tokio::test]
+async fn delta_points_for_which_there_is_no_room_come_with_the_next_collection() {
+    let mut stage = Stage::new().await;
+    stage.endpoint.fail(Fault::Down).await;
+    let to = otlp(&stage.endpoint);
+    let to = OtlpDestination { options: ForwardOptions { max_bytes: 256 << 10, ..to.options }, ..to };
+    let options = OtelStorageOptions { queue_max_bytes: 1 << 20, ..storage(None, &stage.dir) };
+    let builder = ObservabilityManager::builder().backend(Backend::Otlp).storage(options).otlp(to);
+    let manager = builder.temporality(Temporality::Delta).metric_interval(Duration::from_millis(20)).build().unwrap();
+    manager.init().await.unwrap();
+    let runs = manager.counter("runs", "{run}", "").unwrap();
+    let text = "x".repeat(50_000);
+    while manager.log_info(text.as_str(), [("n", 1)], None).is_ok() {}
+    let refused = manager.health().await.refused_records[&Destination::Otlp];
+    for _ in 0..5 {
+        // Enough that the queue has no room for it.
+        for label in 0..100 {
+            runs.add(1, [("label", format!("{label}{}", "y".repeat(1000)))]);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(manager.health().await.refused_records[&Destination::Otlp], refused);
+    stage.endpoint.recover().await;
+    let told = "SELECT coalesce(sum(value_int), 0)::bigint FROM otel.otel_metrics";
+    while stage.target.count(told).await != 500 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    manager.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn with_otlp_no_database_is_needed() {
     let stage = Stage::new().await;
     let options = storage(None, &stage.dir);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, EmbeddingWorker};
+use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, EmbeddingWorker, IndexKind};
 use oneiric_otel::otlp::Signal;
 use oneiric_otel::query::{
     MatchPlace, NearRequest, QueryError, QueryService, SearchMode, SearchRequest, SimilarRequest, TraceFilter, TraceId,
@@ -500,6 +500,43 @@ async fn runs_with_many_texts_leave_room_for_each_other() {
     };
     let similar = queries.find_similar_traces(&request).await.unwrap();
     assert_eq!((similar.hits.len(), distinct(&similar.hits)), (8, 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_lists_grows_with_the_vectors_and_finds_what_is_near() {
+    let scene = shop().await;
+    let client = scene.bench.test.client().await;
+    // Of no trace, and in every direction.
+    let others = "INSERT INTO otel.otel_embeddings_1 (text_id, embedding)
+        SELECT 1000000 + n, (SELECT array_agg(random() - 0.5) FROM generate_series(1, 384) WHERE n > 0)::real[]::vector::halfvec
+        FROM generate_series(1, 12000) n";
+    client.batch_execute(others).await.unwrap();
+    client.batch_execute("ANALYZE otel.otel_embeddings_1").await.unwrap();
+    let worker = |index| {
+        let options = EmbedOptions { index, ..EmbedOptions::default() };
+        EmbeddingWorker::new(scene.bench.store.clone(), minilm(), options, scene.deriver.texts_written())
+    };
+    let indexes = async || {
+        let sql = "SELECT relname::text FROM pg_class WHERE relname LIKE 'otel_embeddings_1_%' AND relkind = 'i' AND relname !~ 'pkey'";
+        client.query(sql, &[]).await.unwrap().iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    assert!(!worker(None).build_index().await.unwrap());
+    assert!(worker(Some(IndexKind::Ivfflat)).build_index().await.unwrap());
+    assert_eq!(indexes().await, ["otel_embeddings_1_ivfflat_12"]);
+    for question in ["payment refused", "the cart is empty", "slow search"] {
+        let found = scene.queries().search_traces(&ask(question)).await.unwrap();
+        let exact = scene.queries().comparing_every_vector().search_traces(&ask(question)).await.unwrap();
+        let ids =
+            |hits: &[oneiric_otel::query::TextHit]| hits.iter().map(|hit| hit.newest.trace_id).collect::<Vec<_>>();
+        assert_eq!(ids(&found.hits), ids(&exact.hits), "{question}");
+    }
+    // Another kind is not built beside it, and it is made anew when it has been outgrown.
+    assert!(worker(Some(IndexKind::Hnsw)).build_index().await.unwrap());
+    assert!(worker(Some(IndexKind::Ivfflat)).build_index().await.unwrap());
+    assert_eq!(indexes().await, ["otel_embeddings_1_ivfflat_12"]);
+    client.batch_execute("UPDATE pg_class SET reltuples = 60000 WHERE relname = 'otel_embeddings_1'").await.unwrap();
+    assert!(worker(Some(IndexKind::Ivfflat)).build_index().await.unwrap());
+    assert_eq!(indexes().await, ["otel_embeddings_1_ivfflat_60"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

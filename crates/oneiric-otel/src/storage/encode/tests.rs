@@ -118,6 +118,62 @@ fn a_metric_has_its_type_unit_and_labels() {
 }
 
 #[test]
+fn exponential_histograms_and_summaries_are_written_as_they_are() {
+    let encode = |points: MetricPoints| {
+        let data = MetricData { points, ..MetricData::gauge("n", 0.0, [("a", 1)]) };
+        assert_eq!(data.points.len(), 1);
+        let text = serde_json::to_string(&data).expect("JSON");
+        assert_eq!(serde_json::from_str::<MetricData>(&text).expect("the same"), data);
+        one(metrics(&mut origins(), vec![data])).data.expect("points")
+    };
+    let point = ExponentialHistogramPoint {
+        time: Moment(9),
+        start_time: Some(Moment(4)),
+        count: 6,
+        sum: Some(1.5),
+        min: None,
+        max: Some(8.0),
+        scale: -3,
+        zero_count: 1,
+        zero_threshold: 0.25,
+        positive: ExponentialBuckets { offset: -2, bucket_counts: vec![1, 2] },
+        negative: ExponentialBuckets { offset: 7, bucket_counts: vec![2] },
+        labels: Attributes::from([("queue", "night")]),
+    };
+    let points = MetricPoints::ExponentialHistogram { points: vec![point], temporality: Temporality::Delta };
+    let metric::Data::ExponentialHistogram(histogram) = encode(points) else { panic!("an exponential histogram") };
+    let expected = ExponentialHistogramDataPoint {
+        attributes: vec![key("queue", Value::StringValue("night".to_owned()))],
+        start_time_unix_nano: 4,
+        time_unix_nano: 9,
+        count: 6,
+        sum: Some(1.5),
+        max: Some(8.0),
+        scale: -3,
+        zero_count: 1,
+        zero_threshold: 0.25,
+        positive: Some(Buckets { offset: -2, bucket_counts: vec![1, 2] }),
+        negative: Some(Buckets { offset: 7, bucket_counts: vec![2] }),
+        ..ExponentialHistogramDataPoint::default()
+    };
+    assert_eq!((histogram.aggregation_temporality, histogram.data_points), (1, vec![expected]));
+
+    let quantiles = vec![(0.5, 1.25), (0.99, 4.0)];
+    let (time, labels) = (Moment(9), Attributes::default());
+    let point = SummaryPoint { time, start_time: None, count: 3, sum: 7.5, quantiles, labels };
+    let metric::Data::Summary(summary) = encode(MetricPoints::Summary(vec![point])) else { panic!("a summary") };
+    let at = |quantile, value| ValueAtQuantile { quantile, value };
+    let expected = SummaryDataPoint {
+        time_unix_nano: 9,
+        count: 3,
+        sum: 7.5,
+        quantile_values: vec![at(0.5, 1.25), at(0.99, 4.0)],
+        ..SummaryDataPoint::default()
+    };
+    assert_eq!(summary.data_points, [expected]);
+}
+
+#[test]
 fn metrics_name_the_process_unless_their_origin_does() {
     let instance = |origin: Origin| {
         let mut origins = Origins::new(Usual::of(&origin).expect("whole values"));

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::record::{Names, Record};
-use super::{Decoded, Group, ResourceEnvelope, ScopeEnvelope, Undecodable, json};
+use super::{Decoded, Group, Malformed, ResourceEnvelope, ScopeEnvelope, Undecodable, json};
 
 /// A slice of a request that holds one message or one text.
 pub(super) trait Unread {
@@ -47,23 +47,64 @@ pub(super) const MAX_RECORDS: usize = 500_000;
 /// Undecodable records that are reported one by one. The others are counted together.
 const MAX_REPORTED: usize = 100;
 
-/// Reads every part. A record is afterwards in a group or counted as undecodable, never both and never neither.
+/// Takes what is read, in the order of the request.
+pub(crate) trait Sink<R> {
+    /// The next records have this resource and this scope. There is at least one, and at most so many.
+    fn group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>, most: usize);
+    /// A record of the group. Nothing is read ahead of it.
+    fn record(&mut self, record: R);
+}
+
+/// Keeps everything.
+pub(super) struct Everything<R>(Vec<Group<R>>);
+
+impl<R> Sink<R> for Everything<R> {
+    fn group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>, most: usize) {
+        let (resource, scope) = (Arc::clone(resource), Arc::clone(scope));
+        self.0.push(Group { resource, scope, records: Vec::with_capacity(most) });
+    }
+
+    fn record(&mut self, record: R) {
+        if let Some(group) = self.0.last_mut() {
+            group.records.push(record);
+        }
+    }
+}
+
+/// What `read` gives to a sink, all at once.
+pub(super) fn collect<R>(
+    read: impl FnOnce(&mut Everything<R>) -> Result<Vec<Undecodable>, Malformed>,
+) -> Result<Decoded<R>, Malformed> {
+    let mut everything = Everything(Vec::new());
+    let undecodable = read(&mut everything)?;
+    Ok(Decoded { groups: everything.0, undecodable })
+}
+
+/// Reads every part. A record is afterwards in `sink` or counted as undecodable, never both and never neither.
 ///
 /// # Errors
 /// The reason, when there are more than [`MAX_RECORDS`].
-pub(super) fn read<R: Record, P: Unread>(resources: Vec<UnreadResource<P>>) -> Result<Decoded<R>, String> {
+pub(super) fn read<R: Record, P: Unread>(
+    resources: Vec<UnreadResource<P>>,
+    sink: &mut impl Sink<R>,
+) -> Result<Vec<Undecodable>, String> {
     let records: usize = resources.iter().flat_map(|resource| &resource.scopes).map(|scope| scope.records.len()).sum();
     if records > MAX_RECORDS {
         return Err(format!("{records} {}; a request may have at most {MAX_RECORDS}", R::NAMES.records));
     }
-    let mut decoded = Decoded { groups: Vec::new(), undecodable: Vec::new() };
+    let mut undecodable = Vec::new();
     for (index, unread) in resources.into_iter().enumerate() {
-        read_resource(index, unread, &mut decoded);
+        read_resource(index, unread, sink, &mut undecodable);
     }
-    Ok(decoded)
+    Ok(undecodable)
 }
 
-fn read_resource<R: Record, P: Unread>(index: usize, unread: UnreadResource<P>, decoded: &mut Decoded<R>) {
+fn read_resource<R: Record, P: Unread>(
+    index: usize,
+    unread: UnreadResource<P>,
+    sink: &mut impl Sink<R>,
+    undecodable: &mut Vec<Undecodable>,
+) {
     let Names { resources, scopes, .. } = R::NAMES;
     let path = format!("{resources}[{index}]");
     let read = read_part("resource", unread.resource.as_ref(), P::message)
@@ -74,12 +115,12 @@ fn read_resource<R: Record, P: Unread>(index: usize, unread: UnreadResource<P>, 
         }
         Err(fault) => {
             let lost = unread.scopes.iter().map(count_records::<R, P>).sum();
-            lose(decoded, &path, fault, lost);
+            lose(undecodable, &path, fault, lost);
             return;
         }
     };
     for (index, unread) in unread.scopes.into_iter().enumerate() {
-        read_scope(&format!("{path}.{scopes}[{index}]"), &resource, &unread, decoded);
+        read_scope(&format!("{path}.{scopes}[{index}]"), &resource, &unread, sink, undecodable);
     }
 }
 
@@ -87,29 +128,33 @@ fn read_scope<R: Record, P: Unread>(
     path: &str,
     resource: &Arc<ResourceEnvelope>,
     unread: &UnreadScope<P>,
-    decoded: &mut Decoded<R>,
+    sink: &mut impl Sink<R>,
+    undecodable: &mut Vec<Undecodable>,
 ) {
     let read = read_part("scope", unread.scope.as_ref(), P::message)
         .and_then(|scope| Ok((scope, read_part("schemaUrl", unread.schema_url.as_ref(), P::text)?)));
     let scope = match read {
         Ok((scope, schema_url)) => Arc::new(ScopeEnvelope { scope, schema_url: schema_url.unwrap_or_default() }),
         Err(fault) => {
-            lose(decoded, path, fault, count_records::<R, P>(unread));
+            lose(undecodable, path, fault, count_records::<R, P>(unread));
             return;
         }
     };
-    let mut records = Vec::with_capacity(unread.records.len());
-    for (index, unread) in unread.records.iter().enumerate() {
-        match unread.message::<R>() {
-            Ok(record) => records.push(record),
+    let mut is_known = false;
+    for (index, record) in unread.records.iter().enumerate() {
+        match record.message::<R>() {
+            Ok(record) => {
+                if !is_known {
+                    sink.group(resource, &scope, unread.records.len() - index);
+                    is_known = true;
+                }
+                sink.record(record);
+            }
             Err(fault) => {
                 let path = format!("{path}.{}[{index}]", R::NAMES.records);
-                lose(decoded, &path, fault, unread.count_lost::<R>());
+                lose(undecodable, &path, fault, record.count_lost::<R>());
             }
         }
-    }
-    if !records.is_empty() {
-        decoded.groups.push(Group { resource: Arc::clone(resource), scope, records });
     }
 }
 
@@ -126,14 +171,14 @@ fn read_part<P, T>(
 }
 
 /// An envelope without records loses none: there is nothing to report then.
-fn lose<R>(decoded: &mut Decoded<R>, path: &str, fault: Fault, records: u64) {
+fn lose(undecodable: &mut Vec<Undecodable>, path: &str, fault: Fault, records: u64) {
     if records == 0 {
         return;
     }
-    match decoded.undecodable.get_mut(MAX_REPORTED) {
+    match undecodable.get_mut(MAX_REPORTED) {
         None => {
             let path = format!("{path}{}", fault.path);
-            decoded.undecodable.push(Undecodable { path, records, reason: fault.reason });
+            undecodable.push(Undecodable { path, records, reason: fault.reason });
         }
         Some(rest) => rest.records += records,
     }

@@ -20,6 +20,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans};
 use prost::Message as _;
 
+pub(crate) use envelope::Sink;
 use record::Record;
 
 /// Reads an export request of the signal of `R`, which is `Span`, `Metric` or `LogRecord`.
@@ -30,6 +31,21 @@ pub fn decode<R: Record>(encoding: Encoding, body: &Bytes) -> Result<Decoded<R>,
     match encoding {
         Encoding::Protobuf => protobuf::decode(body),
         Encoding::Json => json::decode(body),
+    }
+}
+
+/// Reads an export request into `sink`, a record at a time, and returns what could not be read.
+///
+/// # Errors
+/// As [`decode`]; `sink` then has nothing.
+pub(crate) fn read<R: Record>(
+    encoding: Encoding,
+    body: &Bytes,
+    sink: &mut impl Sink<R>,
+) -> Result<Vec<Undecodable>, Malformed> {
+    match encoding {
+        Encoding::Protobuf => protobuf::read_request(body, sink),
+        Encoding::Json => json::read_request(body, sink),
     }
 }
 

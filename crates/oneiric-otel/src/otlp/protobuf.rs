@@ -21,9 +21,9 @@ use prost::{DecodeError, Message};
 
 pub use exact::{encode_metric, encode_point};
 
-use super::envelope::{self, Fault, Unread, UnreadResource, UnreadScope};
+use super::envelope::{self, Fault, Sink, Unread, UnreadResource, UnreadScope};
 use super::record::Record;
-use super::{Decoded, Encoding, Group, Malformed, json};
+use super::{Decoded, Encoding, Group, Malformed, Undecodable, json};
 
 /// Reads an `ExportTraceServiceRequest` (or `TracesData`, which has the same bytes).
 pub fn decode_traces(body: &Bytes) -> Result<Decoded<Span>, Malformed> {
@@ -76,6 +76,14 @@ struct ScopeGroup {
 /// [`Malformed`] when the envelope is cut off or is not protobuf of this shape. What is wrong inside a record, a
 /// resource or a scope is reported in [`Decoded::undecodable`] instead.
 pub fn decode<R: Record>(body: &Bytes) -> Result<Decoded<R>, Malformed> {
+    envelope::collect(|sink| read_request(body, sink))
+}
+
+/// Reads a request of the signal of `R` into `sink`, record by record, and returns what cannot be read.
+///
+/// # Errors
+/// As [`decode`]; `sink` then has nothing.
+pub(super) fn read_request<R: Record>(body: &Bytes, sink: &mut impl Sink<R>) -> Result<Vec<Undecodable>, Malformed> {
     if body.len() > MAX_TINY_FIELDS * TINY_FIELD_BYTES && tiny_fields(body, FIELD_DEPTH) > MAX_TINY_FIELDS {
         let reason =
             format!("more than {MAX_TINY_FIELDS} fields of {TINY_BYTES} bytes or less: send fewer in a request");
@@ -84,7 +92,8 @@ pub fn decode<R: Record>(body: &Bytes) -> Result<Decoded<R>, Malformed> {
     let request = Request::decode(body.clone()).map_err(|error| Malformed {
         reason: format!("not a protobuf message with {}: {}", R::NAMES.resources, reason(&error)),
     })?;
-    envelope::read(request.resources.into_iter().map(unread_resource).collect()).map_err(|reason| Malformed { reason })
+    let resources = request.resources.into_iter().map(unread_resource).collect();
+    envelope::read(resources, sink).map_err(|reason| Malformed { reason })
 }
 
 fn unread_resource(group: ResourceGroup) -> UnreadResource<Bytes> {

@@ -12,10 +12,9 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use super::check::Limits;
 use super::report::Rejections;
 use super::{Accepted, Request};
-use crate::otlp::point::{self, MetricDescriptor, Point, Points};
+use crate::otlp::point::{self, MetricDescriptor, Point};
 use crate::otlp::protobuf::plain::{self, Part, PartKind};
-use crate::otlp::record::Record;
-use crate::otlp::{self, Encoding, Group, Malformed, ResourceEnvelope, ScopeEnvelope, Signal};
+use crate::otlp::{self, Encoding, ResourceEnvelope, ScopeEnvelope, Signal, Sink};
 
 /// What is said of a request.
 #[derive(Debug, Clone, Default)]
@@ -82,125 +81,146 @@ fn accepts(limits: &Limits, part: Part<'_>) -> bool {
     has_ids && part.most_bytes <= limits.record_bytes && part.attributes <= limits.attributes
 }
 
-/// Decodes a request and shows what is accepted of it to `visitor`.
+/// Reads a request and shows what is accepted of it to `visitor`, a record at a time: there is never more than one.
 ///
 /// # Errors
 /// Says what is wrong when nothing of the request can be read.
 pub(super) fn walk(request: &Request, limits: &Limits, visitor: &mut impl Visitor) -> Result<Verdict, String> {
-    let mut walk = Walk { request, limits, verdict: Verdict::default(), number: 0 };
-    match request.signal {
-        Signal::Traces => walk.spans(visitor),
-        Signal::Metrics => walk.points(visitor),
-        Signal::Logs => walk.logs(visitor),
-    }?;
-    Ok(walk.verdict)
+    let mut walk = Walk {
+        limits,
+        visitor,
+        records: 0,
+        rejections: Rejections::default(),
+        number: 0,
+        groups: 0,
+        owner: None,
+        homeless: None,
+    };
+    let undecodable = match request.signal {
+        Signal::Traces => otlp::read::<Span>(request.encoding, &request.body, &mut walk),
+        Signal::Metrics => otlp::read::<Metric>(request.encoding, &request.body, &mut walk),
+        Signal::Logs => otlp::read::<LogRecord>(request.encoding, &request.body, &mut walk),
+    };
+    let undecodable = undecodable.map_err(|malformed| malformed.to_string())?;
+    walk.end_group();
+    let Walk { records, rejections: others, groups, .. } = walk;
+    let mut rejections = Rejections::default();
+    rejections.add_undecodable(&undecodable);
+    if groups == 0 && !undecodable.is_empty() {
+        return Err(rejections.text());
+    }
+    rejections.append(others);
+    Ok(Verdict { rejections, records })
 }
 
-struct Walk<'a> {
-    request: &'a Request,
+struct Walk<'a, V: Visitor> {
     limits: &'a Limits,
-    verdict: Verdict,
+    visitor: &'a mut V,
+    /// Accepted so far.
+    records: u64,
+    rejections: Rejections,
     /// Of the next record.
     number: u32,
+    /// Groups so far.
+    groups: usize,
+    /// Of the group that is read, if it is accepted.
+    owner: Option<V::Owner>,
+    /// If it is not: why, and how many records it has so far.
+    homeless: Option<(String, u64)>,
 }
 
-impl Walk<'_> {
-    fn spans(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
-        for (index, group) in self.decode::<Span>()?.into_iter().enumerate() {
-            let Some(owner) = self.owner(index, group.resource, group.scope, group.records.len(), visitor) else {
-                continue;
-            };
-            for span in &group.records {
-                let number = self.next_number();
-                match self.limits.check_span(span) {
-                    Ok(()) => {
-                        self.verdict.records += 1;
-                        visitor.span(&owner, number, span);
-                    }
-                    Err(reason) => self.verdict.rejections.add(&format!("spans[{number}]"), &reason, 1),
-                }
-            }
+impl<V: Visitor> Walk<'_, V> {
+    /// Resource and scope of a group whose records come now. Where they are beyond the limits, its records are rejected.
+    fn begin_group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>) {
+        self.end_group();
+        self.groups += 1;
+        match check_owners(self.limits, resource, scope) {
+            Ok(()) => self.owner = Some(self.visitor.owner(Arc::clone(resource), Arc::clone(scope))),
+            Err(reason) => self.homeless = Some((reason, 0)),
         }
-        Ok(())
     }
 
-    fn logs(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
-        for (index, group) in self.decode::<LogRecord>()?.into_iter().enumerate() {
-            let Some(owner) = self.owner(index, group.resource, group.scope, group.records.len(), visitor) else {
-                continue;
-            };
-            for log in &group.records {
-                let number = self.next_number();
-                match self.limits.check(log, &log.attributes) {
-                    Ok(()) => {
-                        self.verdict.records += 1;
-                        visitor.log(&owner, number, log);
-                    }
-                    Err(reason) => self.verdict.rejections.add(&format!("logRecords[{number}]"), &reason, 1),
-                }
-            }
+    fn end_group(&mut self) {
+        self.owner = None;
+        if let Some((reason, records)) = self.homeless.take() {
+            self.rejections.add(&format!("group {}", self.groups - 1), &reason, records);
         }
-        Ok(())
     }
 
-    fn points(&mut self, visitor: &mut impl Visitor) -> Result<(), String> {
-        for (index, group) in self.decode::<Metric>()?.into_iter().enumerate() {
-            let metrics: Vec<(MetricDescriptor, Points)> = group.records.into_iter().filter_map(point::split).collect();
-            let points = metrics.iter().map(|(_, points)| points.len()).sum::<usize>();
-            let Some(owner) = self.owner(index, group.resource, group.scope, points, visitor) else { continue };
-            for (descriptor, points) in &metrics {
-                visitor.metric(descriptor);
-                for point in points.iter() {
-                    let number = self.next_number();
-                    match check_point(self.limits, point) {
-                        Ok(()) => {
-                            self.verdict.records += 1;
-                            visitor.point(&owner, number, descriptor, point);
-                        }
-                        Err(reason) => {
-                            let path = format!("dataPoints[{number}] of {}", descriptor.name);
-                            self.verdict.rejections.add(&path, &reason, 1);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn next_number(&mut self) -> u32 {
+    /// The number of the next record of a group that is accepted; none if it is rejected with its group.
+    fn next_number(&mut self) -> Option<u32> {
         let number = self.number;
         self.number += 1;
-        number
+        match &mut self.homeless {
+            Some((_, records)) => {
+                *records += 1;
+                None
+            }
+            None => Some(number),
+        }
+    }
+}
+
+impl<V: Visitor> Sink<Span> for Walk<'_, V> {
+    fn group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>, _: usize) {
+        self.begin_group(resource, scope);
     }
 
-    /// Decodes the request. Records that cannot be read are rejections, unless nothing can be read at all.
-    fn decode<R: Record>(&mut self) -> Result<Vec<Group<R>>, String> {
-        let decoded = otlp::decode::<R>(self.request.encoding, &self.request.body)
-            .map_err(|malformed: Malformed| malformed.to_string())?;
-        let rejections = &mut self.verdict.rejections;
-        rejections.add_undecodable(&decoded.undecodable);
-        if decoded.groups.is_empty() && !decoded.undecodable.is_empty() {
-            return Err(rejections.text());
+    fn record(&mut self, span: Span) {
+        let Some(number) = self.next_number() else { return };
+        let Some(owner) = &self.owner else { return };
+        match self.limits.check_span(&span) {
+            Ok(()) => {
+                self.records += 1;
+                self.visitor.span(owner, number, &span);
+            }
+            Err(reason) => self.rejections.add(&format!("spans[{number}]"), &reason, 1),
         }
-        Ok(decoded.groups)
+    }
+}
+
+impl<V: Visitor> Sink<LogRecord> for Walk<'_, V> {
+    fn group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>, _: usize) {
+        self.begin_group(resource, scope);
     }
 
-    /// Takes resource and scope of a group in. None where they are beyond the limits: its records are rejected.
-    fn owner<V: Visitor>(
-        &mut self,
-        index: usize,
-        resource: Arc<ResourceEnvelope>,
-        scope: Arc<ScopeEnvelope>,
-        records: usize,
-        visitor: &mut V,
-    ) -> Option<V::Owner> {
-        if let Err(reason) = check_owners(self.limits, &resource, &scope) {
-            self.verdict.rejections.add(&format!("group {index}"), &reason, records as u64);
-            self.number += records as u32;
-            return None;
+    fn record(&mut self, log: LogRecord) {
+        let Some(number) = self.next_number() else { return };
+        let Some(owner) = &self.owner else { return };
+        match self.limits.check(&log, &log.attributes) {
+            Ok(()) => {
+                self.records += 1;
+                self.visitor.log(owner, number, &log);
+            }
+            Err(reason) => self.rejections.add(&format!("logRecords[{number}]"), &reason, 1),
         }
-        Some(visitor.owner(resource, scope))
+    }
+}
+
+impl<V: Visitor> Sink<Metric> for Walk<'_, V> {
+    fn group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>, _: usize) {
+        self.begin_group(resource, scope);
+    }
+
+    fn record(&mut self, metric: Metric) {
+        let Some((descriptor, points)) = point::split(metric) else { return };
+        if self.owner.is_some() {
+            self.visitor.metric(&descriptor);
+        }
+        for point in points.iter() {
+            let Some(number) = self.next_number() else { continue };
+            let Some(owner) = &self.owner else { continue };
+            match check_point(self.limits, point) {
+                Ok(()) => {
+                    self.records += 1;
+                    self.visitor.point(owner, number, &descriptor, point);
+                }
+                Err(reason) => {
+                    let path = format!("dataPoints[{number}] of {}", descriptor.name);
+                    self.rejections.add(&path, &reason, 1);
+                }
+            }
+        }
     }
 }
 

@@ -118,7 +118,10 @@ struct Preparation {
     /// For each row the number of its record.
     records: Vec<u32>,
     hours: HashSet<i64>,
+    last_hour: Option<i64>,
     touches: HashMap<[u8; 16], Touch>,
+    /// The trace of the last records, not yet among `touches`: those of a trace often come together.
+    touched: Option<([u8; 16], Touch)>,
     references: References,
     /// Records that have an identity, by it.
     seen: HashSet<Hash128>,
@@ -154,7 +157,9 @@ impl Preparation {
             rows: Rows::default(),
             records: Vec::new(),
             hours: HashSet::new(),
+            last_hour: None,
             touches: HashMap::new(),
+            touched: None,
             references: References::default(),
             seen: HashSet::new(),
             streams: HashMap::new(),
@@ -165,15 +170,32 @@ impl Preparation {
 
     fn touch(&mut self, trace_id: [u8; 16], time: Micros, has_root: bool) {
         let touch = Touch { first: time, last: time, records: 1, has_root };
-        self.touches.entry(trace_id).and_modify(|known| known.merge(touch)).or_insert(touch);
+        match &mut self.touched {
+            Some((last, known)) if *last == trace_id => known.merge(touch),
+            touched => {
+                let before = touched.replace((trace_id, touch));
+                self.keep_touch(before);
+            }
+        }
+    }
+
+    fn keep_touch(&mut self, touched: Option<([u8; 16], Touch)>) {
+        if let Some((trace_id, touch)) = touched {
+            self.touches.entry(trace_id).and_modify(|known| known.merge(touch)).or_insert(touch);
+        }
     }
 
     fn row(&mut self, record: u32, time: Micros) {
         self.records.push(record);
-        self.hours.insert(time.0.div_euclid(MICROS_PER_HOUR));
+        let hour = time.0.div_euclid(MICROS_PER_HOUR);
+        if self.last_hour.replace(hour) != Some(hour) {
+            self.hours.insert(hour);
+        }
     }
 
     fn finish(mut self, request: &Request) -> Batch {
+        let touched = self.touched.take();
+        self.keep_touch(touched);
         self.rows.shrink();
         let times = self.hours.into_iter().map(|hour| Micros(hour * MICROS_PER_HOUR)).collect();
         Batch {

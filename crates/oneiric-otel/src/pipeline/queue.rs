@@ -32,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long to leave a spool alone that could not be read.
 const READ_PAUSE: Duration = Duration::from_secs(1);
+/// In so many parts a lane's memory is filled from the spool.
+const READ_PARTS: usize = 4;
 /// How often an entry may be unreadable before the lane goes on without it.
 const READ_TRIES: u32 = 3;
 
@@ -585,13 +587,16 @@ impl Lane {
         // Without a writer for it nothing is due: when one is free, somebody looks again.
         let mut due = self.returned.iter().filter(|_| may_write).filter_map(|work| work.record.not_before).min();
         let is_full = self.rows >= bounds.batch_rows || self.memory >= bounds.lane_memory();
-        if !is_full
+        // Read ahead, and a part at a time: while one writer reads and prepares, the others have something to write.
+        let reads_ahead = !is_full || self.memory < bounds.lane_memory() / 2;
+        if reads_ahead
             && !self.reading
             && let Some(from) = self.unread
         {
             if self.read_after.is_none_or(|at| at <= now) {
                 self.reading = true;
-                let bytes = bounds.lane_memory() - self.memory;
+                let left = bounds.lane_memory().saturating_sub(self.memory);
+                let bytes = left.min(bounds.lane_memory() / READ_PARTS).max(1);
                 let gives_up = self.unreadable >= READ_TRIES;
                 return Next::Task(Task::Read(Reading { signal, from, bytes, gives_up }));
             }

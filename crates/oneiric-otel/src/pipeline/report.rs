@@ -30,6 +30,19 @@ impl Rejections {
         }
     }
 
+    /// Adds what comes after these.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.records += other.records;
+        self.more += other.more;
+        for reason in other.reasons {
+            if self.reasons.len() < SPELLED_OUT {
+                self.reasons.push(reason);
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
     pub(crate) fn add_undecodable(&mut self, undecodable: &[Undecodable]) {
         for one in undecodable {
             self.add(&one.path, &one.reason, one.records);

@@ -29,9 +29,9 @@ use serde_json::value::RawValue;
 pub use message::{AsJson, Message};
 pub use request::Request;
 
-use super::envelope::{self, Fault, Unread};
+use super::envelope::{self, Fault, Sink, Unread};
 use super::record::Record;
-use super::{Decoded, Encoding, Group, Malformed};
+use super::{Decoded, Encoding, Group, Malformed, Undecodable};
 use message::MessageVisitor;
 
 /// Reads an export request of the signal of `R`. An empty object is a request without groups.
@@ -40,12 +40,20 @@ use message::MessageVisitor;
 /// [`Malformed`] with line and column when the body is not JSON, or with the path when a list of the envelope is not
 /// one. What is wrong inside a record, a resource or a scope is reported in [`Decoded::undecodable`] instead.
 pub fn decode<R: Record>(body: &[u8]) -> Result<Decoded<R>, Malformed> {
+    envelope::collect(|sink| read_request(body, sink))
+}
+
+/// Reads a request of the signal of `R` into `sink`, record by record, and returns what cannot be read.
+///
+/// # Errors
+/// As [`decode`]; `sink` then has nothing.
+pub(super) fn read_request<R: Record>(body: &[u8], sink: &mut impl Sink<R>) -> Result<Vec<Undecodable>, Malformed> {
     let malformed =
         |reason: String| Malformed { reason: format!("not an OTLP/JSON object with {}: {reason}", R::NAMES.resources) };
     let text =
         std::str::from_utf8(body).map_err(|error| malformed(format!("byte {} is not UTF-8", error.valid_up_to())))?;
     let resources = request::split(text, R::NAMES).map_err(malformed)?;
-    envelope::read(resources).map_err(|reason| Malformed { reason })
+    envelope::read(resources, sink).map_err(|reason| Malformed { reason })
 }
 
 /// Writes groups as an export request of the signal of `R`, on one line. Neighbouring groups that share a resource (the

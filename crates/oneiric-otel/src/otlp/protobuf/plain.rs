@@ -233,11 +233,19 @@ enum Value<'a> {
 }
 
 /// Takes the next field off a message. None if it is cut off, or a group.
+#[inline]
 fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
-    let (number, wire_type) = decode_key(message).ok()?;
+    // Nearly every number and length is a byte.
+    let (number, wire_type) = match message.split_first() {
+        Some((&key @ 0x08..0x80, rest)) => {
+            *message = rest;
+            (u32::from(key >> 3), WireType::try_from(u64::from(key & 7)).ok()?)
+        }
+        _ => decode_key(message).ok()?,
+    };
     let value = match wire_type {
         WireType::Varint => {
-            decode_varint(message).ok()?;
+            varint(message)?;
             Value::Varint
         }
         WireType::ThirtyTwoBit => {
@@ -249,7 +257,7 @@ fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
             Value::Fixed64
         }
         WireType::LengthDelimited => {
-            let length = usize::try_from(decode_varint(message).ok()?).ok()?;
+            let length = usize::try_from(varint(message)?).ok()?;
             let (bytes, rest) = message.split_at_checked(length)?;
             *message = rest;
             Value::Bytes(bytes)
@@ -259,6 +267,16 @@ fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
     Some((number, value))
 }
 
+#[inline]
+fn varint(message: &mut &[u8]) -> Option<u64> {
+    if let Some((&byte @ 0..0x80, rest)) = message.split_first() {
+        *message = rest;
+        return Some(u64::from(byte));
+    }
+    decode_varint(message).ok()
+}
+
+#[inline]
 fn is_text(bytes: &[u8]) -> Option<()> {
-    std::str::from_utf8(bytes).ok().map(drop)
+    (bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()).then_some(())
 }

@@ -10,7 +10,8 @@ use proptest::sample::Index;
 
 use super::super::prepare::prepare;
 use super::*;
-use crate::otlp::protobuf;
+use crate::otlp::record::Record;
+use crate::otlp::{Group, protobuf};
 
 const FEW: Range<usize> = 0..4;
 

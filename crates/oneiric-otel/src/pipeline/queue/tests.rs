@@ -387,3 +387,18 @@ async fn who_waits_for_the_end_takes_no_call_from_who_waits_for_work() {
         end.await.expect("no panic");
     }
 }
+
+#[tokio::test]
+async fn a_lane_reads_ahead_in_parts_while_there_is_something_to_write() {
+    let mut spooled = Spooled::new(1 << 20);
+    for is_prepared in [true, true, false, true] {
+        spooled.push(is_prepared).await;
+    }
+    let reading = spooled.work(false).expect("a batch is full, and more is to be read all the same");
+    assert!(reading.bytes <= (1 << 20) / 4 / Signal::ALL.len(), "{} bytes are no part", reading.bytes);
+    assert!(spooled.work(false).is_none());
+    assert_eq!(spooled.written.len(), 2, "while one reads, another writes");
+    spooled.read(&reading);
+    assert!(spooled.work(false).is_none());
+    assert_eq!(spooled.written, spooled.appended);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Times, kept whole: four bytes each.
 #[derive(Debug, Default)]
@@ -11,7 +11,7 @@ pub struct Latencies {
 }
 
 /// What is told of them.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Quantiles {
     /// The median, in milliseconds.
     pub p50_ms: f64,

@@ -3,10 +3,17 @@
 //! Promises: what is measured is the product as users run it, on a real database; ratios are measured side by side in one
 //! run; what is printed can also be had as JSON. It knows nothing of the command line.
 
+pub mod database;
 pub mod demo;
 pub mod fill;
 pub mod generate;
+pub mod ingest;
 pub mod latency;
+pub mod load;
+pub mod machine;
+pub mod process;
 pub mod questions;
 pub mod search;
+pub mod server;
 pub mod standard;
+pub mod startup;

@@ -26,16 +26,19 @@ pub fn request(traces: std::ops::Range<u64>) -> Vec<u8> {
     ExportTraceServiceRequest { resource_spans }.encode_to_vec()
 }
 
+/// The id of a trace: scattered, as real ones are.
+pub fn trace_id(trace: u64) -> [u8; 16] {
+    let high = (trace + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (u128::from(high) << 64 | u128::from(trace + 1)).to_be_bytes()
+}
+
 /// The first span of a trace is its root; the others lie inside it.
 fn span(trace: u64, place: u64) -> Span {
     let kind = trace % TEXTS;
     let start = START + trace * 10 * MILLISECOND + place * 10_000;
     let span_id = |place: u64| (trace * SPANS_PER_TRACE + place + 1).to_be_bytes().to_vec();
-    // Scattered, as real ones are.
-    let high = (trace + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let trace_id = (u128::from(high) << 64 | u128::from(trace + 1)).to_be_bytes().to_vec();
     Span {
-        trace_id,
+        trace_id: trace_id(trace).to_vec(),
         span_id: span_id(place),
         parent_span_id: if place == 0 { Vec::new() } else { span_id(0) },
         name: format!("{} {}", word(kind), word(kind * 7 + place)),

@@ -20,10 +20,11 @@ pub mod disk;
 pub mod ledger;
 pub mod plan;
 pub mod postgres;
-pub mod process;
 pub mod proxy;
 pub mod report;
 pub mod run;
 pub mod serving;
 pub mod throughput;
 pub mod verify;
+
+use oneiric_otel_bench::process;

@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Result, anyhow};
 use oneiric_otel_parts::{Parts, Silent};
 use oneiric_otel_postgres::{Options, Server};
 use rustix::process::Signal;
-use tokio_postgres::{Client, NoTls};
+
+pub use oneiric_otel_bench::database::connect;
 
 use crate::process;
 
@@ -194,16 +195,4 @@ async fn gone(pid: u32) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
-}
-
-/// A connection, which lives as long as the client.
-///
-/// # Errors
-/// If the database cannot be reached.
-pub async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) =
-        tokio_postgres::connect(url, NoTls).await.context("connect to the database under test")?;
-    // Ends with the client; its errors reach whoever uses the client.
-    tokio::spawn(connection);
-    Ok(client)
 }

@@ -4,29 +4,27 @@
 //! counted and started again.
 
 use std::fs::OpenOptions;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
 use rustix::process::Signal;
-use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+
+use oneiric_otel_bench::server;
+pub use oneiric_otel_bench::server::Addresses;
 
 use crate::process;
 
 /// Nothing takes this long unless it hangs.
 const PATIENCE: Duration = Duration::from_mins(5);
 const PAUSE_AFTER_FAILED_START: Duration = Duration::from_millis(200);
-/// Settings of the surroundings that would change what is tested.
-const FOREIGN_VARIABLES: [&str; 4] = ["OTEL_STORAGE_DATA_DIR", "RUST_LOG", "PGOPTIONS", "PGPASSWORD"];
-const URL_VARIABLE: &str = "OTEL_STORAGE_CONNECTION_STRING";
 
 /// What the program under test can be told.
 #[derive(Debug, Clone)]
@@ -66,17 +64,6 @@ pub struct Settings {
     pub arguments: Vec<String>,
     /// Where its log is appended.
     pub log: PathBuf,
-}
-
-/// Where a server listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub struct Addresses {
-    /// OTLP over gRPC.
-    #[serde(rename = "grpc_addr")]
-    pub grpc: SocketAddr,
-    /// OTLP over HTTP.
-    #[serde(rename = "http_addr")]
-    pub http: SocketAddr,
 }
 
 /// How a server is ended.
@@ -233,24 +220,8 @@ impl Keeper {
     fn spawn(&self) -> Result<Child> {
         let Settings { program, data_dir, url, arguments, log } = &self.settings;
         let log = OpenOptions::new().create(true).append(true).open(log).context("the server's log")?;
-        let mut command = Command::new(&program.path);
-        command
-            .args(["serve", "--json", "--grpc-addr=127.0.0.1:0", "--http-addr=127.0.0.1:0", "--api-addr=127.0.0.1:0"])
-            .arg("--data-dir")
-            .arg(data_dir)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true);
-        for name in FOREIGN_VARIABLES {
-            command.env_remove(name);
-        }
-        // In the environment, because arguments are there for all to see.
-        match url {
-            Some(url) => command.env(URL_VARIABLE, url),
-            None => command.env_remove(URL_VARIABLE),
-        };
+        let mut command = server::command(&program.path, data_dir, url.as_deref());
+        command.args(arguments).stderr(log);
         command.spawn().with_context(|| format!("start {}", program.path.display()))
     }
 

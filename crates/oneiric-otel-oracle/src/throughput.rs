@@ -1,27 +1,21 @@
 //! The same load with one kind of acknowledgement and with another, in turn, in one run.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+
+use oneiric_otel_bench::latency::Quantiles;
+use oneiric_otel_bench::{database, load, standard};
 
 use crate::bench::Bench;
-use crate::client::{Protocol, Reply, Sender};
-use crate::content::Signal;
-use crate::serving::{Addresses, Serving};
+use crate::serving::Serving;
 use crate::{postgres, process, report};
-use oneiric_otel_bench::latency::{Latencies, Quantiles};
-use oneiric_otel_bench::standard;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long the number of rows may stay as it is.
-const PATIENCE: Duration = Duration::from_mins(3);
-const PAUSE_AFTER_REFUSAL: Duration = Duration::from_millis(20);
 const ACKS: [&str; 2] = ["spooled", "stored"];
 
 /// What is sent.
@@ -118,29 +112,28 @@ async fn round(bench: &Bench, serving: &Serving, url: &str, ack: &str, load: Loa
     // Made before the clock starts: the generator's own work does not count.
     let requests = load.spans / load.spans_per_request;
     let traces = load.spans_per_request / standard::SPANS_PER_TRACE;
-    let requests: Arc<Vec<Bytes>> =
-        Arc::new((0..requests).map(|i| standard::request(i * traces..(i + 1) * traces).into()).collect());
+    let requests: Vec<Bytes> = (0..requests).map(|i| standard::request(i * traces..(i + 1) * traces).into()).collect();
     let spans = requests.len() as u64 * load.spans_per_request;
     let cpu = || process::cpu_time_of_tree(pid) + process::cpu_time_of_tree(bench.postgres.pid());
 
+    let (sender, queued) = mpsc::channel(requests.len().max(1));
+    for request in requests {
+        sender.send(request).await?;
+    }
+    drop(sender);
+
     let cpu_before = cpu();
     let began = Instant::now();
-    let next = Arc::new(AtomicU64::new(0));
-    let mut senders = JoinSet::new();
-    for _ in 0..load.connections.max(1) {
-        senders.spawn(send(addresses, Arc::clone(&requests), Arc::clone(&next)));
-    }
-    let mut latencies = Latencies::default();
-    let mut refused = 0;
-    while let Some(joined) = senders.join_next().await {
-        let (more, refusals) = joined??;
-        latencies.append(&more);
-        refused += refusals;
-    }
+    let sent = load::send(addresses.grpc, queued, load.connections as usize).await?;
     let acknowledged = began.elapsed();
-    wait_for_rows(url, spans).await?;
+    let client = postgres::connect(url).await?;
+    database::wait_for_rows(&client, spans, LOOK_EVERY, |_| {}).await?;
     let committed = began.elapsed();
     let cpu = cpu().saturating_sub(cpu_before);
+    let stored = database::count_spans(&client).await?;
+    if stored != spans {
+        bail!("{spans} spans were acknowledged, and {stored} are stored");
+    }
     let per_second = |elapsed: Duration| spans as f64 / elapsed.as_secs_f64();
     Ok(Round {
         ack: ack.to_owned(),
@@ -148,54 +141,9 @@ async fn round(bench: &Bench, serving: &Serving, url: &str, ack: &str, load: Loa
         acknowledged_per_second: per_second(acknowledged),
         committed_per_second: per_second(committed),
         cpu_seconds_per_million: cpu.as_secs_f64() * 1e6 / spans as f64,
-        latency: latencies.quantiles(),
-        refused,
+        latency: sent.latency,
+        refused: sent.refused,
     })
-}
-
-async fn send(server: Addresses, requests: Arc<Vec<Bytes>>, next: Arc<AtomicU64>) -> Result<(Latencies, u64)> {
-    let mut sender = Sender::new(Protocol::Grpc, false)?;
-    let mut latencies = Latencies::default();
-    let mut refused = 0;
-    loop {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        let Some(request) = requests.get(index as usize) else { return Ok((latencies, refused)) };
-        let began = Instant::now();
-        loop {
-            match sender.deliver(server, Signal::Traces, request).await {
-                Reply::Acknowledged => break,
-                Reply::Retry(_) => refused += 1,
-                Reply::Fault(text) => bail!("request {index}: {text}"),
-            }
-            tokio::time::sleep(PAUSE_AFTER_REFUSAL).await;
-        }
-        latencies.add(began.elapsed());
-    }
-}
-
-/// The ledger's count costs little, and commits with the rows.
-async fn wait_for_rows(url: &str, spans: u64) -> Result<()> {
-    let client = postgres::connect(url).await?;
-    let mut last = -1;
-    let mut since = Instant::now();
-    loop {
-        let sql = "SELECT coalesce(sum(records), 0)::bigint FROM otel.otel_ingest_ledger";
-        let rows: i64 = client.query_one(sql, &[]).await?.get(0);
-        if rows as u64 >= spans {
-            break;
-        }
-        if rows != last {
-            (last, since) = (rows, Instant::now());
-        } else if since.elapsed() > PATIENCE {
-            bail!("{spans} spans were acknowledged, {rows} are stored, and none was added for {PATIENCE:?}");
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    let stored: i64 = client.query_one("SELECT count(*) FROM otel.otel_spans", &[]).await?.get(0);
-    if stored as u64 != spans {
-        bail!("{spans} spans were acknowledged, and {stored} are stored");
-    }
-    Ok(())
 }
 
 /// As a table.

@@ -20,7 +20,7 @@ mod owner;
 pub mod python;
 #[cfg(all(test, feature = "harness"))]
 mod receiver;
-#[cfg(feature = "harness")]
+#[cfg(feature = "send")]
 pub mod send;
 #[cfg(feature = "harness")]
 mod server;

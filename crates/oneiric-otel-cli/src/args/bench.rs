@@ -1,5 +1,6 @@
 //! What `bench` measures, and with how much.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -18,6 +19,78 @@ pub(crate) enum Bench {
     /// The database lies in the directory `bench/search` of the data directory. One that --database-url names must have
     /// no other telemetry. What is there already is not stored again.
     Search(Search),
+    /// How fast spans are stored and at what cost, beside a bare COPY of the same rows
+    ///
+    /// Starts a server of its own on an empty database: an embedded one in the directory `bench` of the data directory, removed
+    /// afterwards, or the one that --database-url names, which is reached without TLS.
+    Ingest(Ingest),
+    /// Send spans and say how fast they were acknowledged: the part of `ingest` that is a process of its own
+    #[command(hide = true)]
+    Load(Load),
+    /// How long the server takes to start, and until ten thousand traces can be searched
+    ///
+    /// Starts servers of its own on an embedded database in the directory `bench` of the data directory, removed afterwards.
+    Startup(Startup),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ingest {
+    #[command(flatten)]
+    pub(crate) amount: Amount,
+    /// When a request is acknowledged: spooled or stored
+    #[arg(long, value_name = "WHEN", default_value = "spooled", value_parser = ["spooled", "stored"])]
+    pub(crate) ack: String,
+    /// Derive traces while spans come in, as a server does, in place of afterwards
+    #[arg(long)]
+    pub(crate) derive_meanwhile: bool,
+    /// Rows that are written again by COPY and INSERT, at most; 0 leaves the comparison out
+    #[arg(long, value_name = "N", default_value_t = 500_000)]
+    pub(crate) baseline_rows: u64,
+    /// Report the rate of each so many spans
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) progress_every: u64,
+    /// Another build of this program as the server
+    #[arg(long, value_name = "FILE")]
+    pub(crate) server_program: Option<PathBuf>,
+    /// A setting of the server, such as batch_size=10000; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) server_setting: Vec<String>,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Amount {
+    /// Spans in all
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub(crate) spans: u64,
+    /// Spans of a request, which take some 500 bytes each
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(10..=8000))]
+    pub(crate) spans_per_request: u64,
+    /// Connections, each with one request in flight
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) connections: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// Where to
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) to: SocketAddr,
+    /// The number of the first trace
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) first_trace: u64,
+    #[command(flatten)]
+    pub(crate) amount: Amount,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Startup {
+    /// Starts that are measured
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) starts: u32,
+    /// Traces that are stored, derived, embedded and found
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1000..=1_000_000))]
+    pub(crate) traces: u64,
 }
 
 #[derive(Debug, Args)]

@@ -1,25 +1,59 @@
 //! `bench`: measurements that anyone can run.
 
+mod ingest;
 mod query;
 mod search;
+mod startup;
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
 use oneiric_otel_bench::fill;
 
 use super::Ending;
 use crate::args::Global;
 use crate::args::bench::Bench;
+use crate::data_dir;
 use crate::progress::Progress;
 
 pub(crate) async fn run(global: &Global, bench: &Bench) -> Result<Ending> {
     match bench {
         Bench::Query(query) => query::run(global, query).await,
         Bench::Search(search) => search::run(global, search).await,
+        Bench::Ingest(ingest) => ingest::run(global, ingest).await,
+        Bench::Load(load) => ingest::send(load).await,
+        Bench::Startup(startup) => startup::run(global, startup).await,
+    }
+}
+
+/// A new directory among those of benchmarks, removed afterwards.
+struct Place(PathBuf);
+
+impl Place {
+    fn make(global: &Global, name: &str) -> Result<Self> {
+        let dir = data_dir::of_bench(global)?.join(format!("{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, "{} could not be removed", self.0.display());
+        }
     }
 }
 
 /// The steps of a benchmark as progress.
 struct Steps<'a>(&'a Progress);
+
+impl Steps<'_> {
+    /// Another step begins.
+    fn tell(&self, what: &str) {
+        fill::Watcher::step(self, what, None);
+    }
+}
 
 impl fill::Watcher for Steps<'_> {
     fn step(&self, what: &str, parts: Option<u64>) {

@@ -39,6 +39,16 @@ pub fn title(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
+/// The parent of a process.
+pub fn parent(pid: u32) -> Option<u32> {
+    stat(pid).ok().map(|stat| stat.parent)
+}
+
+/// Processor time of a process, its threads included and its children not. None where Linux does not show it.
+pub fn cpu_time(pid: u32) -> Option<Duration> {
+    stat(pid).ok().map(|stat| Duration::from_millis(stat.own_ticks * 1000 / TICKS_PER_SECOND))
+}
+
 /// Processor time of a process, of the children it has waited for, and of those that live.
 pub fn cpu_time_of_tree(pid: u32) -> Duration {
     let own = stat(pid).map_or(0, |stat| stat.ticks);
@@ -74,6 +84,8 @@ pub fn allow_open_files(count: u64) -> Result<()> {
 struct Stat {
     state: char,
     parent: u32,
+    own_ticks: u64,
+    /// With those of children that were waited for.
     ticks: u64,
 }
 
@@ -83,10 +95,12 @@ fn stat(pid: u32) -> Result<Stat> {
     let (_, rest) = text.rsplit_once(')').context("no program name")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let number = |index: usize| -> Result<u64> { Ok(fields.get(index).context("too short")?.parse()?) };
+    let own_ticks = number(11)? + number(12)?;
     Ok(Stat {
         state: fields.first().and_then(|state| state.chars().next()).context("no state")?,
         parent: u32::try_from(number(1)?)?,
         // Fields 14 to 17: in user mode, in the kernel, and both of children that were waited for.
-        ticks: number(11)? + number(12)? + number(13)? + number(14)?,
+        own_ticks,
+        ticks: own_ticks + number(13)? + number(14)?,
     })
 }

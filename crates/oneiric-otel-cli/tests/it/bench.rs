@@ -1,0 +1,67 @@
+//! Benchmarks run, and what they report fits together. How fast anything is does not matter here.
+
+use serde_json::Value;
+
+use crate::cli::{data_dir, run, text};
+
+fn number(report: &Value, at: &str) -> f64 {
+    report.pointer(at).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {at} of {report:#}"))
+}
+
+#[tokio::test]
+async fn ingest_is_measured_beside_the_same_rows_by_other_ways_and_leaves_nothing_behind() {
+    let dir = data_dir();
+    let spans = ["--spans=4000", "--spans-per-request=500", "--connections=3", "--progress-every=1000"];
+    let arguments = [&["bench", "ingest", "--json", "--data-dir", text(dir.path())], &spans[..]].concat();
+    let report = run(&arguments).await.expect(0).json();
+    assert_eq!(report["derivation"]["traces"], 400);
+    assert_eq!(report["database"]["settings"][0], serde_json::json!(["fsync", "on"]));
+    for at in [
+        "/committed_per_second",
+        "/acknowledged_per_second",
+        "/latency/p50_ms",
+        "/otlp_bytes_per_span",
+        "/cpu/server",
+        "/cpu/postgres",
+        "/wal_bytes_per_span",
+        "/resident_bytes",
+        "/span_bytes",
+        "/share/rate",
+        "/share/cpu",
+    ] {
+        assert!(number(&report, at) > 0.0, "{at} of {report:#}");
+    }
+    assert!(number(&report, "/all_bytes") > number(&report, "/span_bytes"));
+    let baselines = report["baselines"].as_array().unwrap();
+    let ways: Vec<(&str, u64)> =
+        baselines.iter().map(|way| (way["way"].as_str().unwrap(), way["rows"].as_u64().unwrap())).collect();
+    assert_eq!(
+        ways,
+        [("COPY BINARY", 4000), ("COPY BINARY", 4000), ("COPY BINARY", 4000), ("INSERT of 1,000 rows", 4000)]
+    );
+    assert!(std::fs::read_dir(dir.path().join("bench")).unwrap().next().is_none(), "the database is gone");
+}
+
+#[tokio::test]
+async fn what_cannot_be_measured_is_refused_and_says_why() {
+    let dir = data_dir();
+    let at = ["--data-dir", text(dir.path())];
+    let odd = run(&[&["bench", "ingest", "--spans=1001"], &at[..]].concat()).await.expect(1);
+    assert!(odd.stderr.contains("expected a multiple of the spans of a request (5000), found 1001"), "{}", odd.stderr);
+    let url =
+        run(&[&["bench", "startup", "--database-url=postgresql://127.0.0.1/x"], &at[..]].concat()).await.expect(1);
+    assert!(url.stderr.contains("measured with the embedded PostgreSQL"), "{}", url.stderr);
+}
+
+#[tokio::test]
+async fn the_start_is_measured_and_what_was_sent_is_found() {
+    let dir = data_dir();
+    let size = ["--starts=2", "--traces=1000"];
+    let arguments = [&["bench", "startup", "--json", "--data-dir", text(dir.path())], &size[..]].concat();
+    let report = run(&arguments).await.expect(0).json();
+    assert_eq!((report["count"].clone(), report["searchable"]["traces"].clone()), (2.into(), 1000.into()));
+    let [stored, derived, searchable] =
+        ["stored", "derived", "searchable"].map(|what| number(&report, &format!("/searchable/{what}_seconds")));
+    assert!(0.0 < stored && stored <= derived && derived <= searchable, "{report:#}");
+    assert!(number(&report, "/starts/p50_ms") > 0.0);
+}

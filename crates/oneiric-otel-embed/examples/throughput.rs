@@ -24,7 +24,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let dir = model_dir()?;
 
     let begin = Instant::now();
-    let model = MiniLm::load(&dir)?;
+    let model = match std::env::args().nth(2).as_deref() {
+        Some("int8") => MiniLm::load(&dir, oneiric_otel_embed::Precision::Int8)?,
+        Some("avx2") => MiniLm::load_with(&dir, oneiric_otel_embed::Instructions::Avx2)?,
+        Some("avxvnni") => MiniLm::load_with(&dir, oneiric_otel_embed::Instructions::AvxVnni)?,
+        Some("portable") => MiniLm::load_with(&dir, oneiric_otel_embed::Instructions::Portable)?,
+        _ => MiniLm::load(&dir, oneiric_otel_embed::Precision::F32)?,
+    };
     println!("load                 {:8.1} ms", millis(begin.elapsed()));
     println!("resident after load  {:8.1} MB", resident("VmRSS")?);
 

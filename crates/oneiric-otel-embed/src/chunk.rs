@@ -5,19 +5,18 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// Pieces in a full chunk. Larger chunks leave the second-level cache, smaller ones read the weights more often.
-const PIECES: usize = 400;
 /// Pieces in the smallest chunk that is worth a thread of its own.
 const FEWEST_PIECES: usize = 64;
 
-/// Groups texts of the given lengths, in pieces, into chunks for `threads` workers: lists of positions in `lengths`.
+/// Groups texts of the given lengths, in pieces, into chunks for `threads` workers: lists of positions in `lengths`. A
+/// chunk has at most `pieces`, unless it is a single text.
 ///
 /// Longest first, so that the last chunks to finish are short ones.
-pub(crate) fn group(lengths: &[usize], threads: usize) -> Vec<Vec<usize>> {
+pub(crate) fn group(lengths: &[usize], threads: usize, pieces: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
     let all = lengths.iter().sum::<usize>();
-    let most = all.div_ceil(threads.max(1)).clamp(FEWEST_PIECES, PIECES);
+    let most = all.div_ceil(threads.max(1)).clamp(FEWEST_PIECES.min(pieces), pieces);
 
     let mut chunks: Vec<Vec<usize>> = Vec::new();
     let mut room = 0;
@@ -66,14 +65,16 @@ pub(crate) fn spread<T: Send>(count: usize, threads: usize, work: impl Fn(usize)
 
 #[cfg(test)]
 mod tests {
-    use super::{PIECES, group, spread};
+    use super::{group, spread};
+
+    const PIECES: usize = 400;
 
     #[test]
     fn every_text_is_in_one_chunk_and_no_chunk_is_too_large() {
         for count in [0, 1, 2, 7, 500] {
             let lengths: Vec<usize> = (0..count).map(|i| 2 + i * 97 % 255).collect();
             for threads in [1, 2, 5] {
-                let chunks = group(&lengths, threads);
+                let chunks = group(&lengths, threads, PIECES);
                 let mut texts: Vec<usize> = chunks.iter().flatten().copied().collect();
                 texts.sort_unstable();
                 assert_eq!(texts, (0..count).collect::<Vec<_>>());
@@ -87,9 +88,9 @@ mod tests {
 
     #[test]
     fn a_few_texts_are_shared_between_two_threads() {
-        assert_eq!(group(&[50, 50, 50, 50], 1), [[0, 1, 2, 3]]);
-        assert_eq!(group(&[50, 50, 50, 50], 2), [[0, 1], [2, 3]]);
-        assert_eq!(group(&[10, 10, 10], 2), [[0, 1, 2]]);
+        assert_eq!(group(&[50, 50, 50, 50], 1, PIECES), [[0, 1, 2, 3]]);
+        assert_eq!(group(&[50, 50, 50, 50], 2, PIECES), [[0, 1], [2, 3]]);
+        assert_eq!(group(&[10, 10, 10], 2, PIECES), [[0, 1, 2]]);
     }
 
     #[test]

@@ -5,16 +5,22 @@
 //!
 //! Knows neither files' whereabouts nor texts nor threads: piece numbers go in, vectors come out.
 
+use pulp::Arch;
+
 use crate::LoadError;
+use crate::attention::{self, Attention};
 use crate::config::Config;
-use crate::linear::Linear;
-use crate::matmul::{Before, Matrix, MatrixMut, multiply};
-use crate::pointwise::{gelu, normalise_rows, softmax_rows, unit_mean};
+use crate::linear::{Arithmetic, Linear, Scratch};
+use crate::pointwise::{gelu, normalise_rows, unit_mean};
+use crate::precision::Precision;
 use crate::weights::WeightFile;
 
 /// A model, ready to run.
 pub(crate) struct Encoder {
     config: Config,
+    arithmetic: Arithmetic,
+    /// What the loops beside the matrix products are compiled for.
+    arch: Arch,
     /// One row per piece.
     pieces: Vec<f32>,
     /// One row per position that can occur, with the row of the only token type already added.
@@ -45,13 +51,14 @@ pub(crate) struct Workspace {
     states: Vec<f32>,
     query_key_value: Vec<f32>,
     attended: Vec<f32>,
-    scores: Vec<f32>,
+    attention: attention::Memory,
     widened: Vec<f32>,
+    scratch: Scratch,
 }
 
 impl Encoder {
     /// Reads and prepares the weights of a model of the given shape.
-    pub(crate) fn load(config: &Config, file: &mut WeightFile) -> Result<Self, LoadError> {
+    pub(crate) fn load(config: &Config, arithmetic: Arithmetic, file: &mut WeightFile) -> Result<Self, LoadError> {
         let hidden = config.hidden;
         let pieces = file.read("embeddings.word_embeddings.weight", &[config.vocabulary, hidden])?;
         let mut positions = file.read_rows(
@@ -66,13 +73,28 @@ impl Encoder {
             }
         }
         let norm = Norm::load(file, "embeddings.LayerNorm", config)?;
-        let layers = (0..config.layers).map(|index| Layer::load(file, index, config)).collect::<Result<_, _>>()?;
-        Ok(Self { config: config.clone(), pieces, positions, norm, layers })
+        let layers =
+            (0..config.layers).map(|index| Layer::load(file, index, config, arithmetic)).collect::<Result<_, _>>()?;
+        Ok(Self { config: config.clone(), arithmetic, arch: arithmetic.arch(), pieces, positions, norm, layers })
     }
 
     /// Components of a vector.
     pub(crate) fn dimension(&self) -> usize {
         self.config.hidden
+    }
+
+    /// The precision of the arithmetic.
+    pub(crate) fn precision(&self) -> Precision {
+        self.arithmetic.precision()
+    }
+
+    /// Pieces of all texts together with which [`Encoder::run`] works best. Larger chunks leave the second-level cache and keep
+    /// short work waiting; smaller ones read the weights more often.
+    pub(crate) fn pieces_at_once(&self) -> usize {
+        match self.arithmetic.precision() {
+            Precision::F32 => 400,
+            Precision::Int8 => 128,
+        }
     }
 
     /// One vector of length 1 per text: the mean over its pieces.
@@ -81,7 +103,7 @@ impl Encoder {
     pub(crate) fn run(&self, texts: &[&[u32]], workspace: &mut Workspace) -> Vec<Vec<f32>> {
         let hidden = self.config.hidden;
         let rows = texts.iter().map(|text| text.len()).sum::<usize>();
-        let Workspace { states, query_key_value, attended, scores, widened } = workspace;
+        let Workspace { states, query_key_value, attended, attention, widened, scratch } = workspace;
         let states = sized(states, rows * hidden);
         let query_key_value = sized(query_key_value, rows * hidden * 3);
         let attended = sized(attended, rows * hidden);
@@ -89,31 +111,34 @@ impl Encoder {
 
         self.embed_pieces(texts, states);
         for layer in &self.layers {
-            layer.query_key_value.write(states, query_key_value);
+            layer.query_key_value.write(states, query_key_value, scratch);
             let mut row = 0;
             for text in texts {
                 let end = row + text.len();
-                self.attend(
-                    &query_key_value[row * hidden * 3..end * hidden * 3],
-                    scores,
-                    &mut attended[row * hidden..end * hidden],
-                );
+                let one = Attention {
+                    query_key_value: &query_key_value[row * hidden * 3..end * hidden * 3],
+                    attended: &mut attended[row * hidden..end * hidden],
+                    hidden,
+                    width: self.config.head_width(),
+                    memory: attention,
+                };
+                one.run(self.arch);
                 row = end;
             }
-            layer.attended.add(attended, states);
-            layer.attended_norm.apply(states);
+            layer.attended.add(attended, states, scratch);
+            layer.attended_norm.apply(self.arch, states);
 
-            layer.widened.write(states, widened);
-            gelu(widened);
-            layer.narrowed.add(widened, states);
-            layer.narrowed_norm.apply(states);
+            layer.widened.write(states, widened, scratch);
+            gelu(self.arch, widened);
+            layer.narrowed.add(widened, states, scratch);
+            layer.narrowed_norm.apply(self.arch, states);
         }
 
         let mut vectors = Vec::with_capacity(texts.len());
         let mut rest = &*states;
         for text in texts {
             let (own, others) = rest.split_at(text.len() * hidden);
-            vectors.push(unit_mean(own, hidden));
+            vectors.push(unit_mean(self.arch, own, hidden));
             rest = others;
         }
         vectors
@@ -130,39 +155,12 @@ impl Encoder {
                 }
             }
         }
-        self.norm.apply(states);
-    }
-
-    /// Attention within one text: every head lets each piece gather values from all pieces, by likeness of query and key.
-    fn attend(&self, query_key_value: &[f32], scores: &mut Vec<f32>, attended: &mut [f32]) {
-        let (hidden, width) = (self.config.hidden, self.config.head_width());
-        let rows = attended.len() / hidden;
-        let scores = sized(scores, rows * rows);
-        let scale = 1.0 / (width as f32).sqrt();
-        let step = hidden * 3;
-        for start in (0..hidden).step_by(width) {
-            let part = |index: usize| &query_key_value[index * hidden + start..];
-            multiply(
-                MatrixMut { data: scores, rows, columns: rows, row_step: rows },
-                Before::Replace,
-                scale,
-                Matrix { data: part(0), rows, columns: width, row_step: step, column_step: 1 },
-                Matrix { data: part(1), rows: width, columns: rows, row_step: 1, column_step: step },
-            );
-            softmax_rows(scores, rows);
-            multiply(
-                MatrixMut { data: &mut attended[start..], rows, columns: width, row_step: hidden },
-                Before::Replace,
-                1.0,
-                Matrix { data: scores, rows, columns: rows, row_step: rows, column_step: 1 },
-                Matrix { data: part(2), rows, columns: width, row_step: step, column_step: 1 },
-            );
-        }
+        self.norm.apply(self.arch, states);
     }
 }
 
 impl Layer {
-    fn load(file: &mut WeightFile, index: usize, config: &Config) -> Result<Self, LoadError> {
+    fn load(file: &mut WeightFile, index: usize, config: &Config, arithmetic: Arithmetic) -> Result<Self, LoadError> {
         let (hidden, intermediate) = (config.hidden, config.intermediate);
         let name = |part: &str| format!("encoder.layer.{index}.{part}");
         let mut weights = Vec::with_capacity(3 * hidden * hidden);
@@ -171,11 +169,13 @@ impl Layer {
             weights.extend(file.read(&name(&format!("attention.self.{part}.weight")), &[hidden, hidden])?);
             bias.extend(file.read(&name(&format!("attention.self.{part}.bias")), &[hidden])?);
         }
-        let query_key_value = Linear::new(&weights, bias);
+        let query_key_value =
+            Linear::new(arithmetic, &weights, bias).map_err(|reason| file.damaged(&name("attention.self"), &reason))?;
         drop(weights);
         let mut linear = |part: &str, inputs: usize, outputs: usize| -> Result<Linear, LoadError> {
             let weights = file.read(&name(&format!("{part}.weight")), &[outputs, inputs])?;
-            Ok(Linear::new(&weights, file.read(&name(&format!("{part}.bias")), &[outputs])?))
+            let bias = file.read(&name(&format!("{part}.bias")), &[outputs])?;
+            Linear::new(arithmetic, &weights, bias).map_err(|reason| file.damaged(&name(part), &reason))
         };
         Ok(Self {
             query_key_value,
@@ -195,8 +195,8 @@ impl Norm {
         Ok(Self { scale, shift, epsilon: config.epsilon })
     }
 
-    fn apply(&self, rows: &mut [f32]) {
-        normalise_rows(rows, &self.scale, &self.shift, self.epsilon);
+    fn apply(&self, arch: Arch, rows: &mut [f32]) {
+        normalise_rows(arch, rows, &self.scale, &self.shift, self.epsilon);
     }
 }
 

@@ -31,6 +31,12 @@ pub enum LoadError {
         /// What was found, and what is accepted.
         reason: String,
     },
+    /// The instructions that were asked for are not there.
+    #[error("this processor has no {name}")]
+    Instructions {
+        /// Their name.
+        name: &'static str,
+    },
 }
 
 /// A loaded model did not answer.

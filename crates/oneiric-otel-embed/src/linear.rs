@@ -1,64 +1,130 @@
 //! A linear layer with its weights prepared for the processor: `y = W x + b` for many rows x at once.
 //!
-//! The boundary for other arithmetic: nothing outside this module sees how weights are kept. An implementation in other
-//! numbers needs the same three functions, and must as well give a row the same bits whatever the other rows are.
+//! The boundary between arithmetics: nothing outside this module sees how weights are kept. Each gives a row the same bits
+//! whatever the other rows are.
 
+use pulp::Arch;
+
+use crate::int8::{self, Int8};
 use crate::matmul::{Before, DEPTH, Matrix, MatrixMut, multiply};
+use crate::precision::Precision;
+
+/// The arithmetic of all layers of a model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arithmetic {
+    F32,
+    Int8(Int8),
+}
+
+impl Arithmetic {
+    /// Its precision.
+    pub(crate) fn precision(self) -> Precision {
+        match self {
+            Self::F32 => Precision::F32,
+            Self::Int8(_) => Precision::Int8,
+        }
+    }
+
+    /// What the loops beside the matrix products are compiled for.
+    pub(crate) fn arch(self) -> Arch {
+        match self {
+            Self::F32 => Arch::new(),
+            Self::Int8(int8) => int8.arch(),
+        }
+    }
+}
 
 /// Weights and bias of one layer.
-///
-/// The weights lie transposed in panels of [`panel_width`] outputs, each panel `[inputs][width]` without gaps: the order
-/// in which the matrix kernel reads them, so that it copies nothing, and neighbouring reads are neighbours in memory.
 pub(crate) struct Linear {
-    inputs: usize,
-    panel: usize,
-    panels: Vec<f32>,
+    weights: Weights,
     bias: Vec<f32>,
 }
 
+enum Weights {
+    F32(Panels),
+    Int8(int8::Weights),
+}
+
+/// Memory that layers work in, kept between calls.
+pub(crate) type Scratch = int8::Scratch;
+
 impl Linear {
     /// Prepares `weights`, `[outputs][inputs]` row by row, with one bias per output.
-    pub(crate) fn new(weights: &[f32], bias: Vec<f32>) -> Self {
-        let outputs = bias.len();
+    ///
+    /// # Errors
+    /// What is wrong with the weights.
+    pub(crate) fn new(arithmetic: Arithmetic, weights: &[f32], bias: Vec<f32>) -> Result<Self, String> {
+        let weights = match arithmetic {
+            Arithmetic::F32 => Weights::F32(Panels::new(weights, bias.len())),
+            Arithmetic::Int8(int8) => int8::Weights::new(int8, weights, bias.len())
+                .map(Weights::Int8)
+                .map_err(|output| format!("a weight of output {output} is not a finite number"))?,
+        };
+        Ok(Self { weights, bias })
+    }
+
+    /// Sets `out`, rows with a value per output, to the layer's answer for the rows of `input`.
+    pub(crate) fn write(&self, input: &[f32], out: &mut [f32], scratch: &mut Scratch) {
+        match &self.weights {
+            Weights::F32(panels) => {
+                for row in out.chunks_exact_mut(self.bias.len()) {
+                    row.copy_from_slice(&self.bias);
+                }
+                panels.add_products(input, self.bias.len(), out);
+            }
+            Weights::Int8(weights) => weights.apply(input, &self.bias, out, Before::Replace, scratch),
+        }
+    }
+
+    /// Adds the layer's answer for the rows of `input` to `out`, rows with a value per output.
+    pub(crate) fn add(&self, input: &[f32], out: &mut [f32], scratch: &mut Scratch) {
+        match &self.weights {
+            Weights::F32(panels) => {
+                for row in out.chunks_exact_mut(self.bias.len()) {
+                    for (value, bias) in row.iter_mut().zip(&self.bias) {
+                        *value += bias;
+                    }
+                }
+                panels.add_products(input, self.bias.len(), out);
+            }
+            Weights::Int8(weights) => weights.apply(input, &self.bias, out, Before::Add, scratch),
+        }
+    }
+}
+
+/// Weights in f32. They lie transposed in panels of [`panel_width`] outputs, each panel `[inputs][width]` without gaps: the
+/// order in which the matrix kernel reads them, so that it copies nothing, and neighbouring reads are neighbours in memory.
+struct Panels {
+    inputs: usize,
+    panel: usize,
+    weights: Vec<f32>,
+}
+
+impl Panels {
+    fn new(weights: &[f32], outputs: usize) -> Self {
+        /// Inputs that are moved at a time: a line of the cache.
+        const BLOCK: usize = 16;
         let inputs = weights.len() / outputs;
         let panel = panel_width();
-        let mut panels = Vec::with_capacity(weights.len());
-        for rows in weights.chunks(inputs * panel) {
-            for input in 0..inputs {
-                panels.extend(rows.iter().skip(input).step_by(inputs));
+        let mut panels = vec![0.0; weights.len()];
+        for (rows, panel) in weights.chunks(inputs * panel).zip(panels.chunks_mut(inputs * panel)) {
+            let width = rows.len() / inputs;
+            for start in (0..inputs).step_by(BLOCK) {
+                let block = &mut panel[start * width..inputs.min(start + BLOCK) * width];
+                for (output, row) in rows.chunks_exact(inputs).enumerate() {
+                    for (place, weight) in block.chunks_exact_mut(width).zip(&row[start..]) {
+                        place[output] = *weight;
+                    }
+                }
             }
         }
-        Self { inputs, panel, panels, bias }
+        Self { inputs, panel, weights: panels }
     }
 
-    /// Components of a result row.
-    pub(crate) fn outputs(&self) -> usize {
-        self.bias.len()
-    }
-
-    /// Sets `out`, rows of [`Linear::outputs`], to the layer's answer for the rows of `input`.
-    pub(crate) fn write(&self, input: &[f32], out: &mut [f32]) {
-        for row in out.chunks_exact_mut(self.outputs()) {
-            row.copy_from_slice(&self.bias);
-        }
-        self.add_products(input, out);
-    }
-
-    /// Adds the layer's answer for the rows of `input` to `out`, rows of [`Linear::outputs`].
-    pub(crate) fn add(&self, input: &[f32], out: &mut [f32]) {
-        for row in out.chunks_exact_mut(self.outputs()) {
-            for (value, bias) in row.iter_mut().zip(&self.bias) {
-                *value += bias;
-            }
-        }
-        self.add_products(input, out);
-    }
-
-    fn add_products(&self, input: &[f32], out: &mut [f32]) {
-        let outputs = self.outputs();
+    fn add_products(&self, input: &[f32], outputs: usize, out: &mut [f32]) {
         let rows = input.len() / self.inputs;
         let block = self.inputs.div_ceil(self.inputs.div_ceil(DEPTH));
-        for (index, panel) in self.panels.chunks(self.inputs * self.panel).enumerate() {
+        for (index, panel) in self.weights.chunks(self.inputs * self.panel).enumerate() {
             let width = panel.len() / self.inputs;
             for start in (0..self.inputs).step_by(block) {
                 let depth = block.min(self.inputs - start);
@@ -91,7 +157,7 @@ fn panel_width() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::Linear;
+    use super::{Arithmetic, Linear, Scratch};
 
     #[test]
     fn every_output_is_its_weights_times_the_input_plus_its_bias() {
@@ -100,11 +166,12 @@ mod tests {
             let weights: Vec<f32> = (0..inputs * outputs).map(|i| ((i * 37 % 101) as f32 - 50.0) / 64.0).collect();
             let bias: Vec<f32> = (0..outputs).map(|i| i as f32 / 8.0).collect();
             let input: Vec<f32> = (0..inputs * 5).map(|i| ((i * 29 % 83) as f32 - 40.0) / 32.0).collect();
-            let linear = Linear::new(&weights, bias.clone());
+            let linear = Linear::new(Arithmetic::F32, &weights, bias.clone()).expect("f32 takes all weights");
+            let mut scratch = Scratch::default();
             let mut written = vec![f32::NAN; outputs * 5];
-            linear.write(&input, &mut written);
+            linear.write(&input, &mut written, &mut scratch);
             let mut added = vec![1.0; outputs * 5];
-            linear.add(&input, &mut added);
+            linear.add(&input, &mut added, &mut scratch);
             for row in 0..5 {
                 for output in 0..outputs {
                     let product = |i| f64::from(weights[output * inputs + i]) * f64::from(input[row * inputs + i]);

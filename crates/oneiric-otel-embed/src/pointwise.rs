@@ -1,50 +1,67 @@
 //! What is done to rows of numbers between the matrix products: layer normalisation, GELU, softmax, and vector length.
 //!
 //! Plain loops without branches or library calls, which the compiler turns into vector instructions; [`pulp`] has them
-//! compiled for several instruction sets and picks one at run time. Sums run in [`LANES`] interleaved parts, so their
-//! order, and with it every bit, depends on the length of a row alone.
+//! compiled for several instruction sets, of which the caller picks one at run time. Sums run in [`LANES`] interleaved parts,
+//! so their order depends on the length of a row alone, and no multiplication is fused with an addition: the same bits on every
+//! machine.
 
 #![expect(
     clippy::inline_always,
     reason = "a loop gets the wide instructions only inside the function compiled for them"
 )]
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 /// Parts of a sum: the floats in the widest vector register.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Normalises each row of `width` values to mean 0 and variance 1, then scales and shifts it.
-pub(crate) fn normalise_rows(rows: &mut [f32], scale: &[f32], shift: &[f32], epsilon: f32) {
-    Arch::new().dispatch(|| {
-        for row in rows.chunks_exact_mut(scale.len()) {
-            normalise_row(row, scale, shift, epsilon);
-        }
-    });
+pub(crate) fn normalise_rows(arch: Arch, rows: &mut [f32], scale: &[f32], shift: &[f32], epsilon: f32) {
+    arch.dispatch(NormaliseRows { rows, scale, shift, epsilon });
 }
 
 /// Replaces every value by its Gaussian error linear unit, the exact one of `erf`, not the approximation by `tanh`.
-pub(crate) fn gelu(values: &mut [f32]) {
-    Arch::new().dispatch(|| {
-        for value in values.iter_mut() {
-            *value = gelu_of(*value);
-        }
-    });
+pub(crate) fn gelu(arch: Arch, values: &mut [f32]) {
+    arch.dispatch(Gelu(values));
 }
 
-/// Replaces each row of `width` values by its softmax.
-pub(crate) fn softmax_rows(rows: &mut [f32], width: usize) {
-    Arch::new().dispatch(|| {
-        for row in rows.chunks_exact_mut(width) {
-            softmax_row(row);
+// Types rather than closures: a closure may stay a function of its own, without the wide instructions.
+
+struct NormaliseRows<'a> {
+    rows: &'a mut [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    epsilon: f32,
+}
+
+impl WithSimd for NormaliseRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for row in self.rows.chunks_exact_mut(self.scale.len()) {
+            normalise_row(row, self.scale, self.shift, self.epsilon);
         }
-    });
+    }
+}
+
+struct Gelu<'a>(&'a mut [f32]);
+
+impl WithSimd for Gelu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for value in self.0 {
+            *value = gelu_of(*value);
+        }
+    }
 }
 
 /// The mean of rows, scaled to length 1.
-pub(crate) fn unit_mean(rows: &[f32], width: usize) -> Vec<f32> {
+pub(crate) fn unit_mean(arch: Arch, rows: &[f32], width: usize) -> Vec<f32> {
     let mut mean = vec![0.0; width];
-    Arch::new().dispatch(|| {
+    arch.dispatch(|| {
         for row in rows.chunks_exact(width) {
             for (sum, value) in mean.iter_mut().zip(row) {
                 *sum += value;
@@ -74,8 +91,9 @@ fn normalise_row(row: &mut [f32], scale: &[f32], shift: &[f32], epsilon: f32) {
     }
 }
 
+/// Replaces the values of a row by their softmax. To be called where the wide instructions are.
 #[inline(always)]
-fn softmax_row(row: &mut [f32]) {
+pub(crate) fn softmax_row(row: &mut [f32]) {
     let mut highest = [f32::NEG_INFINITY; LANES];
     let (blocks, rest) = row.as_chunks::<LANES>();
     for block in blocks {
@@ -176,7 +194,10 @@ fn erf(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{erf, exp_of_negative, gelu, normalise_rows, softmax_rows, unit_mean};
+    use pulp::Arch;
+
+    use super::{erf, exp_of_negative, gelu, normalise_rows, softmax_row, unit_mean};
+    use crate::instructions::Instructions;
 
     /// Known values of erf to 10 digits, from tables.
     const ERF: [(f32, f64); 8] = [
@@ -212,7 +233,7 @@ mod tests {
     #[test]
     fn gelu_keeps_large_values_and_drops_small_ones() {
         let mut values = [-30.0, -1.0, 0.0, 1.0, 30.0];
-        gelu(&mut values);
+        gelu(Arch::new(), &mut values);
         assert_eq!((values[0], values[2], values[4]), (0.0, 0.0, 30.0));
         assert!((values[1] + 0.158_655_25).abs() < 1e-7 && (values[3] - 0.841_344_8).abs() < 1e-7, "{values:?}");
     }
@@ -222,7 +243,7 @@ mod tests {
         for width in [1, 2, 15, 16, 17, 48, 256] {
             let mut rows: Vec<f32> = (0..width * 3).map(|i| (i * 7 % 23) as f32 * 10.0 - 100.0).collect();
             let before = rows.clone();
-            softmax_rows(&mut rows, width);
+            rows.chunks_mut(width).for_each(softmax_row);
             for (row, old) in rows.chunks(width).zip(before.chunks(width)) {
                 assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "width {width}");
                 for pair in 1..width {
@@ -236,7 +257,7 @@ mod tests {
     fn normalised_rows_have_mean_zero_and_variance_one() {
         for width in [2, 17, 384] {
             let mut rows: Vec<f32> = (0..width * 2).map(|i| (i * 31 % 19) as f32 + 100.0).collect();
-            normalise_rows(&mut rows, &vec![1.0; width], &vec![0.0; width], 1e-12);
+            normalise_rows(Arch::new(), &mut rows, &vec![1.0; width], &vec![0.0; width], 1e-12);
             for row in rows.chunks(width) {
                 let mean = row.iter().sum::<f32>() / width as f32;
                 let variance = row.iter().map(|v| v * v).sum::<f32>() / width as f32;
@@ -247,7 +268,25 @@ mod tests {
 
     #[test]
     fn the_mean_of_rows_has_length_one_unless_it_is_zero() {
-        assert_eq!(unit_mean(&[3.0, 0.0, 3.0, 8.0], 2), [0.6, 0.8]);
-        assert_eq!(unit_mean(&[1.0, -1.0, -1.0, 1.0], 2), [0.0, 0.0]);
+        assert_eq!(unit_mean(Arch::new(), &[3.0, 0.0, 3.0, 8.0], 2), [0.6, 0.8]);
+        assert_eq!(unit_mean(Arch::new(), &[1.0, -1.0, -1.0, 1.0], 2), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn all_instructions_give_the_same_bits() {
+        let noise: Vec<f32> = (0..384 * 9).map(|i| (i * 7919 % 1009) as f32 / 100.0 - 5.0).collect();
+        let (scale, shift) = (&noise[..384], &noise[384..768]);
+        let all = |arch: Arch| {
+            let mut values = noise.clone();
+            normalise_rows(arch, &mut values, scale, shift, 1e-12);
+            gelu(arch, &mut values);
+            arch.dispatch(|| values.chunks_mut(100).for_each(softmax_row));
+            values.extend(unit_mean(arch, &noise, 384));
+            values.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let best = all(Arch::new());
+        for instructions in Instructions::ALL {
+            assert!(all(instructions.arch()) == best, "{}", instructions.as_str());
+        }
     }
 }

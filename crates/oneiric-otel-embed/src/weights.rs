@@ -81,15 +81,19 @@ impl WeightFile {
         self.read_rows(name, shape, shape[0])
     }
 
+    /// The error that says what is wrong with the values of tensor `name`.
+    pub(crate) fn damaged(&self, name: &str, reason: &str) -> LoadError {
+        LoadError::Damaged { path: self.path.clone(), reason: format!("tensor {}{name}: {reason}", self.prefix) }
+    }
+
     fn read_floats(&mut self, start: u64, count: usize) -> io::Result<Vec<f32>> {
         self.file.seek(SeekFrom::Start(start))?;
-        let mut floats = Vec::with_capacity(count);
-        let mut bytes = [0; 16 << 10];
-        while floats.len() < count {
-            let wanted = bytes.len().min((count - floats.len()) * 4);
-            self.file.read_exact(&mut bytes[..wanted])?;
-            let (quads, _) = bytes[..wanted].as_chunks::<4>();
-            floats.extend(quads.iter().map(|quad| f32::from_le_bytes(*quad)));
+        let mut floats = vec![0.0_f32; count];
+        self.file.read_exact(bytemuck::cast_slice_mut(&mut floats))?;
+        if cfg!(target_endian = "big") {
+            for value in &mut floats {
+                *value = f32::from_bits(value.to_bits().swap_bytes());
+            }
         }
         Ok(floats)
     }

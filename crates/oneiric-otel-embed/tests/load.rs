@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use model::model_dir;
-use oneiric_otel_embed::{LoadError, MiniLm};
+use oneiric_otel_embed::{LoadError, MiniLm, Precision};
 use safetensors::tensor::{Dtype, TensorView};
 use tempfile::TempDir;
 
@@ -35,7 +35,7 @@ fn replace_in_config(dir: &Path, field: &str, value: serde_json::Value) {
 }
 
 fn refusal(dir: &Path) -> LoadError {
-    MiniLm::load(dir).expect_err("the model is not usable")
+    MiniLm::load(dir, Precision::F32).expect_err("the model is not usable")
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn another_size_of_bert_runs_under_its_own_name() {
     write_small_model(dir.path(), Dtype::F32);
     assert!(matches!(refusal(dir.path()), LoadError::Unsupported { .. }));
 
-    let model = MiniLm::load_as(dir.path(), "small").unwrap();
+    let model = MiniLm::load_as(dir.path(), "small", Precision::F32).unwrap();
     assert_eq!((model.name(), model.dimension()), ("small", 36));
     let vectors = model.embed(&["a text", "a longer text of several words"]).unwrap();
     assert_eq!(vectors[0], model.embed(&["a text"]).unwrap()[0]);
@@ -159,7 +159,7 @@ fn another_size_of_bert_runs_under_its_own_name() {
 fn weights_in_half_precision_are_refused() {
     let dir = linked_model();
     write_small_model(dir.path(), Dtype::F16);
-    let error = MiniLm::load_as(dir.path(), "small").expect_err("f16 is not accepted").to_string();
+    let error = MiniLm::load_as(dir.path(), "small", Precision::F32).expect_err("f16 is not accepted").to_string();
     assert!(error.contains("is F16, accepted is F32"), "{error}");
 }
 
@@ -174,6 +174,31 @@ fn weights_that_are_not_numbers_give_an_error_and_no_vector() {
         *value = f32::NAN.to_le_bytes();
     }
     fs::write(&path, bytes).unwrap();
-    let error = MiniLm::load_as(dir.path(), "small").unwrap().embed(&["a text"]).expect_err("not finite").to_string();
+    let error = MiniLm::load_as(dir.path(), "small", Precision::F32)
+        .unwrap()
+        .embed(&["a text"])
+        .expect_err("not finite")
+        .to_string();
     assert!(error.starts_with("small cannot embed: ") && error.contains("not finite"), "{error}");
+}
+
+#[test]
+fn weights_that_are_not_numbers_cannot_become_bytes() {
+    let dir = linked_model();
+    write_small_model(dir.path(), Dtype::F32);
+    let path = dir.path().join("model.safetensors");
+    let good = MiniLm::load_as(dir.path(), "small", Precision::Int8).unwrap();
+    assert_eq!((good.precision(), good.embed(&["a text"]).unwrap()[0].len()), (Precision::Int8, 36));
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes.len();
+    for value in bytes[end - 100_000..].as_chunks_mut::<4>().0 {
+        *value = f32::NAN.to_le_bytes();
+    }
+    fs::write(&path, bytes).unwrap();
+    // Which tensors stand at the end is the file's affair: weights are refused when loaded, tables and biases when used.
+    let error = match MiniLm::load_as(dir.path(), "small", Precision::Int8) {
+        Err(error) => error.to_string(),
+        Ok(model) => model.embed(&["a text"]).expect_err("not finite").to_string(),
+    };
+    assert!(error.contains("is not a finite number") || error.contains("not finite"), "{error}");
 }

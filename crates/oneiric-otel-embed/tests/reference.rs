@@ -6,8 +6,8 @@
 
 mod model;
 
-use model::{fixture_texts, fixture_vectors, minilm};
-use oneiric_otel_embed::PRECISION;
+use model::{fixture_texts, fixture_vectors, minilm, minilm_int8, model_dir};
+use oneiric_otel_embed::{Instructions, MiniLm};
 
 fn cosine(left: &[f32], right: &[f32]) -> f64 {
     left.iter().zip(right).map(|(l, r)| f64::from(*l) * f64::from(*r)).sum()
@@ -35,17 +35,51 @@ fn vectors_agree_with_sentence_transformers() {
     eprintln!("least cosine {:.9}, largest difference {:e}", worst.0, worst.1);
 }
 
+/// Cosines with sentence-transformers: the least and the mean.
+fn cosines(vectors: &[Vec<f32>]) -> (f64, f64) {
+    let cosines: Vec<f64> = vectors.iter().zip(&fixture_vectors()).map(|(v, e)| cosine(v, e)).collect();
+    (cosines.iter().copied().fold(1.0, f64::min), cosines.iter().sum::<f64>() / cosines.len() as f64)
+}
+
+#[test]
+fn vectors_in_bytes_are_near_and_the_same_with_all_instructions() {
+    let texts = fixture_texts();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let vectors = minilm_int8().with_threads(2).embed(&texts).unwrap();
+    let (least, mean) = cosines(&vectors);
+    eprintln!("int8: least cosine {least:.6}, mean {mean:.6}");
+    assert!(least >= 0.997 && mean >= 0.9985, "least cosine {least}, mean {mean}");
+
+    // A processor without fused multiply-adds computes them in software, so it gets fewer texts.
+    let few = 20;
+    for instructions in Instructions::ALL.into_iter().filter(|instructions| instructions.is_available()) {
+        let some = if instructions == Instructions::Portable { few } else { texts.len() };
+        let model = MiniLm::load_with(&model_dir(), instructions).unwrap();
+        let others = model.with_threads(2).embed(&texts[..some]).unwrap();
+        for ((text, vector), other) in texts.iter().zip(&vectors).zip(&others) {
+            let same = vector.iter().zip(other).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{}: other bits for {text:?}", instructions.as_str());
+        }
+    }
+}
+
 #[test]
 fn a_text_has_the_same_bits_in_every_company() {
+    same_bits_in_every_company(minilm);
+    same_bits_in_every_company(minilm_int8);
+}
+
+#[expect(clippy::unwrap_used, reason = "a test reports by panicking")]
+fn same_bits_in_every_company(load: fn() -> MiniLm) {
     let texts = fixture_texts();
     // Some of the texts: all lengths and scripts, in a fraction of the time.
     let texts: Vec<&str> = texts.iter().step_by(4).map(String::as_str).collect();
-    let one = minilm();
+    let one = load();
     let alone: Vec<Vec<f32>> = texts.iter().map(|text| one.embed(&[text]).unwrap().remove(0)).collect();
 
     let together = one.embed(&texts).unwrap();
     let in_sevens: Vec<Vec<f32>> = texts.chunks(7).flat_map(|some| one.embed(some).unwrap()).collect();
-    let three = minilm().with_threads(3);
+    let three = load().with_threads(3);
     let reversed: Vec<&str> = texts.iter().rev().copied().collect();
     let mut by_three = three.embed(&reversed).unwrap();
     by_three.reverse();
@@ -54,7 +88,7 @@ fn a_text_has_the_same_bits_in_every_company() {
     {
         for ((text, alone), vector) in texts.iter().zip(&alone).zip(&vectors) {
             let same = alone.iter().zip(vector).all(|(a, v)| a.to_bits() == v.to_bits());
-            assert!(same, "{name}: other bits for {text:?}");
+            assert!(same, "{}, {name}: other bits for {text:?}", one.precision());
         }
     }
 }
@@ -112,5 +146,6 @@ fn what_lies_beyond_the_longest_input_does_not_change_the_vector() {
 #[test]
 fn the_model_says_what_it_is() {
     let model = minilm();
-    assert_eq!((model.name(), model.dimension(), PRECISION), ("all-MiniLM-L6-v2", 384, "f32"));
+    assert_eq!((model.name(), model.dimension(), model.precision().as_str()), ("all-MiniLM-L6-v2", 384, "f32"));
+    assert_eq!(minilm_int8().precision().to_string(), "int8");
 }

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oneiric_otel_embed::MiniLm;
+use oneiric_otel_embed::{MiniLm, Precision};
 use oneiric_otel_parts::{Parts, Silent};
 
 /// The directory of the real model.
@@ -15,7 +15,12 @@ pub(crate) fn model_dir() -> PathBuf {
 
 /// The real model.
 pub(crate) fn minilm() -> MiniLm {
-    MiniLm::load(&model_dir()).unwrap()
+    MiniLm::load(&model_dir(), Precision::F32).unwrap()
+}
+
+/// The real model in bytes.
+pub(crate) fn minilm_int8() -> MiniLm {
+    MiniLm::load(&model_dir(), Precision::Int8).unwrap()
 }
 
 /// The texts of the fixture.

@@ -5,6 +5,7 @@
 
 pub mod database;
 pub mod demo;
+pub mod embed;
 pub mod fill;
 pub mod generate;
 pub mod ingest;

@@ -11,7 +11,7 @@ use oneiric_otel::store::Database;
 use oneiric_otel_bench::fill::{self, Watcher};
 use oneiric_otel_bench::generate::{Generator, Scenario};
 use oneiric_otel_bench::questions::{self, Rounds};
-use oneiric_otel_embed::MiniLm;
+use oneiric_otel_embed::{MiniLm, Precision};
 use oneiric_otel_parts::{Parts, Silent};
 use oneiric_otel_testkit::TestDatabase;
 
@@ -27,8 +27,9 @@ async fn what_is_generated_is_stored_and_every_question_has_answers() {
     let test = TestDatabase::create().await;
     let database = Database::new(test.url()).unwrap();
     database.migrate().await.unwrap();
-    let model: Arc<dyn Embedder> =
-        Arc::new(LocalModel::new(MiniLm::load(&Parts::open_default().unwrap().minilm(&Silent).unwrap()).unwrap()));
+    let model: Arc<dyn Embedder> = Arc::new(LocalModel::new(
+        MiniLm::load(&Parts::open_default().unwrap().minilm(&Silent).unwrap(), Precision::Int8).unwrap(),
+    ));
     let length = Duration::from_hours(3);
     let start = Timestamp::now().as_second().unsigned_abs() - length.as_secs();
     let scenario = Scenario { seed: 3, traces: 600, start_unix_nanos: start * 1_000_000_000, length };

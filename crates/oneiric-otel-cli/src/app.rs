@@ -88,9 +88,10 @@ impl App {
         let Choices { settings, api, own_traces, sql, forward, ports } = choices;
         let Intake { ack, disk, report, left_spools } = intake;
         let promises_commit = matches!(ack, Ack::Stored);
-        let endpoint = settings.endpoint_options();
-        let model =
-            ModelLoader::new(move || model::load(endpoint.clone(), &progress).map_err(|error| format!("{error:#}")));
+        let (endpoint, precision) = (settings.endpoint_options(), settings.precision());
+        let model = ModelLoader::new(move || {
+            model::load(endpoint.clone(), precision, &progress).map_err(|error| format!("{error:#}"))
+        });
         let outlet = forward.clone().map(|forwarder| Arc::new(forwarder) as Arc<dyn Outlet>);
         let options = SystemOptions {
             ingest: IngestOptions { outlet, ..settings.ingest_options(ack) },

@@ -61,17 +61,21 @@ impl WithSimd for Attention<'_> {
         let scale = 1.0 / (width as f32).sqrt();
 
         for start in (0..hidden).step_by(width) {
-            for (row, from) in query_key_value.chunks_exact(step).enumerate() {
-                let key = &from[hidden + start..][..width];
-                for (component, key) in key.iter().enumerate() {
-                    keys[component * columns + row] = key * scale;
+            for (component, keys) in keys.chunks_exact_mut(columns).enumerate() {
+                let from = query_key_value[hidden + start + component..].iter().step_by(step);
+                for (key, from) in keys.iter_mut().zip(from) {
+                    *key = from * scale;
                 }
-                values[row * wide..][..width].copy_from_slice(&from[2 * hidden + start..][..width]);
+            }
+            for (values, from) in values.chunks_exact_mut(wide).zip(query_key_value.chunks_exact(step)) {
+                values[..width].copy_from_slice(&from[2 * hidden + start..][..width]);
             }
             let queries = Left { data: &query_key_value[start..], step, rows, depth: width };
             product(simd, queries, keys, columns, scores);
             for row in scores.chunks_exact_mut(columns) {
-                softmax_row(&mut row[..rows]);
+                // What fills a row up gets no share, and takes whole registers.
+                row[rows..].fill(f32::NEG_INFINITY);
+                softmax_row(row);
             }
             let shares = Left { data: scores, step: columns, rows, depth: rows };
             product(simd, shares, values, wide, gathered);

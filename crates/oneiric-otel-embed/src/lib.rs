@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod gate;
 mod instructions;
 mod int8;
+pub mod limit;
 mod linear;
 mod matmul;
 mod model;

@@ -48,7 +48,8 @@ fn vectors_in_bytes_are_near_and_the_same_with_all_instructions() {
     let vectors = minilm_int8().with_threads(2).embed(&texts).unwrap();
     let (least, mean) = cosines(&vectors);
     eprintln!("int8: least cosine {least:.6}, mean {mean:.6}");
-    assert!(least >= 0.997 && mean >= 0.9985, "least cosine {least}, mean {mean}");
+    // The texts of the fixture are chosen to be odd; those that telemetry gives come nearer.
+    assert!(least >= 0.995 && mean >= 0.999, "least cosine {least}, mean {mean}");
 
     // A processor without fused multiply-adds computes them in software, so it gets fewer texts.
     let few = 20;

@@ -9,6 +9,11 @@ use crate::moment::Moment;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    /// How fast and how exact the embedding model is, in f32 and in int8, against what the processor can do
+    ///
+    /// Needs no database. Alternates between all that is compared, and tells medians; on a busy machine the figures per second
+    /// of processor time mean more.
+    Embed(Embed),
     /// How long questions take, by kind, on a database filled with generated telemetry
     ///
     /// The database lies in the directory `bench` of the data directory. One that --database-url names must have no other
@@ -91,6 +96,19 @@ pub(crate) struct Startup {
     /// Traces that are stored, derived, embedded and found
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1000..=1_000_000))]
     pub(crate) traces: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Embed {
+    /// Texts of a round
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(20..=100_000))]
+    pub(crate) texts: u32,
+    /// Rounds, for one thread and for two
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Measure sentence-transformers beside it, with this Python interpreter, which has it
+    #[arg(long, value_name = "PYTHON")]
+    pub(crate) python: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `bench`: measurements that anyone can run.
 
 mod ingest;
+mod embed;
 mod query;
 mod search;
 mod startup;
@@ -18,6 +19,7 @@ use crate::progress::Progress;
 
 pub(crate) async fn run(global: &Global, bench: &Bench) -> Result<Ending> {
     match bench {
+        Bench::Embed(embed) => embed::run(global, embed).await,
         Bench::Query(query) => query::run(global, query).await,
         Bench::Search(search) => search::run(global, search).await,
         Bench::Ingest(ingest) => ingest::run(global, ingest).await,

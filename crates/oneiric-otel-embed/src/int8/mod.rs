@@ -17,12 +17,11 @@ use pulp::{Arch, Simd, WithSimd};
 use crate::LoadError;
 use crate::instructions::Instructions;
 use crate::matmul::Before;
-use crate::pointwise::LANES;
 use kernel::{GROUP, Kernel, WIDTH};
 
 /// Inputs that share a scale. Fewer are more exact; each part costs a pass over the results. Sums of so many products are
 /// below 2^24, where floats are exact.
-const PART: usize = 128;
+const PART: usize = 192;
 /// Rows whose sums are computed before they become floats: few enough that the sums stay in the first-level cache.
 const ROWS: usize = 32;
 /// The greatest weight: symmetric, so that no weight has a zero point.
@@ -170,8 +169,8 @@ impl WithSimd for Round<'_> {
     type Output = Option<f32>;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Option<f32> {
-        let (least, greatest) = extremes(self.weights);
+    fn with_simd<S: Simd>(self, simd: S) -> Option<f32> {
+        let (least, greatest) = extremes(simd, self.weights);
         let scale = (greatest.max(-least) / GREATEST_WEIGHT).max(LEAST_SCALE);
         let factor = 1.0 / scale;
         let mut finite = scale.is_finite();
@@ -195,14 +194,14 @@ impl WithSimd for Quantise<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let rows = self.input.len() / self.inputs;
         for part in parts(self.inputs) {
             let bytes = &mut self.bytes[part.first * rows..][..part.depth * rows];
             for (row, bytes) in self.input.chunks_exact(self.inputs).zip(bytes.chunks_exact_mut(part.depth)) {
                 let row = &row[part.first..][..part.inputs];
                 let (bytes, padding) = bytes.split_at_mut(part.inputs);
-                self.codes.push(quantise(row, bytes));
+                self.codes.push(quantise(simd, row, bytes));
                 padding.fill(0);
             }
         }
@@ -210,8 +209,8 @@ impl WithSimd for Quantise<'_> {
 }
 
 #[inline(always)]
-fn quantise(row: &[f32], bytes: &mut [u8]) -> Code {
-    let (least, greatest) = extremes(row);
+fn quantise<S: Simd>(simd: S, row: &[f32], bytes: &mut [u8]) -> Code {
+    let (least, greatest) = extremes(simd, row);
     let scale = ((greatest - least) / GREATEST_INPUT).max(LEAST_SCALE);
     let factor = 1.0 / scale;
     let zero = rounded(-least * factor) as f32;
@@ -291,19 +290,17 @@ fn rounded(value: f32) -> i32 {
     (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
 }
 
-/// The least and the greatest of the values and 0. What is not a number counts for nothing.
+/// The least and the greatest of the values and 0. What is not a number may count for anything.
 #[inline(always)]
-fn extremes(values: &[f32]) -> (f32, f32) {
-    let (mut least, mut greatest) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-    let (blocks, rest) = values.as_chunks::<LANES>();
-    for block in blocks {
-        for lane in 0..LANES {
-            least[lane] = if block[lane] < least[lane] { block[lane] } else { least[lane] };
-            greatest[lane] = if block[lane] > greatest[lane] { block[lane] } else { greatest[lane] };
-        }
+fn extremes<S: Simd>(simd: S, values: &[f32]) -> (f32, f32) {
+    let (vectors, rest) = S::as_simd_f32s(values);
+    let (mut least, mut greatest) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
+    for vector in vectors {
+        least = simd.min_f32s(least, *vector);
+        greatest = simd.max_f32s(greatest, *vector);
     }
-    let least = least.iter().chain(rest).copied().fold(0.0, f32::min);
-    let greatest = greatest.iter().chain(rest).copied().fold(0.0, f32::max);
+    let least = rest.iter().copied().fold(simd.reduce_min_f32s(least), f32::min);
+    let greatest = rest.iter().copied().fold(simd.reduce_max_f32s(greatest), f32::max);
     (least, greatest)
 }
 

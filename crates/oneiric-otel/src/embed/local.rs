@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use oneiric_otel_embed::{LoadError, MiniLm, PRECISION};
+pub use oneiric_otel_embed::Precision;
+use oneiric_otel_embed::{LoadError, MiniLm};
 use oneiric_otel_parts::{Parts, PartsError, Progress};
 
 use super::{EmbedError, Embedder, EmbeddingModel};
@@ -29,7 +30,7 @@ pub enum LocalModelError {
 impl LocalModel {
     /// Presents a loaded model.
     pub fn new(model: MiniLm) -> Self {
-        let (name, precision) = (model.name().to_owned(), PRECISION.to_owned());
+        let (name, precision) = (model.name().to_owned(), model.precision().as_str().to_owned());
         Self { identity: EmbeddingModel { name, dimension: model.dimension(), precision }, model }
     }
 
@@ -38,10 +39,10 @@ impl LocalModel {
     ///
     /// # Errors
     /// When it cannot be downloaded, or its files are damaged.
-    pub fn obtain(progress: &dyn Progress) -> Result<Arc<dyn Embedder>, LocalModelError> {
+    pub fn obtain(precision: Precision, progress: &dyn Progress) -> Result<Arc<dyn Embedder>, LocalModelError> {
         let dir = Parts::open_default()?.minilm(progress)?;
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Arc::new(Self::new(MiniLm::load(&dir)?.with_threads(threads))))
+        Ok(Arc::new(Self::new(MiniLm::load(&dir, precision)?.with_threads(threads))))
     }
 }
 

@@ -13,7 +13,7 @@ use std::fmt;
 #[cfg(feature = "endpoint-model")]
 pub use endpoint::{EndpointModel, EndpointOptions};
 #[cfg(feature = "local-model")]
-pub use local::{LocalModel, LocalModelError};
+pub use local::{LocalModel, LocalModelError, Precision};
 pub(crate) use worker::check;
 pub use worker::{EmbedOptions, Embedded, EmbeddingWorker, IndexKind, NewTexts};
 
@@ -42,7 +42,7 @@ pub struct EmbeddingModel {
     pub name: String,
     /// Components of a vector.
     pub dimension: usize,
-    /// Arithmetic of the forward pass, such as `f32`. Vectors of different precisions are not mixed.
+    /// Arithmetic of the forward pass, such as `f32` or `int8`. Vectors of different precisions are not mixed.
     pub precision: String,
 }
 

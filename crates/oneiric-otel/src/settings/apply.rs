@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "local-model")]
+use super::table::EmbeddingPrecision;
 use super::table::{Settings, VectorIndex};
 #[cfg(feature = "endpoint-model")]
 use crate::embed::EndpointOptions;
 use crate::embed::{EmbedOptions, IndexKind};
+#[cfg(feature = "local-model")]
+use crate::embed::Precision;
 use crate::pipeline::{Ack, BreakerOptions, IngestOptions, Limits, StoredSignals};
 use crate::query::QueryOptions;
 use crate::store::{Database, StoreError};
@@ -39,6 +43,15 @@ impl Settings {
             VectorIndex::None => None,
         };
         EmbedOptions { index, ..EmbedOptions::default() }
+    }
+
+    /// The arithmetic of the model in this process.
+    #[cfg(feature = "local-model")]
+    pub fn precision(&self) -> Precision {
+        match self.embedding_precision {
+            EmbeddingPrecision::Int8 => Precision::Int8,
+            EmbeddingPrecision::F32 => Precision::F32,
+        }
     }
 
     /// Where the embedding model is served, if it is not to run in this process.

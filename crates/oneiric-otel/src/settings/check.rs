@@ -1,7 +1,7 @@
 //! What settings must be together.
 
 use super::error::{Problem, SettingsError, Source};
-use super::table::{DEFAULT_MODEL, Settings, StorageBackend};
+use super::table::{DEFAULT_MODEL, EmbeddingPrecision, Settings, StorageBackend};
 
 /// Of the vectors of the model in this process.
 const DEFAULT_DIMENSION: usize = 384;
@@ -82,6 +82,9 @@ impl Settings {
             if self.embedding_endpoint.api_key.is_some() {
                 conflict("embedding_endpoint.api_key", "there is no embedding_endpoint.url to show it to");
             }
+        }
+        if self.embedding_endpoint.url.is_some() && self.embedding_precision != EmbeddingPrecision::Int8 {
+            conflict("embedding_precision", "embedding_endpoint.url computes the vectors, in a precision of its own");
         }
         let least = self.limits.max_request_bytes.saturating_mul(3);
         if self.limits.max_in_flight_bytes < least {

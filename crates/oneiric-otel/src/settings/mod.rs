@@ -53,7 +53,7 @@ pub use load::{ENV_PREFIX, Loader, Resolved, ShownSetting};
 pub use origin::is_origin;
 pub use reference::reference;
 pub use table::{
-    Acknowledge, EndpointSettings, Flag, FlagOf, ForwardProtocol, LimitSettings, ListenSettings, LogFormat, Setting,
-    Settings, StorageBackend, VectorIndex,
+    Acknowledge, EmbeddingPrecision, EndpointSettings, Flag, FlagOf, ForwardProtocol, LimitSettings, ListenSettings,
+    LogFormat, Setting, Settings, StorageBackend, VectorIndex,
 };
 pub use value::{Accepts, DatabaseUrl, Secret, Shown};

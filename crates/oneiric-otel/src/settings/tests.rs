@@ -298,6 +298,17 @@ fn what_does_not_go_together_is_refused() {
         (Settings { embedding_dimension: Some(768), ..Settings::default() }, "all-MiniLM-L6-v2 has 384"),
         (
             Settings {
+                embedding_precision: EmbeddingPrecision::F32,
+                embedding_endpoint: EndpointSettings {
+                    url: Some("http://localhost:8080".to_owned()),
+                    ..EndpointSettings::default()
+                },
+                ..Settings::default()
+            },
+            "a precision of its own",
+        ),
+        (
+            Settings {
                 embedding_endpoint: EndpointSettings { api_key: Some(Secret::new("k")), ..EndpointSettings::default() },
                 ..Settings::default()
             },

@@ -364,7 +364,8 @@ fn loader(choice: &EmbeddingChoice) -> Option<ModelLoader> {
         EmbeddingChoice::None => None,
         #[cfg(feature = "local-model")]
         EmbeddingChoice::Usual => Some(ModelLoader::new(|| {
-            crate::embed::LocalModel::obtain(&oneiric_otel_parts::Silent).map_err(|error| error.to_string())
+            let precision = crate::settings::Settings::default().precision();
+            crate::embed::LocalModel::obtain(precision, &oneiric_otel_parts::Silent).map_err(|error| error.to_string())
         })),
         #[cfg(not(feature = "local-model"))]
         EmbeddingChoice::Usual => None,

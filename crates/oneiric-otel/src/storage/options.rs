@@ -17,7 +17,7 @@ use crate::system::{MEMORY_REQUESTS, ModelLoader, REMEMBER_REQUESTS};
 /// Which model turns texts into vectors.
 #[derive(Debug, Clone, Default)]
 pub enum EmbeddingChoice {
-    /// all-MiniLM-L6-v2 in this process where the crate has the feature `local-model`, else none.
+    /// all-MiniLM-L6-v2 in this process, in int8, where the crate has the feature `local-model`, else none.
     #[default]
     Usual,
     /// None: traces are found by words and by SQL.
@@ -144,10 +144,7 @@ impl OtelStorageOptions {
             cleanup_timeout: Duration::from_secs_f64(application.cleanup_timeout_seconds),
             left_spools_interval: defaults.left_spools_interval,
             threads: application.threads,
-            #[cfg(feature = "endpoint-model")]
             embedding: embedding(settings),
-            #[cfg(not(feature = "endpoint-model"))]
-            embedding: EmbeddingChoice::Usual,
             ingest: settings.ingest_options(Ack::Stored),
             derive: defaults.derive,
             embed: settings.embed_options(),
@@ -159,13 +156,23 @@ impl OtelStorageOptions {
     }
 }
 
-#[cfg(feature = "endpoint-model")]
 fn embedding(settings: &Settings) -> EmbeddingChoice {
-    let Some(endpoint) = settings.endpoint_options() else { return EmbeddingChoice::Usual };
-    EmbeddingChoice::Other(ModelLoader::new(move || {
-        let model = crate::embed::EndpointModel::connect(endpoint.clone()).map_err(|error| error.to_string())?;
-        Ok(std::sync::Arc::new(model))
-    }))
+    #[cfg(feature = "endpoint-model")]
+    if let Some(endpoint) = settings.endpoint_options() {
+        return EmbeddingChoice::Other(ModelLoader::new(move || {
+            let model = crate::embed::EndpointModel::connect(endpoint.clone()).map_err(|error| error.to_string())?;
+            Ok(std::sync::Arc::new(model))
+        }));
+    }
+    #[cfg(feature = "local-model")]
+    if settings.embedding_precision != Settings::default().embedding_precision {
+        let precision = settings.precision();
+        return EmbeddingChoice::Other(ModelLoader::new(move || {
+            crate::embed::LocalModel::obtain(precision, &oneiric_otel_parts::Silent).map_err(|error| error.to_string())
+        }));
+    }
+    let _: &Settings = settings;
+    EmbeddingChoice::Usual
 }
 
 impl fmt::Debug for OtelStorageOptions {

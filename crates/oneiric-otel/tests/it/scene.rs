@@ -8,7 +8,7 @@ use oneiric_otel::derive::{DeriveOptions, Derived, Deriver};
 use oneiric_otel::embed::{EmbedOptions, Embedded, Embedder, EmbeddingWorker, LocalModel};
 use oneiric_otel::otlp::{Group, ResourceEnvelope, Signal, protobuf};
 use oneiric_otel::query::QueryService;
-use oneiric_otel_embed::MiniLm;
+use oneiric_otel_embed::{MiniLm, Precision};
 use oneiric_otel_parts::{Parts, Silent};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
@@ -72,7 +72,7 @@ pub(crate) fn minilm() -> Arc<dyn Embedder> {
     static MODEL: OnceLock<Arc<dyn Embedder>> = OnceLock::new();
     Arc::clone(MODEL.get_or_init(|| {
         let dir = Parts::open_default().unwrap().minilm(&Silent).unwrap();
-        Arc::new(LocalModel::new(MiniLm::load(Path::new(&dir)).unwrap()))
+        Arc::new(LocalModel::new(MiniLm::load(Path::new(&dir), Precision::Int8).unwrap()))
     }))
 }
 

@@ -436,6 +436,32 @@ async fn a_model_that_nobody_uses_gets_no_work_until_somebody_does() {
     assert_eq!(scene.bench.count("otel_embedding_work").await, 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_of_one_precision_are_never_compared_with_those_of_another() {
+    let scene = Scene::new().await;
+    let model = |precision: &str| EmbeddingModel {
+        name: "all-MiniLM-L6-v2".to_owned(),
+        dimension: 2,
+        precision: precision.to_owned(),
+    };
+    let embedder = |precision: &str| -> Arc<dyn Embedder> { Arc::new(Indifferent(model(precision))) };
+    let worker = |precision: &str| {
+        let written = scene.deriver.texts_written();
+        EmbeddingWorker::new(scene.bench.store.clone(), embedder(precision), EmbedOptions::default(), written)
+    };
+    scene.spans("a", vec![span(1, 1, 0, "first", ZERO)]).await;
+    scene.derive().await;
+    assert_eq!(worker("f32").embed_all_now().await.unwrap().vectors, 1);
+
+    let queries = QueryService::new(scene.bench.store.clone(), Some(embedder("int8")));
+    let answer = queries.search_traces(&ask("first")).await.unwrap();
+    assert!(answer.note.is_some_and(|note| note.contains("no text has a vector of this model yet")));
+    assert_eq!(worker("int8").embed_all_now().await.unwrap().vectors, 1, "it embeds again what the other has");
+    assert_eq!(scene.bench.count("otel_embeddings_1").await, 1);
+    assert_eq!(scene.bench.count("otel_embeddings_2").await, 1);
+    assert_eq!(queries.search_traces(&ask("first")).await.unwrap().note, None);
+}
+
 /// All its texts are equally near to everything.
 struct Indifferent(EmbeddingModel);
 

@@ -7,9 +7,9 @@ use super::table::EmbeddingPrecision;
 use super::table::{Settings, VectorIndex};
 #[cfg(feature = "endpoint-model")]
 use crate::embed::EndpointOptions;
-use crate::embed::{EmbedOptions, IndexKind};
 #[cfg(feature = "local-model")]
 use crate::embed::Precision;
+use crate::embed::{EmbedOptions, IndexKind};
 use crate::pipeline::{Ack, BreakerOptions, IngestOptions, Limits, StoredSignals};
 use crate::query::QueryOptions;
 use crate::store::{Database, StoreError};

@@ -1,7 +1,7 @@
 //! `bench`: measurements that anyone can run.
 
-mod ingest;
 mod embed;
+mod ingest;
 mod query;
 mod search;
 mod startup;

@@ -98,6 +98,7 @@ impl App {
             embed: settings.embed_options(),
             query: settings.query_options(),
             remember_requests: Duration::from_hours(24 * u64::from(settings.ledger_days)),
+            retention: settings.retention_options(),
             disk,
             model: Some(model),
             sql,

@@ -9,6 +9,7 @@ mod compare;
 pub(crate) mod dlq;
 mod export;
 mod flags;
+pub(crate) mod retention;
 pub(crate) mod sql;
 mod traces;
 
@@ -206,6 +207,11 @@ pub(crate) enum Command {
     Dlq {
         #[command(subcommand)]
         command: dlq::Dlq,
+    },
+    /// See what is kept how long, or drop what is too old
+    Retention {
+        #[command(subcommand)]
+        command: retention::Retention,
     },
     /// Look at the database or bring its schema up to date
     Db {

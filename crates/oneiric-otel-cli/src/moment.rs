@@ -74,6 +74,11 @@ pub(crate) fn show_time(time: Timestamp) -> String {
     show_in(time, TimeZone::system())
 }
 
+/// The same to the minute.
+pub(crate) fn show_minute(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M%:z").to_string()
+}
+
 fn show_in(time: Timestamp, zone: TimeZone) -> String {
     time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S%.3f%:z").to_string()
 }

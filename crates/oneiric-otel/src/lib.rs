@@ -23,6 +23,7 @@ pub mod manager;
 pub mod otlp;
 pub mod pipeline;
 pub mod query;
+pub mod retention;
 pub mod rollup;
 pub mod self_trace;
 pub mod settings;

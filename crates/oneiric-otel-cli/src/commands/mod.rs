@@ -15,6 +15,7 @@ pub(crate) mod import;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod psql;
+pub(crate) mod retention;
 pub(crate) mod search;
 pub(crate) mod serve;
 pub(crate) mod services;
@@ -74,6 +75,7 @@ pub(crate) async fn run(
             Command::Services(services) => services::run(global, &services).await,
             Command::Health => health::run(global).await,
             Command::Dlq { command } => dlq::run(global, &command).await,
+            Command::Retention { command } => retention::run(global, &command).await,
             Command::Db { command } => db::run(global, &command).await,
             Command::Config { command } => config::run(global, command),
             // These were handled above.

@@ -17,6 +17,7 @@ mod own_traces;
 mod queries;
 mod questions;
 mod readme;
+mod retention;
 mod roles;
 mod security;
 mod serve;

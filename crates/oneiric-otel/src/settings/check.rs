@@ -57,6 +57,9 @@ impl Settings {
         if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
             conflict("tls_client_ca", "it needs tls_cert (--tls-cert) and tls_key");
         }
+        if let Some((key, reason)) = self.retention_conflict() {
+            conflict(key, &reason);
+        }
         if self.forward_otlp.is_none() {
             if self.forward_headers.is_some() {
                 conflict("forward_headers", "it needs forward_otlp (--forward-otlp)");

@@ -40,6 +40,7 @@ mod load;
 mod origin;
 mod raw;
 mod reference;
+mod retention;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use super::application::{ApplicationSettings, OtlpSettings};
 use super::origin::{ORIGIN, is_origin};
 use super::raw::Raw;
+use super::retention::DAYS;
 use super::value::{Accepts, DatabaseUrl, Secret, Shown, Value, words};
+use crate::retention::{Keep, Step};
 
 /// What is known of a setting.
 #[derive(Debug, Clone, Copy)]
@@ -306,6 +308,16 @@ group! {
         circuit_breaker_timeout_seconds: u64 = 60, whole(10, 600);
         /// Days in which a request that is sent again is recognised and adds nothing
         ledger_days: u32 = 7, whole(1, 365);
+        /// Days for which telemetry is kept, from the later of its time and its arrival on, or forever
+        retention_days: Option<Keep> = None, DAYS, unset "what the database has: 90 in a new one";
+        /// The same for spans and for the traces that are derived from them
+        retention_days_traces: Option<Keep> = None, DAYS, unset "retention_days";
+        /// The same for data points and their roll-ups
+        retention_days_metrics: Option<Keep> = None, DAYS, unset "retention_days";
+        /// The same for log records
+        retention_days_logs: Option<Keep> = None, DAYS, unset "retention_days";
+        /// The time of a partition, of those that are made from now on; one table has no more than 400 inside its retention
+        partition: Option<Step> = None, Accepts::Word(Step::WORDS), unset "what the database has: `day` in a new one";
         /// The least cosine similarity of traces that count as similar, where a question does not say
         similarity_threshold: f64 = 0.85, number(0.0, 1.0);
         /// The least cosine similarity of a text to a question in words that counts as near

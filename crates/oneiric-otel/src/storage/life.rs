@@ -23,8 +23,8 @@ use crate::query::QueryService;
 use crate::self_trace;
 use crate::store::{Database, SqlReader, StoreError};
 use crate::system::{
-    Backend, DiskGuard, LeftSpools, LeftSpoolsOptions, ModelLoader, ModelState, Schema, System, SystemOptions,
-    default_data_dir, open_free_spool,
+    Backend, DiskGuard, LeftSpools, LeftSpoolsOptions, MaintenanceOptions, ModelLoader, ModelState, Schema, System,
+    SystemOptions, default_data_dir, open_free_spool,
 };
 
 /// Where an adapter is in its life.
@@ -321,6 +321,8 @@ async fn prepare(
         rollup: options.rollup.clone(),
         query: options.query,
         remember_requests: options.remember_requests,
+        retention: options.retention,
+        maintenance: MaintenanceOptions::default(),
         disk: backend.is_embedded().then_some(disk),
         model: loader(&options.embedding),
         sql,

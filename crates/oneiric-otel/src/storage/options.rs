@@ -10,6 +10,7 @@ use crate::derive::DeriveOptions;
 use crate::embed::EmbedOptions;
 use crate::pipeline::{Ack, IngestOptions};
 use crate::query::QueryOptions;
+use crate::retention::RetentionOptions;
 use crate::rollup::RollupOptions;
 use crate::settings::{Acknowledge, DatabaseUrl, Settings, SettingsError};
 use crate::system::{MEMORY_REQUESTS, ModelLoader, REMEMBER_REQUESTS};
@@ -79,6 +80,8 @@ pub struct OtelStorageOptions {
     pub query_timeout: Duration,
     /// How long a request that the write path sees again adds nothing.
     pub remember_requests: Duration,
+    /// How long telemetry is kept and how it is cut, where that is to be otherwise than the database has it.
+    pub retention: RetentionOptions,
 }
 
 impl Default for OtelStorageOptions {
@@ -108,6 +111,7 @@ impl Default for OtelStorageOptions {
             query: QueryOptions::default(),
             query_timeout: Duration::from_secs(30),
             remember_requests: REMEMBER_REQUESTS,
+            retention: RetentionOptions::default(),
         }
     }
 }
@@ -152,6 +156,7 @@ impl OtelStorageOptions {
             query: settings.query_options(),
             query_timeout: settings.query_timeout(),
             remember_requests: Duration::from_hours(24 * u64::from(settings.ledger_days)),
+            retention: settings.retention_options(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Microseconds from 1970-01-01 to 2000-01-01, where PostgreSQL's clock begins.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(super) const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// OID of `bigint`, as an array header states it.
 const INT8_OID: i32 = 20;

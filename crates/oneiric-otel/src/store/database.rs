@@ -182,6 +182,18 @@ impl Database {
         row.ok_or_else(|| StoreError::misconfigured(format!("expected a row from {sql}")))
     }
 
+    /// Runs a statement that cannot be in a transaction, and cancels it when it takes longer than this. What it has done then
+    /// is for the caller to find out.
+    pub(super) async fn run_within(&self, statement: &str, limit: Duration) -> Result<(), StoreError> {
+        let connection = self.lease().await?;
+        match tokio::time::timeout(limit, connection.client()?.batch_execute(statement)).await {
+            Ok(done) => done?,
+            Err(_) => return Err(StoreError::too_long(limit)),
+        }
+        connection.keep();
+        Ok(())
+    }
+
     /// Asks the database for nothing, to see whether it answers.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.client().await?.simple_query("SELECT 1").await?;

@@ -126,6 +126,12 @@ impl StoreError {
         self.code == Some(SqlState::LOCK_NOT_AVAILABLE)
     }
 
+    /// This server, or this table as it stands, cannot do that at all.
+    pub(crate) fn is_not_possible_here(&self) -> bool {
+        let cannot = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE];
+        self.code.as_ref().is_some_and(|code| cannot.contains(code))
+    }
+
     /// The table is not there.
     pub(crate) fn is_undefined_table(&self) -> bool {
         self.code == Some(SqlState::UNDEFINED_TABLE)

@@ -69,6 +69,8 @@ const REQUIRED: &[Migration] = &[
         .works_with(12),
     Migration::required(14, "exemplar_index", include_str!("../../migrations/required/0014_exemplar_index.sql"))
         .works_with(12),
+    Migration::required(15, "retention", include_str!("../../migrations/required/0015_retention.sql")).works_with(12),
+    Migration::required(16, "leases", include_str!("../../migrations/required/0016_leases.sql")).works_with(12),
 ];
 
 const DEFERRED: &[Migration] = &[

@@ -20,6 +20,7 @@ mod fidelity;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod leases;
 pub(crate) mod logs;
 pub(crate) mod marks;
 pub(crate) mod metrics;
@@ -28,6 +29,7 @@ mod partitions;
 mod read;
 mod reader;
 mod residue;
+pub mod retention;
 mod roles;
 pub(crate) mod rollups;
 pub(crate) mod rows;
@@ -60,6 +62,7 @@ pub(crate) use batch::{Batch, LogTemplate, Owner, References, Series, Touch};
 pub(crate) use copy::{Micros, Rows};
 pub(crate) use dead_letters::DeadLetter;
 pub(crate) use dimensions::service_name;
+pub(crate) use leases::Lease;
 pub(crate) use partitions::Partitions;
 pub(crate) use residue::prefix;
 pub(crate) use write::{Store, Written};

@@ -1,7 +1,8 @@
-//! Partitions by time: which exist, and making those that records need.
+//! Partitions by time: which exist, making those that records need, and the indexes of those whose time has passed.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Transaction;
 use tokio_postgres::IsolationLevel;
@@ -11,42 +12,106 @@ use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
 
+/// How long a note that a partition is written to is good for.
+const NOTED_FOR: Duration = Duration::from_mins(30);
+/// How long to wait for a partition that is being dropped to be gone, and how often to look.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// The ranges of time that have a partition, per table. What is remembered here can be out of date only by a partition
 /// that was dropped since, and then the write fails and [`Partitions::forget`] is called.
+///
+/// Before a write to a partition it is noted in the database that it is written to, once in a while: retention keeps what
+/// was written lately, and nobody writes to what it is dropping.
 #[derive(Debug, Default)]
 pub(crate) struct Partitions {
-    covered: Mutex<HashMap<&'static str, Vec<(Micros, Micros)>>>,
+    covered: Mutex<HashMap<&'static str, Vec<Covered>>>,
+}
+
+/// A partition.
+#[derive(Debug, Clone, Copy)]
+struct Covered {
+    lower: Micros,
+    upper: Micros,
+    /// When it was last noted that it is written to.
+    noted: Option<Instant>,
+}
+
+impl Covered {
+    fn has(&self, time: Micros) -> bool {
+        self.lower <= time && time < self.upper
+    }
+
+    fn is_noted(&self) -> bool {
+        self.noted.is_some_and(|noted| noted.elapsed() < NOTED_FOR)
+    }
 }
 
 impl Partitions {
-    /// Makes sure that `table` has a partition for each of these times.
+    /// Makes sure that `table` has a partition for each of these times, and that it is known to be written to.
     pub(crate) async fn ensure(
         &self,
         database: &Database,
         table: &'static str,
         times: &[Micros],
     ) -> Result<(), StoreError> {
-        let missing: Vec<Micros> = times.iter().copied().filter(|time| !self.covers(table, *time)).collect();
+        let missing: Vec<Micros> = times.iter().copied().filter(|time| !self.is_noted(table, *time)).collect();
         if missing.is_empty() {
             return Ok(());
         }
-        for time in missing {
-            if self.covers(table, time) {
-                continue; // made on the way to an earlier one
+        let begun = Instant::now();
+        loop {
+            match self.make(database, table, &missing).await {
+                // It is being dropped: then there will be room for a new one.
+                Err(error) if error.is_locked() && begun.elapsed() < GONE_WITHIN => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    async fn make(&self, database: &Database, table: &'static str, times: &[Micros]) -> Result<(), StoreError> {
+        let noted = Instant::now();
+        for time in times {
+            if self.covers(table, *time) {
+                continue; // made before, or on the way to an earlier one
             }
             database
-                .query("SELECT otel.otel_ensure_partition($1, $2)", &[(&table, Type::TEXT), (&time, Type::TIMESTAMPTZ)])
+                .query("SELECT otel.otel_ensure_partition($1, $2)", &[(&table, Type::TEXT), (time, Type::TIMESTAMPTZ)])
                 .await?;
-            let rows = database
-                .query(
-                    "SELECT greatest(lower_bound, '1900-01-01'), least(upper_bound, '9999-01-01')
-                     FROM otel.otel_partitions($1)",
-                    &[(&table, Type::TEXT)],
-                )
-                .await?;
-            let ranges = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-            self.lock().insert(table, ranges);
+            self.read(database, table).await?;
         }
+        database
+            .query("SELECT otel.otel_note_writes($1, $2)", &[(&table, Type::TEXT), (&times, Type::TIMESTAMPTZ_ARRAY)])
+            .await?;
+        for partition in self.lock().entry(table).or_default() {
+            if times.iter().any(|time| partition.has(*time)) {
+                partition.noted = Some(noted);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads which partitions there are.
+    async fn read(&self, database: &Database, table: &'static str) -> Result<(), StoreError> {
+        let rows = database
+            .query(
+                "SELECT greatest(lower_bound, '1900-01-01'), least(upper_bound, '9999-01-01')
+                 FROM otel.otel_partitions($1)",
+                &[(&table, Type::TEXT)],
+            )
+            .await?;
+        let mut covered = self.lock();
+        let before = covered.remove(table).unwrap_or_default();
+        let noted = |lower, upper| {
+            before.iter().find(|known| (known.lower, known.upper) == (lower, upper)).and_then(|known| known.noted)
+        };
+        let partitions = rows.iter().map(|row| {
+            let (lower, upper) = (row.get(0), row.get(1));
+            Covered { lower, upper, noted: noted(lower, upper) }
+        });
+        covered.insert(table, partitions.collect());
         Ok(())
     }
 
@@ -56,10 +121,15 @@ impl Partitions {
     }
 
     fn covers(&self, table: &str, time: Micros) -> bool {
-        self.lock().get(table).is_some_and(|ranges| ranges.iter().any(|(lower, upper)| *lower <= time && time < *upper))
+        self.lock().get(table).is_some_and(|known| known.iter().any(|partition| partition.has(time)))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Vec<(Micros, Micros)>>> {
+    fn is_noted(&self, table: &str, time: Micros) -> bool {
+        let known = self.lock();
+        known.get(table).is_some_and(|known| known.iter().any(|partition| partition.has(time) && partition.is_noted()))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<&'static str, Vec<Covered>>> {
         self.covered.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

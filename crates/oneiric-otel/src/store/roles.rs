@@ -35,7 +35,17 @@ pub(super) const VIEW_FUNCTIONS: &[&str] =
 
 /// What a writer may do with tables. To lock a row, and a table against other writers, takes the right to update it.
 const WRITER_TABLES: &[(&str, &[&str])] = &[
-    ("SELECT", &["otel_migrations", "otel_errors"]),
+    (
+        "SELECT",
+        &[
+            "otel_migrations",
+            "otel_errors",
+            "otel_partitioned_tables",
+            "otel_partition_writes",
+            "otel_dropped_partitions",
+            "otel_retention_clock",
+        ],
+    ),
     ("SELECT, INSERT", &["otel_spans", "otel_logs", "otel_metrics"]),
     (
         "SELECT, INSERT, UPDATE (last_seen)",
@@ -51,7 +61,7 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
         &["otel_telemetry_dlq", "otel_trace_touches", "otel_trace_orphans", "otel_embedding_work"],
     ),
     ("SELECT, INSERT, UPDATE", &["otel_log_template_vectors"]),
-    ("SELECT, UPDATE", &["otel_trace_slots", "otel_jobs"]),
+    ("SELECT, UPDATE", &["otel_trace_slots", "otel_jobs", "otel_leases"]),
     ("SELECT, UPDATE (last_used)", &["otel_embedding_models"]),
 ];
 
@@ -73,6 +83,7 @@ const WRITER_FUNCTIONS: &[&str] = &[
     "otel_error_trigrams(text, text)",
     "otel_note_errors_before(timestamptz[], text[], text[])",
     "otel_forget_errors()",
+    "otel_note_writes(text, timestamptz[])",
 ];
 
 /// Roles to be granted their part.

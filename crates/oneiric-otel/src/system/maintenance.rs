@@ -1,5 +1,5 @@
-//! What is done by the hour: partitions ahead of time, the indexes that may take long, and the end of what need not be
-//! remembered.
+//! What is done by the hour: partitions ahead of time, the indexes that may take long, retention, and the end of what need
+//! not be remembered.
 
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use tracing::{Instrument as _, Span};
 
 use super::backend::{Schema, migrate};
 use crate::pipeline::Ingest;
+use crate::retention::RetentionOptions;
 use crate::self_trace;
-use crate::store::{Database, ErrorClass};
+use crate::store::retention::{RetentionOutcome, RetentionRun};
+use crate::store::{Database, ErrorClass, Lease};
 
-const MAINTAIN_EVERY: Duration = Duration::from_hours(1);
 /// How long dead letters are kept that were stored after all.
 const KEEP_PROCESSED_LETTERS: Duration = Duration::from_hours(30 * 24);
 /// How often a database that is away at the start is asked.
@@ -41,24 +42,67 @@ pub(super) async fn await_schema(database: &Database, maintenance: Option<&Datab
     }
 }
 
+/// How a database is maintained.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Upkeep {
+    /// How long a request that is sent again adds nothing.
+    pub(super) remember_requests: Duration,
+    /// How long telemetry is kept, as far as it was said.
+    pub(super) retention: RetentionOptions,
+    /// When.
+    pub(super) options: MaintenanceOptions,
+}
+
+/// When a database is maintained. Of several processes one does it each time.
+#[derive(Debug, Clone, Copy)]
+pub struct MaintenanceOptions {
+    /// From one time to the next.
+    pub every: Duration,
+    /// How often it is looked whether it is time, or who did it is gone.
+    pub look_every: Duration,
+    /// How long after the end of a process that is at it another takes over.
+    pub lease: Duration,
+}
+
+impl Default for MaintenanceOptions {
+    fn default() -> Self {
+        Self { every: Duration::from_hours(1), look_every: Duration::from_mins(1), lease: Duration::from_mins(2) }
+    }
+}
+
 /// Maintains a database until told to stop.
-pub(super) async fn maintain(database: Database, ingest: Ingest, remember: Duration, stop: CancellationToken) {
+pub(super) async fn maintain(database: Database, ingest: Ingest, upkeep: Upkeep, stop: CancellationToken) {
     let work = async {
+        if let Err(error) = database.configure_retention(&upkeep.retention).await {
+            tracing::error!(%error, "retention and partitions stay as they are in the database");
+        }
         match database.migrate_deferred().await {
             Ok(applied) if applied.is_empty() => {}
             Ok(applied) => tracing::info!(migrations = ?applied, "applied deferred migrations"),
             Err(error) => tracing::warn!(%error, "deferred migrations wait for the next start"),
         }
+        let lease = Lease::new(database.clone(), "maintenance", upkeep.options.lease);
         let mut seen = 0;
+        // At the start whenever it was done last, since this program may have more to do.
+        let mut since = Duration::ZERO;
         loop {
-            let received = ingest.counts().requests_of_others();
-            let span = if received > std::mem::replace(&mut seen, received) {
-                tracing::info_span!(target: self_trace::TARGET, "maintain", oneiric_otel.for_others = true)
-            } else {
-                Span::none()
-            };
-            maintain_once(&database, &ingest, remember).instrument(span).await;
-            tokio::time::sleep(MAINTAIN_EVERY).await;
+            match lease.take(since).await {
+                Ok(true) => {
+                    let received = ingest.counts().requests_of_others();
+                    let span = if received > std::mem::replace(&mut seen, received) {
+                        tracing::info_span!(target: self_trace::TARGET, "maintain", oneiric_otel.for_others = true)
+                    } else {
+                        Span::none()
+                    };
+                    let work = Box::pin(maintain_once(&database, &ingest, upkeep.remember_requests)).instrument(span);
+                    if lease.hold(work).await {
+                        since = upkeep.options.every;
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "maintenance could not be begun"),
+            }
+            tokio::time::sleep(upkeep.options.look_every).await;
         }
     };
     stop.run_until_cancelled(work).await;
@@ -69,9 +113,68 @@ pub(super) async fn maintain(database: Database, ingest: Ingest, remember: Durat
 fn remember_requests(ingest: &Ingest, remember: Duration) -> Duration {
     /// Between the clocks of this machine and of the database.
     const MARGIN: Duration = Duration::from_hours(24);
+    age_of_spool(ingest).map_or(Duration::ZERO, |age| age + MARGIN).max(remember)
+}
+
+/// How long the oldest request waits in the spool.
+fn age_of_spool(ingest: &Ingest) -> Option<Duration> {
     let oldest = ingest.status().spool.and_then(|spool| spool.lanes.iter().filter_map(|lane| lane.oldest).min());
-    let age = oldest.map_or(Duration::ZERO, |oldest| oldest.elapsed().unwrap_or_default() + MARGIN);
-    age.max(remember)
+    oldest.map(|oldest| oldest.elapsed().unwrap_or_default())
+}
+
+/// Drops what is too old.
+async fn retain(database: &Database, ingest: &Ingest) {
+    let state = match database.retention_state().await {
+        Ok(state) => state,
+        Err(error) => return tracing::warn!(%error, "the state of retention could not be read"),
+    };
+    let shortest = state.tables.iter().filter_map(|table| table.retention_days).min();
+    if let (Some(days), Some(age)) = (shortest, age_of_spool(ingest))
+        && age > Duration::from_hours(24 * u64::from(days))
+    {
+        tracing::warn!(
+            retention_days = days,
+            spool_age_hours = age.as_secs() / 3600,
+            "requests wait in the spool for longer than telemetry is kept; what they bring is kept from its arrival on"
+        );
+    }
+    for (table, partition) in state.tables.iter().flat_map(|table| table.partitions.iter().map(move |one| (table, one)))
+    {
+        if let Some(reason) = &partition.left_alone {
+            tracing::warn!(
+                table = table.table,
+                partition = partition.partition,
+                reason,
+                "retention leaves a partition alone"
+            );
+        }
+    }
+    let due: Vec<&str> = state
+        .tables
+        .iter()
+        .flat_map(|table| &table.partitions)
+        .filter(|partition| partition.is_due)
+        .map(|partition| partition.partition.as_str())
+        .collect();
+    match (database.may_apply_retention().await, due.is_empty()) {
+        (Ok(true), _) => {}
+        (Ok(false), true) => return,
+        (Ok(false), false) => {
+            return tracing::warn!(
+                ?due,
+                "partitions are too old, and this role does not own the schema: give the server its owner with \
+                 --maintenance-url, or let the owner run `oneiric-otel retention run`"
+            );
+        }
+        (Err(error), _) => return tracing::warn!(%error, "the owner of the schema could not be told"),
+    }
+    match database.run_retention(&RetentionRun::default()).await {
+        Ok(RetentionOutcome { held_back: Some(reason), .. }) if !due.is_empty() => {
+            tracing::warn!(reason, ?due, "retention drops nothing");
+        }
+        Ok(outcome) => tracing::debug!(dropped = outcome.dropped.len(), left = ?outcome.left, "applied retention"),
+        Err(error) => tracing::warn!(%error, "retention could not be applied"),
+    }
 }
 
 async fn maintain_once(database: &Database, ingest: &Ingest, remember: Duration) {
@@ -91,6 +194,7 @@ async fn maintain_once(database: &Database, ingest: &Ingest, remember: Duration)
         Ok(forgotten) => tracing::debug!(forgotten, "forgot errors whose traces are gone"),
         Err(error) => tracing::warn!(%error, "errors whose traces are gone could not be forgotten"),
     }
+    Box::pin(retain(database, ingest)).await;
     // Last, because it may take long.
     match database.close_partitions().await {
         Ok(built) => tracing::debug!(?built, "built the indexes of partitions whose time has passed"),

@@ -29,6 +29,8 @@ pub use disk::DiskGuard;
 #[cfg(feature = "embedded")]
 pub use embedded::Embedded;
 pub use left::{LeftSpools, LeftSpoolsOptions};
+pub use maintenance::MaintenanceOptions;
+use maintenance::Upkeep;
 pub use model::{ModelLoader, ModelState};
 pub(crate) use spools::open_free_spool;
 #[cfg(feature = "forward")]
@@ -40,6 +42,7 @@ use crate::derive::{DeriveOptions, Derived, Deriver};
 use crate::embed::EmbedOptions;
 use crate::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
 use crate::query::{QueryOptions, QueryService};
+use crate::retention::RetentionOptions;
 use crate::rollup::{RollupOptions, RollupWorker};
 use crate::store::SqlReader;
 
@@ -67,6 +70,10 @@ pub struct SystemOptions {
     pub query: QueryOptions,
     /// How long a request that is sent again adds nothing.
     pub remember_requests: Duration,
+    /// How long telemetry is kept and how it is cut, where that is to be otherwise than the database has it.
+    pub retention: RetentionOptions,
+    /// When the database is maintained.
+    pub maintenance: MaintenanceOptions,
     /// The disk that must not fill up.
     pub disk: Option<DiskGuard>,
     /// What loads the embedding model; without it texts wait for vectors.
@@ -86,6 +93,8 @@ impl Default for SystemOptions {
             rollup: RollupOptions::default(),
             query: QueryOptions::default(),
             remember_requests: REMEMBER_REQUESTS,
+            retention: RetentionOptions::default(),
+            maintenance: MaintenanceOptions::default(),
             disk: None,
             model: None,
             sql: None,
@@ -124,11 +133,14 @@ impl System {
             rollup,
             query,
             remember_requests,
+            retention,
+            maintenance,
             disk,
             model: loader,
             sql,
             left_spools,
         } = options;
+        let upkeep = Upkeep { remember_requests, retention, options: maintenance };
         let database = backend.database().clone();
         let left_ingest = IngestOptions { ack: Ack::Stored, ..ingest.clone() };
         let ingest = Ingest::new(ingest);
@@ -153,7 +165,7 @@ impl System {
         }
         let (maintained, received) = (backend.maintenance().clone(), ingest.clone());
         tasks.spawn_after("maintenance", &is_ready, move |stop| {
-            maintenance::maintain(maintained, received, remember_requests, stop)
+            maintenance::maintain(maintained, received, upkeep, stop)
         });
         let left = LeftSpools::default();
         if let Some(options) = left_spools {

@@ -1,0 +1,30 @@
+//! Retention: what is kept how long, what is too old, and dropping it. ADR 18 has the reasons.
+//!
+//! # Promise
+//! A partition is dropped only when both its end and its last write are older than the retention; one of a derived table
+//! when nothing that it could be derived from is left in its time. Whoever writes to a partition notes it before, at least
+//! every half an hour ([`Partitions`](super::Partitions)); whoever drops one first marks it in a transaction that sees no
+//! such note, and from then on no write to it begins. Nobody waits for a lock meanwhile: it is detached concurrently, and
+//! dropped when nobody sees it any more.
+//!
+//! Any number of processes may do this at a time. Each step is a transaction that finds out what is left to do.
+
+mod configure;
+mod detach;
+mod drop;
+mod look;
+mod report;
+
+pub use configure::RetentionChange;
+pub use drop::{LeftPartition, RetentionOutcome, RetentionRun};
+pub use report::{DetachedTable, DroppedPartition, RetainedPartition, RetentionState, TableRetention};
+
+use jiff::Timestamp;
+
+use super::copy::Micros;
+
+/// The time of a row, none for infinity.
+fn timestamp(time: Option<Micros>) -> Option<Timestamp> {
+    let Micros(micros) = time.filter(|Micros(micros)| *micros != i64::MAX && *micros != i64::MIN)?;
+    Timestamp::from_microsecond(micros.checked_add(super::copy::POSTGRES_EPOCH_MICROS)?).ok()
+}

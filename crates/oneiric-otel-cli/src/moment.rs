@@ -74,9 +74,9 @@ pub(crate) fn show_time(time: Timestamp) -> String {
     show_in(time, TimeZone::system())
 }
 
-/// The same to the minute.
+/// The same to the minute and without the offset, for lists.
 pub(crate) fn show_minute(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M%:z").to_string()
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M").to_string()
 }
 
 fn show_in(time: Timestamp, zone: TimeZone) -> String {

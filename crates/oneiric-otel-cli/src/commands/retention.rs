@@ -88,8 +88,7 @@ fn told(outcome: &RetentionOutcome, dry_run: bool) -> String {
 }
 
 fn text_of(state: &RetentionState) -> String {
-    let headings =
-        ["TABLE", "KEPT", "PARTITION", "PARTITIONS", "ROWS", "SIZE", "FROM", "UNTIL", "LAST WRITE", "TOO OLD", "NEXT"];
+    let headings = ["TABLE", "KEPT", "STEP", "COUNT", "ROWS", "SIZE", "FROM", "LAST WRITE", "TOO OLD", "NEXT"];
     let mut table = screen::table(&headings);
     for of in &state.tables {
         table.add_row(row(of));
@@ -129,7 +128,6 @@ fn row(of: &TableRetention) -> Vec<Cell> {
         number(sum(|partition| partition.rows).to_string()),
         number(bytes(sum(|partition| partition.bytes))),
         Cell::new(time(written().filter_map(|partition| partition.from).min())),
-        Cell::new(time(written().filter_map(|partition| partition.until).max())),
         Cell::new(time(written().filter_map(|partition| partition.last_write).max())),
         number(due.to_string()),
         Cell::new(time(next.filter_map(|partition| partition.old_at).min())),

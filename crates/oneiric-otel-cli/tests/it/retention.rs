@@ -11,7 +11,7 @@ use crate::cli::{run, run_with_input};
 fn spans(days: &[u64]) -> Vec<u8> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let span = |days: &u64| {
-        let start = (now - Duration::from_hours(24 * days)).as_nanos();
+        let start = now.saturating_sub(Duration::from_hours(24 * days)).as_nanos();
         json!({"traceId": format!("{:032x}", days + 1), "spanId": format!("{:016x}", days + 1), "name": "tick",
                "startTimeUnixNano": start.to_string(), "endTimeUnixNano": start.to_string()})
     };

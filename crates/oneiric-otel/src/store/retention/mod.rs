@@ -1,4 +1,4 @@
-//! Retention: what is kept how long, what is too old, and dropping it. ADR 18 has the reasons.
+//! Retention: what is kept how long, what is too old, and dropping it. ADR 12 has the reasons.
 //!
 //! # Promise
 //! A partition is dropped only when both its end and its last write are older than the retention; one of a derived table

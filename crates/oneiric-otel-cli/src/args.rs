@@ -348,6 +348,13 @@ mod tests {
     }
 
     #[test]
+    fn no_command_has_a_flag_of_its_own_in_the_place_of_a_global_one() {
+        let line = ["oneiric-otel", "bench", "search", "--only", "shop", "--set", "search_floor=0.1"];
+        let arguments = Arguments::try_parse_from(line).expect("both are flags");
+        assert!((arguments.global().settings().search_floor - 0.1).abs() < 1e-9);
+    }
+
+    #[test]
     fn global_flags_stand_anywhere_and_psql_keeps_its_own() {
         let line = ["oneiric-otel", "psql", "--data-dir", "/d", "-c", "select 1", "--json"];
         let arguments = Arguments::try_parse_from(line).expect("this is how psql is called");

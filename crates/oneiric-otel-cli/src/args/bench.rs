@@ -143,7 +143,7 @@ pub(crate) struct Search {
     pub(crate) data: Option<PathBuf>,
     /// Only the sets whose names contain this
     #[arg(long, value_name = "PART")]
-    pub(crate) set: Option<String>,
+    pub(crate) only: Option<String>,
     /// Leave out the comparison with the text that this system started from, which takes most of the time
     #[arg(long)]
     pub(crate) without_original: bool,
@@ -152,7 +152,7 @@ pub(crate) struct Search {
     pub(crate) each: bool,
     /// Measure instead how many of the nearest texts the vector index finds, on N composed texts beside the sets, in the
     /// directory `bench/recall`. The index is built from 10,000 vectors on
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "12000", conflicts_with_all = ["set", "without_original", "each"],
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "12000", conflicts_with_all = ["only", "without_original", "each"],
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) recall: Option<u32>,
 }

@@ -6,6 +6,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::database::Database;
+use super::embeddings::CURRENT_MODELS;
 use super::error::StoreError;
 
 /// Numbers about a database.
@@ -35,15 +36,16 @@ impl Database {
         let client = self.client().await?;
         let row = client
             .query_typed_one(
-                "SELECT (SELECT count(DISTINCT trace_id) FROM otel.otel_trace_touches),
-                        (SELECT count(*) FROM otel.otel_embedding_work JOIN otel.otel_embedding_models USING (model_id)
-                         WHERE last_used > now() - interval '1 day'),
-                        (SELECT last_error FROM otel.otel_embedding_work JOIN otel.otel_embedding_models USING (model_id)
-                         WHERE last_error IS NOT NULL AND last_used > now() - interval '1 day' LIMIT 1),
+                &format!(
+                    "SELECT (SELECT count(DISTINCT trace_id) FROM otel.otel_trace_touches),
+                        (SELECT count(*) FROM otel.otel_embedding_work WHERE model_id IN {CURRENT_MODELS}),
+                        (SELECT last_error FROM otel.otel_embedding_work
+                         WHERE last_error IS NOT NULL AND model_id IN {CURRENT_MODELS} LIMIT 1),
                         (SELECT count(*) FROM otel.otel_telemetry_dlq WHERE processed_at IS NULL),
                         ARRAY(SELECT format('%s (%s, %s dimensions)', name, precision, dimension)
                               FROM otel.otel_embedding_models ORDER BY model_id),
-                        EXISTS (SELECT FROM otel.otel_texts)",
+                        EXISTS (SELECT FROM otel.otel_texts)"
+                ),
                 &[],
             )
             .await?;

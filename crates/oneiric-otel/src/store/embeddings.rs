@@ -79,6 +79,11 @@ pub(crate) enum Scan {
     Everything,
 }
 
+/// The models whose work somebody does: used within a day, and of one name the precision that was used last. What is left of
+/// another waits for nobody.
+pub(super) const CURRENT_MODELS: &str = "(SELECT DISTINCT ON (name) model_id FROM otel.otel_embedding_models
+    WHERE last_used > now() - interval '1 day' ORDER BY name, last_used DESC, model_id DESC)";
+
 /// A text and how near it is, as the cosine of the angle between the vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Near {

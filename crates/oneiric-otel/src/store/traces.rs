@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::copy::Micros;
 use super::database::{Client, Database};
+use super::embeddings::CURRENT_MODELS;
 use super::error::StoreError;
 use super::errors::note_errors;
 use super::write::slot;
@@ -123,15 +124,18 @@ impl Database {
         let client = self.client().await?;
         let rows = client
             .query_typed(
-                "SELECT t.trace_id, t.seen_from, t.seen_to, t.root_seen
+                &format!(
+                    "SELECT t.trace_id, t.seen_from, t.seen_to, t.root_seen
                  FROM (SELECT text_id FROM otel.otel_texts WHERE text_version < $1 ORDER BY text_id DESC) x
                  JOIN otel.otel_trace_texts l USING (text_id)
                  JOIN otel.otel_traces t ON t.trace_id = l.trace_id AND t.bucket = l.bucket
-                 WHERE NOT EXISTS (SELECT FROM otel.otel_embedding_work WHERE attempts = 0)
+                 WHERE NOT EXISTS (SELECT FROM otel.otel_embedding_work
+                                   WHERE attempts = 0 AND model_id IN {CURRENT_MODELS})
                    AND NOT EXISTS (SELECT FROM otel.otel_trace_touches o WHERE o.trace_id = t.trace_id)
                    -- Its spans are gone: the text stays as it is.
                    AND NOT EXISTS (SELECT FROM otel.otel_trace_orphans o WHERE o.trace_id = t.trace_id)
-                 LIMIT $2",
+                 LIMIT $2"
+                ),
                 &[(&version, Type::INT2), (&limit, Type::INT8)],
             )
             .await?;

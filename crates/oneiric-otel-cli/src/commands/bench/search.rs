@@ -24,7 +24,7 @@ pub(super) async fn run(global: &Global, search: &Search) -> Result<Ending> {
     let embedder = model::load_in_background(global.settings(), Arc::clone(&progress)).await?;
     let backend = Backend::open_for_writing(&global, &progress).await?;
     let scope =
-        Scope { data: search.data.as_deref(), set: search.set.as_deref(), without_original: search.without_original };
+        Scope { data: search.data.as_deref(), set: search.only.as_deref(), without_original: search.without_original };
     if let Some(texts) = search.recall {
         let watcher = Steps(&progress);
         let report = recall::run(backend.database(), embedder, scope, texts as usize, &watcher).await;

@@ -3,7 +3,7 @@
 //! # Promise
 //! A partition is dropped only when both its end and its last write are older than the retention; one of a derived table
 //! when nothing that it could be derived from is left in its time. Whoever writes to a partition notes it before, at least
-//! every half an hour ([`Partitions`](super::Partitions)); whoever drops one first marks it in a transaction that sees no
+//! every half an hour (`store::partitions`); whoever drops one first marks it in a transaction that sees no
 //! such note, and from then on no write to it begins. Nobody waits for a lock meanwhile: it is detached concurrently, and
 //! dropped when nobody sees it any more.
 //!

@@ -132,6 +132,11 @@ impl StoreError {
         self.code.as_ref().is_some_and(|code| cannot.contains(code))
     }
 
+    /// A partition would have times that another has.
+    pub(crate) fn is_overlap(&self) -> bool {
+        self.code == Some(SqlState::INVALID_OBJECT_DEFINITION)
+    }
+
     /// The table is not there.
     pub(crate) fn is_undefined_table(&self) -> bool {
         self.code == Some(SqlState::UNDEFINED_TABLE)

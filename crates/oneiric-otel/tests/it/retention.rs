@@ -16,7 +16,8 @@ use crate::writing::gauge;
 const STEADY: &str = "UPDATE otel_retention_clock SET looked_at = now(), steady_since = now() - interval '2 days'";
 
 pub(crate) fn run() -> RetentionRun {
-    RetentionRun { settle: Duration::ZERO, patience: Duration::from_secs(1), ..RetentionRun::default() }
+    let (settle, abandoned) = (Duration::ZERO, Duration::ZERO);
+    RetentionRun { settle, abandoned, patience: Duration::from_secs(1), ..RetentionRun::default() }
 }
 
 /// Nanoseconds of so many days ago.
@@ -238,7 +239,8 @@ async fn nobody_waits_for_a_partition_that_waits_for_a_long_question() {
             "UPDATE otel_partition_writes SET retired_at = now() WHERE partition = '{partition}';
              INSERT INTO otel_dropped_partitions (parent, partition, relation, lower_bound, upper_bound, last_write, row_count,
                                                   bytes, retention, state, inserted)
-             SELECT 'otel_spans', partition, 'otel.{partition}'::regclass, lower_bound, upper_bound, now(), 1, 1, '90 days',
+             SELECT 'otel_spans', partition, 'otel.{partition}'::regclass, lower_bound, upper_bound,
+                    now() - interval '91 days', 1, 1, '90 days',
                     'retired', 1 FROM otel_partitions('otel_spans') WHERE partition = '{partition}'"
         ))
         .await
@@ -396,6 +398,73 @@ async fn an_interrupted_drop_is_ended_by_the_next_run_and_two_runs_do_it_once() 
     assert_eq!(one.dropped.len() + two.dropped.len(), 1, "{one:?} {two:?}");
     assert_eq!(scene.bench.count("otel_spans").await, 2);
     assert_eq!(scene.bench.count("otel_dropped_partitions WHERE state <> 'dropped'").await, 0);
+}
+
+/// Runs retention on a span of 200 days ago, and `meanwhile` after its partition is detached and before it is dropped.
+async fn while_detached(meanwhile: &str) -> (Scene, RetentionOutcome) {
+    let scene = Scene::new().await;
+    send_span(&scene, 200, 1).await;
+    let database = let_pass(&scene, 91).await;
+    let client = scene.bench.test.client().await;
+    let select = "SELECT partition FROM otel_partitions('otel_spans') WHERE upper_bound < now() - interval '90 days'";
+    let partition: String = client.query_one(select, &[]).await.unwrap().get(0);
+    let detached = async {
+        let open = "SELECT count(*) FROM otel_dropped_partitions WHERE state = 'detached' AND parent = 'otel_spans'";
+        while scene.bench.test.count(open).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        client.batch_execute(&meanwhile.replace("PARTITION", &partition)).await.unwrap();
+    };
+    let slow = RetentionRun { settle: Duration::from_secs(3), ..run() };
+    let (outcome, ()) = tokio::join!(database.run_retention(&slow), detached);
+    (scene, outcome.unwrap())
+}
+
+/// Writes a second span into the detached partition, as one may that began before.
+const WRITE: &str = "CREATE TEMP TABLE copied AS SELECT * FROM PARTITION; UPDATE copied SET span_hash = span_hash + 1;
+                     INSERT INTO PARTITION SELECT * FROM copied; SELECT pg_stat_force_next_flush();";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_written_to_a_partition_on_its_way_comes_back_with_it() {
+    let (scene, outcome) = while_detached(WRITE).await;
+    assert_eq!(names(&outcome), [""; 0], "{outcome:?}");
+    assert_eq!(scene.bench.count("otel_spans").await, 2);
+    assert_eq!(scene.bench.count("otel_dropped_partitions WHERE state = 'kept'").await, 1);
+
+    let instead = "SELECT otel_ensure_partition('otel_spans', now() - interval '200 days');";
+    let (scene, outcome) = while_detached(&format!("{instead} {WRITE}")).await;
+    assert_eq!(outcome.left, vec![], "{outcome:?}");
+    assert_eq!(scene.bench.count("otel_spans").await, 2, "in the partition that came in its place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retention_that_is_made_longer_keeps_what_is_on_its_way() {
+    let longer = "UPDATE otel_partitioned_tables SET retention = interval '400 days'";
+    let (scene, outcome) = while_detached(longer).await;
+    assert_eq!(names(&outcome), [""; 0], "{outcome:?}");
+    assert_eq!(scene.bench.count("otel_spans").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_another_run_works_on_is_left_to_it() {
+    let scene = Scene::new().await;
+    send_span(&scene, 200, 1).await;
+    let database = let_pass(&scene, 91).await;
+    let client = scene.bench.test.client().await;
+    let mark = "WITH marked AS (UPDATE otel_partition_writes SET retired_at = now()
+                                WHERE parent = 'otel_spans' AND relation IS NULL AND last_write <> '-infinity'
+                                  AND last_write < now() - interval '90 days' RETURNING *)
+                INSERT INTO otel_dropped_partitions (parent, partition, relation, lower_bound, upper_bound, last_write, row_count,
+                                                     bytes, retention, state, inserted)
+                SELECT 'otel_spans', m.partition, format('otel.%I', m.partition)::regclass, p.lower_bound, p.upper_bound,
+                       m.last_write, 1, 1, interval '90 days', 'retired', 1000
+                FROM marked m JOIN otel_partitions('otel_spans') p ON p.partition = m.partition";
+    assert_eq!(client.execute(mark, &[]).await.unwrap(), 1);
+    let careful = RetentionRun { abandoned: RetentionRun::default().abandoned, ..run() };
+    assert_eq!(names(&database.run_retention(&careful).await.unwrap()), [""; 0]);
+    assert_eq!(scene.bench.count("otel_dropped_partitions WHERE state = 'retired'").await, 1);
+    client.batch_execute("UPDATE otel_dropped_partitions SET begun_at = now() - interval '1 hour'").await.unwrap();
+    assert_eq!(names(&database.run_retention(&careful).await.unwrap()), ["otel_spans"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

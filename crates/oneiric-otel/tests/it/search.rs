@@ -669,7 +669,7 @@ async fn texts_of_an_earlier_version_are_written_again_and_serve_until_then() {
         .unwrap();
     assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0, "a text waits for its vector");
     // What is left for a precision that is not in use any more holds up nobody.
-    let left = "INSERT INTO otel_embedding_models (model_id, name, precision, dimension, last_used)
+    let left = "INSERT INTO otel_embedding_models (model_id, name, precision, dimension, last_used) OVERRIDING SYSTEM VALUE
                   SELECT 99, name, 'other', dimension, now() - interval '2 hours' FROM otel_embedding_models WHERE model_id = 1;
                 UPDATE otel_embedding_work SET model_id = 99";
     client.batch_execute(left).await.unwrap();

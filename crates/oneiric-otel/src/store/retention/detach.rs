@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 use tokio_postgres::IsolationLevel;
 use tokio_postgres::types::Type;
 
-use super::drop::{RetentionOutcome, RetentionRun};
+use super::drop::{RetentionOutcome, RetentionRun, in_use};
 use super::report::{ALL_PARTITIONS, RetainedPartition, TableRetention, tables};
 use crate::store::roles::quoted;
 use crate::store::{Database, StoreError};
 
 /// How long a partition may take to be detached.
 pub(super) const DETACH_WITHIN: Duration = Duration::from_mins(1);
+
+/// How long to wait for users who came after the others had ended.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// A partition on its way.
 pub(super) struct Leaving {
@@ -48,11 +51,12 @@ impl Database {
                 "WITH marked AS (
                    UPDATE otel.otel_partition_writes w SET retired_at = now()
                    WHERE w.partition = $1 AND w.retired_at IS NULL
-                   RETURNING w.last_write)
+                   RETURNING w.last_write, w.inserted)
                  INSERT INTO otel.otel_dropped_partitions (parent, partition, relation, lower_bound, upper_bound, last_write,
                                                            row_count, bytes, retention, state, inserted)
+                 -- As it was counted when its writes were looked at: what nobody noted since is seen before the drop.
                  SELECT $2, $1, $3, p.lower_bound, p.upper_bound, m.last_write, $4, $5, t.retention, 'retired',
-                        pg_stat_get_tuples_inserted($3)
+                        coalesce(m.inserted, 0)
                  FROM marked m
                  JOIN otel.otel_partitions($2) p ON p.partition = $1
                  JOIN otel.otel_partitioned_tables t ON t.parent = $2
@@ -90,7 +94,7 @@ impl Database {
         let is_open = matches!(&detached, Err(error) if error.is_too_long()) || self.is_pending(leaving).await?;
         let reason = match detached {
             Ok(true) => "it is still attached".to_owned(),
-            Ok(false) => format!("somebody uses {} for long, such as a dump or a long question", leaving.table),
+            Ok(false) => in_use(&leaving.table),
             Err(error) => error.to_string(),
         };
         tracing::warn!(partition = leaving.partition, reason, "a partition that is too old could not be detached yet");
@@ -100,7 +104,8 @@ impl Database {
 
     /// `false` when somebody uses the table for too long.
     async fn detach(&self, leaving: &Leaving, run: &RetentionRun) -> Result<bool, StoreError> {
-        if !self.users_end(&leaving.table, run.patience).await? {
+        // They had ended before it was marked: while it is, writes to it are refused.
+        if !self.users_end(&leaving.table, run.patience.min(AGAIN)).await? {
             return Ok(false);
         }
         let (table, partition) = (quoted(&leaving.table), quoted(&leaving.partition));

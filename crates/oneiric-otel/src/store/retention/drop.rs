@@ -37,6 +37,9 @@ pub struct RetentionRun {
     /// The pause between detaching and dropping: PostgreSQL's counters, which tell of writes that nobody noted, are behind by
     /// ten seconds at most.
     pub settle: Duration,
+    /// How long ago a partition must have been marked that another run has not got on with: longer than a run may take for
+    /// one, or two runs would take it out of each other's hands.
+    pub abandoned: Duration,
 }
 
 impl Default for RetentionRun {
@@ -46,6 +49,7 @@ impl Default for RetentionRun {
             shortened_at_once: false,
             patience: Duration::from_mins(1),
             settle: Duration::from_secs(15),
+            abandoned: Duration::from_mins(5),
         }
     }
 }
@@ -147,12 +151,12 @@ impl Database {
         let rows = self
             .query(
                 "SELECT d.id, d.parent, d.partition, d.relation, coalesce(c.relispartition, false),
-                        t.expires AND d.upper_bound < now() - t.retention
+                        t.expires AND greatest(d.upper_bound, d.last_write) < now() - t.retention
                  FROM otel.otel_dropped_partitions d
                  JOIN otel.otel_partitioned_tables t ON t.parent = d.parent
                  LEFT JOIN pg_class c ON c.oid = d.relation
-                 WHERE d.state = 'retired' ORDER BY d.id",
-                &[],
+                 WHERE d.state = 'retired' AND d.begun_at < clock_timestamp() - make_interval(secs => $1) ORDER BY d.id",
+                &[(&run.abandoned.as_secs_f64(), Type::FLOAT8)],
             )
             .await?;
         for row in rows {
@@ -179,6 +183,11 @@ impl Database {
             if due.is_news && !run.shortened_at_once {
                 outcome.leave(&due.partition, "the retention was shortened within a day".to_owned());
                 continue;
+            }
+            if !self.users_end(&table.table, run.patience).await? {
+                // The other partitions of the table would wait for the same.
+                outcome.leave(&due.partition, in_use(&table.table));
+                return Ok(());
             }
             if let Some(leaving) = self.retire(table, due).await? {
                 self.detach_or_leave(&leaving, run, outcome).await?;
@@ -221,11 +230,14 @@ impl Database {
             .query(
                 "SELECT c.oid IS NULL, c.relispartition,
                         coalesce(pg_stat_get_tuples_inserted(c.oid) > d.inserted, false),
+                        -- The retention may have been made longer since.
+                        t.expires AND greatest(d.upper_bound, CASE WHEN t.source IS NULL THEN d.last_write END) < now() - t.retention,
                         format('ALTER TABLE otel.%I ATTACH PARTITION otel.%I FOR VALUES FROM (%s) TO (%s)', d.parent,
                                d.partition,
                                CASE WHEN d.lower_bound = '-infinity' THEN 'MINVALUE' ELSE quote_literal(d.lower_bound) END,
                                CASE WHEN d.upper_bound = 'infinity' THEN 'MAXVALUE' ELSE quote_literal(d.upper_bound) END)
                  FROM otel.otel_dropped_partitions d
+                 JOIN otel.otel_partitioned_tables t ON t.parent = d.parent
                  LEFT JOIN pg_class c ON c.oid = d.relation AND c.relname = d.partition
                                      AND c.relnamespace = 'otel'::regnamespace
                  WHERE d.id = $1 AND d.state = 'detached'",
@@ -240,18 +252,11 @@ impl Database {
         if row.get(1) {
             return self.end_as(leaving, "kept", Some("somebody attached it again")).await;
         }
-        if row.get(2) {
+        let (is_written, is_old): (bool, bool) = (row.get(2), row.get(3));
+        if is_written || !is_old {
             // By a program before this one, or by hand, which do not note what they write.
-            let attached = self.run_within(row.get(3), DETACH_WITHIN).await;
-            return match attached {
-                Ok(()) => {
-                    self.end_as(leaving, "kept", Some("it was written to meanwhile, and is attached again")).await
-                }
-                Err(error) => {
-                    let reason = format!("it was written to meanwhile, and is detached, because: {error}");
-                    self.end_as(leaving, "kept", Some(&reason)).await
-                }
-            };
+            let why = if is_written { "it was written to meanwhile" } else { "the retention is longer now" };
+            return self.bring_back(leaving, row.get(4), why).await;
         }
         if leaving.table == "otel_traces" {
             self.forget_keys(leaving).await?;
@@ -263,6 +268,34 @@ impl Database {
         let dropped = end_as(&transaction, leaving, "dropped", None).await?;
         transaction.commit().await?;
         Ok(dropped)
+    }
+
+    /// Attaches a detached partition again, or moves its rows to the one that has come in its place. Trouble is tried again by
+    /// the next run: until then it stays as it is.
+    async fn bring_back(
+        &self,
+        leaving: &Leaving,
+        attach: &str,
+        why: &str,
+    ) -> Result<Option<DroppedPartition>, StoreError> {
+        match self.run_within(attach, DETACH_WITHIN).await {
+            Ok(()) => self.end_as(leaving, "kept", Some(&format!("{why}, and it is attached again"))).await,
+            Err(error) if error.is_overlap() => {
+                let (table, partition) = (quoted(&leaving.table), quoted(&leaving.partition));
+                let mut client = self.client().await?;
+                let transaction = client.transaction().await?;
+                let statements = format!(
+                    "INSERT INTO otel.{table} SELECT * FROM otel.{partition} ON CONFLICT DO NOTHING;
+                     SET LOCAL lock_timeout = '2s'; DROP TABLE otel.{partition}"
+                );
+                transaction.batch_execute(&statements).await?;
+                let reason = format!("{why}, and its rows are in the partition that came in its place");
+                let ended = end_as(&transaction, leaving, "kept", Some(&reason)).await?;
+                transaction.commit().await?;
+                Ok(ended)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn end_as(
@@ -354,6 +387,10 @@ async fn end_as(
         at: timestamp(row.get(6)),
         reason: reason.map(str::to_owned),
     }))
+}
+
+pub(super) fn in_use(table: &str) -> String {
+    format!("somebody uses {table} for long, such as a dump or a long question")
 }
 
 fn tell(dropped: &DroppedPartition) {

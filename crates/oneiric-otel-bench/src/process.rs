@@ -51,9 +51,17 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
 
 /// Processor time of a process, of the children it has waited for, and of those that live.
 pub fn cpu_time_of_tree(pid: u32) -> Duration {
-    let own = stat(pid).map_or(0, |stat| stat.ticks);
-    let living: u64 = children(pid).into_iter().filter_map(|child| Some(stat(child).ok()?.ticks)).sum();
-    Duration::from_millis((own + living) * 1000 / TICKS_PER_SECOND)
+    let waited_for = || stat(pid).map_or(0, |stat| stat.ticks - stat.own_ticks);
+    let ticks = loop {
+        let before = waited_for();
+        let living: u64 = children(pid).into_iter().filter_map(|child| Some(stat(child).ok()?.ticks)).sum();
+        let ticks = stat(pid).map_or(0, |stat| stat.ticks);
+        // A child that ended between two readings would be counted by both or by none.
+        if waited_for() == before {
+            break ticks + living;
+        }
+    };
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
 }
 
 /// Resident memory, now and at its highest, in bytes.
@@ -103,4 +111,32 @@ fn stat(pid: u32) -> Result<Stat> {
         own_ticks,
         ticks: own_ticks + number(13)? + number(14)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::cpu_time_of_tree;
+
+    #[test]
+    fn time_of_children_that_end_meanwhile_is_counted_once() {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                for _ in 0..25 {
+                    let count = "i=0; while [ $i -lt 30000 ]; do i=$((i + 1)); done";
+                    assert!(Command::new("sh").args(["-c", count]).status().unwrap().success());
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            let mut last = cpu_time_of_tree(std::process::id());
+            while !done.load(Ordering::Relaxed) {
+                let now = cpu_time_of_tree(std::process::id());
+                assert!(last <= now, "{now:?} after {last:?}");
+                last = now;
+            }
+        });
+    }
 }

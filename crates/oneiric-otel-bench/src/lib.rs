@@ -16,5 +16,6 @@ pub mod process;
 pub mod questions;
 pub mod search;
 pub mod server;
+pub mod size;
 pub mod standard;
 pub mod startup;

@@ -32,6 +32,11 @@ pub(crate) enum Bench {
     /// Send spans and say how fast they were acknowledged: the part of `ingest` that is a process of its own
     #[command(hide = true)]
     Load(Load),
+    /// What rows take on disk, what each index costs, and what packed rows would take
+    ///
+    /// Of the telemetry that a database has: the one of `bench query` in the directory `bench` of the data directory, or the one
+    /// that --database-url names, which is reached without TLS. Copies rows into a schema of its own, dropped afterwards.
+    Size(Size),
     /// How long the server takes to start, and until ten thousand traces can be searched
     ///
     /// Starts servers of its own on an embedded database in the directory `bench` of the data directory, removed afterwards.
@@ -86,6 +91,13 @@ pub(crate) struct Load {
     pub(crate) first_trace: u64,
     #[command(flatten)]
     pub(crate) amount: Amount,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Size {
+    /// Rows of each signal, at most
+    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = clap::value_parser!(u64).range(1000..=100_000_000))]
+    pub(crate) rows: u64,
 }
 
 #[derive(Debug, Args)]

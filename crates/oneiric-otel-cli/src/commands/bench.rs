@@ -4,6 +4,7 @@ mod embed;
 mod ingest;
 mod query;
 mod search;
+mod size;
 mod startup;
 
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub(crate) async fn run(global: &Global, bench: &Bench) -> Result<Ending> {
         Bench::Search(search) => search::run(global, search).await,
         Bench::Ingest(ingest) => ingest::run(global, ingest).await,
         Bench::Load(load) => ingest::send(load).await,
+        Bench::Size(size) => size::run(global, size).await,
         Bench::Startup(startup) => startup::run(global, startup).await,
     }
 }

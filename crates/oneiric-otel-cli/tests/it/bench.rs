@@ -66,3 +66,29 @@ async fn the_start_is_measured_and_what_was_sent_is_found() {
     assert!(0.0 < stored && stored <= derived && derived <= searchable, "{report:#}");
     assert!(number(&report, "/starts/p50_ms") > 0.0);
 }
+
+#[tokio::test]
+async fn sizes_are_told_of_what_is_stored_and_nothing_is_left_in_the_database() {
+    let dir = data_dir();
+    let at = ["--data-dir", text(dir.path())];
+    let none = run(&[&["bench", "size"], &at[..]].concat()).await.expect(1);
+    assert!(none.stderr.contains("the database has no telemetry"), "{}", none.stderr);
+    let fill = ["bench", "query", "--fill-only", "--traces=100", "--days=1"];
+    run(&[&fill[..], &at[..]].concat()).await.expect(0);
+    let report = run(&[&["bench", "size", "--json", "--rows=1000"], &at[..]].concat()).await.expect(0).json();
+    let signals = report["signals"].as_array().unwrap();
+    let partitions: Vec<&str> = signals.iter().map(|signal| signal["partition"].as_str().unwrap()).collect();
+    for (partition, table) in partitions.iter().zip(["otel_spans_", "otel_logs_", "otel_metrics_"]) {
+        assert!(partition.starts_with(table), "{partitions:?}");
+    }
+    for signal in signals {
+        assert!(signal["indexes"].as_array().unwrap().iter().all(|index| number(index, "/bytes") > 0.0), "{signal:#}");
+        let packed: f64 =
+            signal["packed"]["columns"].as_array().unwrap().iter().map(|column| number(column, "/1")).sum();
+        assert!(0.0 < packed && number(signal, "/table_bytes") > packed, "{signal:#}");
+    }
+    let bench = dir.path().join("bench");
+    let ask =
+        ["psql", "--data-dir", text(&bench), "--", "-Atc", "SELECT to_regnamespace('oneiric_otel_bench') IS NULL"];
+    assert_eq!(run(&ask).await.expect(0).stdout.trim(), "t");
+}

@@ -83,6 +83,8 @@ impl Collector for Snapshot {
                 census.traces_to_derive as f64,
             )?;
             page.gauge("texts_to_embed", "Texts that wait for a vector", census.texts_to_embed as f64)?;
+            let again = census.model_change.as_ref().map_or(0, |change| change.texts_left);
+            page.gauge("texts_to_embed_again", "Of them, those that have one of the model before", again as f64)?;
             page.gauge("dead_letters", "Dead letters in the database, not processed", census.dead_letters as f64)?;
         }
         Ok(())

@@ -18,8 +18,8 @@ pub(crate) struct Short<'a>(&'a Gate);
 
 impl Gate {
     /// A gate before which long work waits at most so long at each step.
-    pub(crate) fn new(longest_wait: Duration) -> Self {
-        Self { longest_wait, short: Mutex::default(), none_left: Condvar::default() }
+    pub(crate) const fn new(longest_wait: Duration) -> Self {
+        Self { longest_wait, short: Mutex::new(0), none_left: Condvar::new() }
     }
 
     /// Says that short work begins.

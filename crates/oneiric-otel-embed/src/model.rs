@@ -25,6 +25,9 @@ const TEXTS_PER_TURN: usize = 32;
 /// How long a chunk of a call with many texts lets calls with one text go first.
 const LONGEST_WAIT: Duration = Duration::from_millis(50);
 
+/// All models of the process share its processors.
+static GATE: Gate = Gate::new(LONGEST_WAIT);
+
 /// A sentence-embedding model of the BERT family, in memory.
 ///
 /// Takes some 90 MB for all-MiniLM-L6-v2 in f32, 60 MB in int8, and some MB more per thread once it has worked. Texts are cut
@@ -33,13 +36,13 @@ const LONGEST_WAIT: Duration = Duration::from_millis(50);
 /// The same text gives the same bits on the same machine, whatever else is in the call and whatever the number of threads; in
 /// [`Precision::Int8`] also on other machines.
 ///
-/// A call with one text goes before calls with many: these wait for it, for a moment, after each chunk of some texts.
+/// A call with one text goes before calls with many, of whichever model in the process: these wait for it, for a moment, after
+/// each chunk of some texts.
 pub struct MiniLm {
     name: String,
     pieces: Pieces,
     encoder: Encoder,
     threads: usize,
-    gate: Gate,
     idle: Mutex<Vec<Workspace>>,
 }
 
@@ -91,8 +94,7 @@ impl MiniLm {
             (pieces, encoder)
         });
         let (pieces, encoder) = (pieces?, encoder?);
-        let gate = Gate::new(LONGEST_WAIT);
-        Ok(Self { name: name.to_owned(), pieces, encoder, threads: 1, gate, idle: Mutex::default() })
+        Ok(Self { name: name.to_owned(), pieces, encoder, threads: 1, idle: Mutex::default() })
     }
 
     /// Lets each call work on up to `threads` threads, at least one. A single text always takes one.
@@ -123,13 +125,13 @@ impl MiniLm {
     /// # Errors
     /// When a text cannot be tokenised, or the weights are damaged. There is no partial answer.
     pub fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let _short = (texts.len() == 1).then(|| self.gate.enter());
+        let _short = (texts.len() == 1).then(|| GATE.enter());
         let pieces = self.tokenise(texts)?;
         let lengths: Vec<usize> = pieces.iter().map(Vec::len).collect();
         let chunks = group(&lengths, self.threads, self.encoder.pieces_at_once());
         let done = spread(chunks.len(), self.threads, |chunk| {
             if texts.len() > 1 {
-                self.gate.give_way();
+                GATE.give_way();
             }
             let chunk: Vec<&[u32]> = chunks[chunk].iter().map(|&text| pieces[text].as_slice()).collect();
             self.run(&chunk)

@@ -222,6 +222,12 @@ fn tell(health: &Health) -> String {
         }
         row("traces to derive", telemetry.traces_to_derive.to_string());
         row("texts to embed", telemetry.texts_to_embed.to_string());
+        if let Some(change) = &telemetry.model_change {
+            row(
+                "change of model",
+                format!("to {}: {} texts left; until then {} answers", change.to, change.texts_left, change.from),
+            );
+        }
         row("dead letters", telemetry.dead_letters.to_string());
     }
     let verdict = if health.healthy { "healthy\n".to_owned() } else { "unhealthy\n".to_owned() };

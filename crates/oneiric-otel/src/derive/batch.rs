@@ -154,11 +154,7 @@ async fn work(
         deriver.partitions.ensure(&deriver.database, table, &buckets).await?;
     }
 
-    let mut texts = HashMap::new();
-    for trace in &described {
-        texts.extend(trace.texts.iter().map(|text| (Uuid::from_bytes(text::text_hash(text)), text.clone())));
-    }
-    let stored = store_texts(transaction, text::TEXT_VERSION, &texts).await?;
+    let stored = store_texts(transaction, text::TEXT_VERSION, &texts_of(&described)).await?;
     derived.texts_new = stored.new;
     let rows: Vec<NewTrace> = described
         .into_iter()
@@ -179,6 +175,32 @@ async fn work(
         .collect();
     write_traces(transaction, &rows).await?;
     Ok(Some(Outcome { derived, next }))
+}
+
+fn texts_of(described: &[Described]) -> HashMap<Uuid, String> {
+    let texts = described.iter().flat_map(|trace| &trace.texts);
+    texts.map(|text| (Uuid::from_bytes(text::text_hash(text)), text.clone())).collect()
+}
+
+/// Writes the texts of traces whose records lie in these times, and nothing else of them. Returns how many were not known. Of
+/// traces that cannot be derived nothing is written: derivation finds out which, and says so.
+pub(super) async fn write_texts_of(deriver: &Deriver, ranges: Vec<(Uuid, Seen)>) -> Result<u64, StoreError> {
+    let mut client = deriver.database.client().await?;
+    let transaction = begin(&mut client).await?;
+    let work = async {
+        let found = read_ranges(&transaction, ranges, &deriver.options).await?;
+        let computed = on_blocking_thread(move || compute(found.traces)).await?;
+        let described = describe(&transaction, computed).await?;
+        Ok(store_texts(&transaction, text::TEXT_VERSION, &texts_of(&described)).await?.new)
+    };
+    match work.await {
+        Ok(new) => {
+            transaction.commit().await?;
+            Ok(new)
+        }
+        Err(Trouble::Store(error)) if error.class() != ErrorClass::BadData => Err(error),
+        Err(_) => Ok(transaction.rollback().await.map(|()| 0)?),
+    }
 }
 
 /// The candidates that are due, as many as one transaction should take, and whether some were left for the next.
@@ -253,13 +275,19 @@ async fn read(
     let ids: Vec<Uuid> = chosen.iter().map(|pending| pending.trace_id).collect();
     let touched = take_touches(transaction, slot, &ids).await?;
     let orphans = take_orphans(transaction, &ids).await?;
-    let mut ranges: Vec<(Uuid, Seen)> = ids
-        .iter()
-        .filter_map(|id| {
-            let parts = [touched.get(id).copied(), orphans.get(id).copied(), existing.get(id).map(|row| row.seen)];
-            Some((*id, parts.into_iter().flatten().reduce(Seen::unite)?))
-        })
-        .collect();
+    let ranges = ids.iter().filter_map(|id| {
+        let parts = [touched.get(id).copied(), orphans.get(id).copied(), existing.get(id).map(|row| row.seen)];
+        Some((*id, parts.into_iter().flatten().reduce(Seen::unite)?))
+    });
+    read_ranges(transaction, ranges.collect(), options).await
+}
+
+/// Reads all that belongs to traces whose records lie in these times.
+async fn read_ranges(
+    transaction: &Transaction<'_>,
+    mut ranges: Vec<(Uuid, Seen)>,
+    options: &DeriveOptions,
+) -> Result<Read, StoreError> {
     ranges.sort_unstable_by_key(|(id, seen)| (seen.from, *id));
     let mut result = Read { traces: Vec::new(), orphans: Vec::new() };
     let mut allowance = Allowance(MESSAGES_BYTES);

@@ -16,6 +16,7 @@
 //! it, they are found and counted.
 
 mod batch;
+mod renewal;
 pub mod text;
 pub mod trace;
 
@@ -30,6 +31,7 @@ use batch::Selection;
 
 use crate::embed::NewTexts;
 use crate::self_trace;
+use crate::store::outdated::Outdated;
 use crate::store::{Database, Partitions, StoreError};
 
 /// When traces are derived.
@@ -69,8 +71,7 @@ impl Default for DeriveOptions {
     }
 }
 
-/// Traces that get new texts at a time, the pause after them, and how often it is looked whether there are any.
-const RENEWED_TRACES: i64 = 1000;
+/// The pause after some traces got new texts, and how often it is looked whether there are any to get some.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 const RENEWAL_CHECK: Duration = Duration::from_mins(1);
 
@@ -112,13 +113,16 @@ pub struct Deriver {
     texts_written: Arc<NewTexts>,
     totals: Arc<Mutex<Derived>>,
     partitions: Partitions,
+    /// Traces whose new texts wait for their vectors.
+    renewed: Mutex<Vec<Outdated>>,
 }
 
 impl Deriver {
     /// Prepares derivation. Nothing happens before [`Self::run`] or one of the passes.
     pub fn new(database: Database, options: DeriveOptions) -> Self {
         let (texts_written, totals) = Default::default();
-        Self { database, options, texts_written, totals, partitions: Partitions::default() }
+        let (partitions, renewed) = Default::default();
+        Self { database, options, texts_written, totals, partitions, renewed }
     }
 
     /// What was done since the start, as it goes on.
@@ -143,7 +147,8 @@ impl Deriver {
             let pass = async {
                 let derived = self.derive_due().await?;
                 if Instant::now() >= next_renewal {
-                    let pause = if self.renew_texts().await? > 0 { RENEWAL_PAUSE } else { RENEWAL_CHECK };
+                    let is_at_it = self.renew_texts().await? > 0 || self.is_renewing();
+                    let pause = if is_at_it { RENEWAL_PAUSE } else { RENEWAL_CHECK };
                     next_renewal = Instant::now() + pause;
                 }
                 if Instant::now() >= next_cleaning {
@@ -187,13 +192,6 @@ impl Deriver {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-    }
-
-    /// Makes traces due whose texts another version of the rules has written, some at a time and the newest first.
-    /// Returns how many; none while texts wait for their vectors. Until a trace is derived again it is found by its old
-    /// text.
-    pub async fn renew_texts(&self) -> Result<u64, StoreError> {
-        self.database.touch_outdated(text::TEXT_VERSION, RENEWED_TRACES).await
     }
 
     /// Deletes all texts that describe no trace any more, with their vectors: those of an earlier version of the rules, and of

@@ -46,6 +46,13 @@ impl LocalModel {
     }
 }
 
+/// Loads the model of this identity, if it is all-MiniLM-L6-v2 in one of its precisions.
+pub(super) fn load(model: &EmbeddingModel) -> Option<Result<Arc<dyn Embedder>, String>> {
+    let precision = [Precision::Int8, Precision::F32].into_iter().find(|one| one.as_str() == model.precision)?;
+    let is_ours = model.name == oneiric_otel_embed::NAME;
+    is_ours.then(|| LocalModel::obtain(precision, &oneiric_otel_parts::Silent).map_err(|error| error.to_string()))
+}
+
 impl Embedder for LocalModel {
     fn model(&self) -> &EmbeddingModel {
         &self.identity

@@ -2,19 +2,23 @@
 //!
 //! Nothing here waits on the write path: texts are stored first and embedded later, from the database.
 
+mod batches;
 #[cfg(feature = "endpoint-model")]
 mod endpoint;
+mod former;
 #[cfg(feature = "local-model")]
 mod local;
+mod renewal;
 mod worker;
 
 use std::fmt;
 
+pub(crate) use batches::check;
 #[cfg(feature = "endpoint-model")]
 pub use endpoint::{EndpointModel, EndpointOptions};
+pub use former::FormerModel;
 #[cfg(feature = "local-model")]
 pub use local::{LocalModel, LocalModelError, Precision};
-pub(crate) use worker::check;
 pub use worker::{EmbedOptions, Embedded, EmbeddingWorker, IndexKind, NewTexts};
 
 /// What turns texts into vectors.

@@ -24,6 +24,7 @@ pub(crate) mod pattern;
 mod question_vectors;
 mod range;
 mod search;
+mod served;
 mod similar;
 mod span_list;
 mod spans;
@@ -37,7 +38,7 @@ use std::time::Instant;
 
 use question_vectors::QuestionVectors;
 
-use crate::embed::{EmbedError, Embedder};
+use crate::embed::{EmbedError, Embedder, FormerModel};
 use crate::store::embeddings::Scan;
 use crate::store::search::RowFilter;
 use crate::store::text_words::TextStatistics;
@@ -169,6 +170,7 @@ impl From<EmbedError> for QueryError {
 pub struct QueryService {
     database: Database,
     embedder: Option<Arc<dyn Embedder>>,
+    former: FormerModel,
     statistics: Arc<Mutex<Option<(Instant, TextStatistics)>>>,
     sql: Option<SqlReader>,
     cache: Arc<cache::Cache>,
@@ -210,6 +212,7 @@ impl QueryService {
         Self {
             database,
             embedder,
+            former: FormerModel::default(),
             statistics: Arc::default(),
             sql: None,
             cache: Arc::default(),
@@ -241,6 +244,12 @@ impl QueryService {
     #[must_use]
     pub fn with_embedder(self, embedder: Arc<dyn Embedder>) -> Self {
         Self { embedder: Some(embedder), ..self }
+    }
+
+    /// The same service with another way to a model that answers until the service's own is complete.
+    #[must_use]
+    pub fn with_former(self, former: FormerModel) -> Self {
+        Self { former, ..self }
     }
 
     /// The filter as the store wants it.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::aim::Aim;
 use super::filter::TraceFilter;
 use super::marks::{ExactMatch, Marked};
+use super::served::Served;
 use super::trace::TraceOverview;
 use super::{QueryError, QueryService, check_limit};
 use crate::store::embeddings::RegisteredModel;
@@ -194,11 +195,9 @@ impl QueryService {
     /// # Errors
     /// [`QueryError::Unavailable`] without a model or vectors of it.
     pub(super) async fn vector_of(&self, question: &str) -> Result<(RegisteredModel, Vec<f32>), QueryError> {
-        let unavailable = |reason: &str| QueryError::Unavailable { reason: reason.to_owned() };
-        let embedder = self.embedder.as_ref().ok_or_else(|| unavailable("no embedding model is at hand"))?;
-        let model = self.database.registered_model(embedder.model()).await?;
-        let missing = || unavailable("the database has no vectors of this model yet, or no pgvector");
-        Ok((model.ok_or_else(missing)?, self.vectors.of(embedder, question.to_owned()).await?))
+        let served = self.served().await?;
+        let served = served.map_err(|missing| QueryError::Unavailable { reason: missing.reason().to_owned() })?;
+        Ok((served.model, self.vectors.of(&served.embedder, question.to_owned()).await?))
     }
 
     /// The question's vector, or why there is none.
@@ -206,22 +205,13 @@ impl QueryService {
         &self,
         question: &str,
     ) -> Result<(Option<(RegisteredModel, Vec<f32>)>, Option<String>), QueryError> {
-        let Some(embedder) = &self.embedder else {
-            return Ok((None, Some("no embedding model is at hand: only words were compared".to_owned())));
-        };
-        let Some(model) = self.database.registered_model(embedder.model()).await? else {
-            let reason = if self.database.has_pgvector().await? {
-                "no text has a vector of this model yet"
-            } else {
-                "pgvector is missing in the database"
-            };
-            return Ok((None, Some(format!("{reason}: only words were compared"))));
-        };
-        let backlog = self.database.embedding_backlog(&model).await?;
-        let note = (backlog > 0)
-            .then(|| format!("{backlog} texts still wait for their vector: they are compared by words only"));
-        let vector = self.vectors.of(embedder, Aim::of(question).asked(question)).await?;
-        Ok((Some((model, vector)), note))
+        match self.served().await? {
+            Ok(Served { embedder, model, note }) => {
+                let vector = self.vectors.of(&embedder, Aim::of(question).asked(question)).await?;
+                Ok((Some((model, vector)), note))
+            }
+            Err(missing) => Ok((None, Some(format!("{}: only words were compared", missing.reason())))),
+        }
     }
 
     /// The texts of the traces that pass a filter, if it lets so few through that all of them can be compared: what is nearest

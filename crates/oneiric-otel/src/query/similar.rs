@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::filter::TraceFilter;
 use super::search::TextHit;
+use super::served::NoVectors;
 use super::trace::{TraceId, TraceOverview};
 use super::{QueryError, QueryService, check_limit};
 use crate::store::embeddings::{Near, RegisteredModel};
@@ -41,7 +42,8 @@ pub struct SimilarRequest {
 /// Traces whose text lies near an embedding are looked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NearRequest {
-    /// A vector of the model in use, of its dimension; its length does not matter.
+    /// A vector of the model that the settings name, of its dimension; its length does not matter. Compared with vectors of that
+    /// model alone, also while they are not complete and another model answers.
     pub embedding: Vec<f32>,
     /// Lowest cosine of a hit, 0 to 1.
     pub threshold: f64,
@@ -75,7 +77,7 @@ impl QueryService {
         let limit = check_limit(request.limit)?;
         let mut filter = self.row_filter(&request.filter).await?;
         let row = self.row_of(request.trace_id).await?;
-        let model = self.vectors_model().await?;
+        let model = self.compared().await?.map_err(no_vectors)?;
         let vectors: Vec<Vec<f32>> =
             self.database.vectors_of(&model, &row.text_ids).await?.into_iter().map(|(_, vector)| vector).collect();
         filter.except = Some(Uuid::from_bytes(request.trace_id.0));
@@ -87,7 +89,7 @@ impl QueryService {
         Ok(SimilarAnswer { trace: row.into(), hits })
     }
 
-    /// Finds the traces with a text near an embedding that the caller has made with the model in use.
+    /// Finds the traces with a text near an embedding that the caller has made with the model at hand.
     ///
     /// # Errors
     /// [`QueryError::InvalidArgument`] for an embedding of another dimension or without a direction, and as
@@ -99,23 +101,8 @@ impl QueryService {
         if let Some(embedder) = &self.embedder {
             check_embedding(&request.embedding, embedder.model().dimension)?;
         }
-        let model = self.vectors_model().await?;
+        let model = self.own().await?.map_err(no_vectors)?;
         self.near(&model, &request.embedding, request.threshold, limit, &filter).await
-    }
-
-    async fn vectors_model(&self) -> Result<RegisteredModel, QueryError> {
-        let embedder = self
-            .embedder
-            .as_ref()
-            .ok_or_else(|| unavailable("similarity needs an embedding model, and none is at hand"))?;
-        if let Some(model) = self.database.registered_model(embedder.model()).await? {
-            return Ok(model);
-        }
-        Err(unavailable(if self.database.has_pgvector().await? {
-            "no text has a vector of this model yet: start the server, or wait for it"
-        } else {
-            "similarity needs pgvector: run CREATE EXTENSION vector in the database"
-        }))
     }
 
     /// Texts near one vector, with their traces.
@@ -225,6 +212,14 @@ fn hit(found: TextTraces, cosine: f64) -> TextHit {
         trace_count: found.count,
         newest: found.newest.into(),
     }
+}
+
+fn no_vectors(missing: NoVectors) -> QueryError {
+    unavailable(match missing {
+        NoVectors::NoModel => "similarity needs an embedding model, and none is at hand",
+        NoVectors::NoPgvector => "similarity needs pgvector: run CREATE EXTENSION vector in the database",
+        NoVectors::NotYet => "no text has a vector of this model yet: start the server, or wait for it",
+    })
 }
 
 fn unavailable(reason: &str) -> QueryError {

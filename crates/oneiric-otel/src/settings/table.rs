@@ -329,7 +329,8 @@ group! {
         /// The model of the vectors: all-MiniLM-L6-v2 in this process, or any that embedding_endpoint.url serves
         embedding_model: String = DEFAULT_MODEL.to_owned(), MODEL;
         /// The arithmetic of the model in this process: int8 is several times as fast as f32 and a little less exact. Vectors of
-        /// one are not compared with those of the other: after a change everything is embedded again, the newest first
+        /// one are not compared with those of the other: after a change everything is embedded again, the newest first, and what
+        /// was there answers until that is done
         embedding_precision: EmbeddingPrecision = EmbeddingPrecision::Int8, Accepts::Word(EmbeddingPrecision::WORDS);
         /// Components of its vectors, if they are to be checked
         embedding_dimension: Option<usize> = None, whole(1, 16_000), unset "what the model has";

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::life::Running;
 use crate::pipeline::IngestStatus;
-use crate::store::StoreError;
+use crate::store::{ModelChange, StoreError};
 use crate::system::ModelState;
 
 /// How long the database is waited for.
@@ -56,6 +56,8 @@ pub struct DatabaseReport {
     pub traces_to_derive: Option<i64>,
     /// Texts that wait for a vector.
     pub texts_to_embed: Option<i64>,
+    /// The change from one embedding model to another that is under way.
+    pub model_change: Option<ModelChange>,
     /// Dead letters that wait for somebody.
     pub dead_letters: Option<i64>,
 }
@@ -160,6 +162,7 @@ async fn examine(running: &Running) -> Result<DatabaseReport, StoreError> {
         schema_version: Some(status.schema.version),
         traces_to_derive: Some(census.traces_to_derive),
         texts_to_embed: Some(census.texts_to_embed),
+        model_change: census.model_change,
         dead_letters: Some(census.dead_letters),
     })
 }

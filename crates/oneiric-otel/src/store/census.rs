@@ -25,12 +25,47 @@ pub struct Census {
     pub dead_letters: i64,
     /// The models that vectors come from.
     pub models: Vec<String>,
+    /// The change from one model to another that is under way.
+    pub model_change: Option<ModelChange>,
     /// Whether there is anything to embed or embedded.
     #[serde(skip)]
     pub has_texts: bool,
 }
 
+/// A model that is being made ready while another one answers.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ModelChange {
+    /// The model that answers until the other is complete.
+    pub from: String,
+    /// The model that is being made ready.
+    pub to: String,
+    /// Texts that were there before it and wait for its vector. 0: log templates or the index are left to do.
+    pub texts_left: i64,
+}
+
 impl Database {
+    async fn model_change(&self) -> Result<Option<ModelChange>, StoreError> {
+        let sql = format!(
+            "WITH models AS (
+               SELECT m.model_id, p.complete_at, greatest(m.last_used, p.last_served) AS used, p.renews_to,
+                      format('%s (%s, %s dimensions)', m.name, m.precision, m.dimension) AS shown
+               FROM otel.otel_embedding_models m JOIN otel.otel_embedding_progress p USING (model_id))
+             SELECT f.shown, n.shown, (SELECT count(*) FROM otel.otel_embedding_work w
+                                       WHERE w.model_id = n.model_id AND w.text_id <= n.renews_to)
+             FROM models n, (SELECT shown FROM models WHERE complete_at IS NOT NULL
+                             ORDER BY used DESC, model_id DESC LIMIT 1) f
+             WHERE n.complete_at IS NULL AND n.model_id IN {CURRENT_MODELS} ORDER BY n.model_id LIMIT 1"
+        );
+        match self.query(&sql, &[]).await {
+            Ok(rows) => {
+                Ok(rows.first().map(|row| ModelChange { from: row.get(0), to: row.get(1), texts_left: row.get(2) }))
+            }
+            // Before migration 19.
+            Err(error) if error.is_undefined_table() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Counts what is stored and what waits. The schema must be migrated.
     pub async fn census(&self) -> Result<Census, StoreError> {
         let client = self.client().await?;
@@ -70,6 +105,7 @@ impl Database {
             dead_letters: row.get(3),
             models: row.get(4),
             has_texts: row.get(5),
+            model_change: self.model_change().await?,
         })
     }
 

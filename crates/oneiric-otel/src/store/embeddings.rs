@@ -3,6 +3,7 @@
 //! pgvector may be missing. Then no model can be registered and everything else goes on; when it appears later, the
 //! next registration finds it.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tokio_postgres::types::{ToSql, Type};
@@ -101,7 +102,7 @@ impl Database {
         let mut client = self.client().await?;
         let Some(vector_schema) = vector_schema(&client, true).await? else { return Ok(None) };
         if let Some(known) = find(&client, model, &vector_schema).await? {
-            use_model(&mut client, &known).await?;
+            use_model(&mut client, &known, Use::Own).await?;
             return Ok(Some(known));
         }
         let dimension = i32::try_from(model.dimension)
@@ -243,20 +244,21 @@ impl Database {
     }
 }
 
-/// Claims waiting texts, newest first. They stay claimed until the transaction ends.
+/// Claims waiting texts of these ids, newest first. They stay claimed until the transaction ends.
 pub(crate) async fn claim_work(
     transaction: &deadpool_postgres::Transaction<'_>,
     model: &RegisteredModel,
+    ids: &RangeInclusive<i64>,
     limit: i64,
 ) -> Result<Vec<Work>, StoreError> {
     let rows = transaction
         .query_typed(
             "SELECT w.text_id, x.text, w.attempts
              FROM otel.otel_embedding_work w LEFT JOIN otel.otel_texts x USING (text_id)
-             WHERE w.model_id = $1 AND w.not_before <= now()
+             WHERE w.model_id = $1 AND w.not_before <= now() AND w.text_id BETWEEN $3 AND $4
              ORDER BY w.text_id DESC LIMIT $2
              FOR UPDATE OF w SKIP LOCKED",
-            &[(&model.id, Type::INT2), (&limit, Type::INT8)],
+            &[(&model.id, Type::INT2), (&limit, Type::INT8), (ids.start(), Type::INT8), (ids.end(), Type::INT8)],
         )
         .await?;
     let mut work = Vec::with_capacity(rows.len());
@@ -335,12 +337,28 @@ async fn finish_work(
     Ok(())
 }
 
+/// How a model is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    /// As the one that is asked for.
+    Own,
+    /// As the one that answers until that is complete.
+    ForAnother,
+}
+
 /// Notes that a model is in use, at most once an hour.
-async fn use_model(client: &mut Client, model: &RegisteredModel) -> Result<(), StoreError> {
+pub(super) async fn use_model(client: &mut Client, model: &RegisteredModel, how: Use) -> Result<(), StoreError> {
+    let used = match how {
+        Use::Own => "m.last_used",
+        Use::ForAnother => "coalesce(p.last_served, '-infinity')",
+    };
     let row = client
         .query_typed_opt(
-            "SELECT last_used <= now() - interval '1 day' FROM otel.otel_embedding_models
-             WHERE model_id = $1 AND last_used <= now() - interval '1 hour'",
+            &format!(
+                "SELECT greatest(m.last_used, p.last_served) <= now() - interval '1 day'
+                 FROM otel.otel_embedding_models m LEFT JOIN otel.otel_embedding_progress p USING (model_id)
+                 WHERE m.model_id = $1 AND {used} <= now() - interval '1 hour'"
+            ),
             &[(&model.id, Type::INT2)],
         )
         .await?;
@@ -349,7 +367,7 @@ async fn use_model(client: &mut Client, model: &RegisteredModel) -> Result<(), S
     if row.get(0) {
         // As when it was registered: whoever stores texts sees the model in use, or is seen here.
         transaction.batch_execute("LOCK TABLE otel.otel_texts IN SHARE ROW EXCLUSIVE MODE").await?;
-        transaction
+        let lacking = transaction
             .execute_typed(
                 &format!(
                     "INSERT INTO otel.otel_embedding_work (text_id, model_id)
@@ -361,13 +379,26 @@ async fn use_model(client: &mut Client, model: &RegisteredModel) -> Result<(), S
                 &[(&model.id, Type::INT2)],
             )
             .await?;
+        if lacking > 0 && how == Use::Own {
+            // Another that is complete answers until this one is again.
+            transaction
+                .execute_typed(
+                    "UPDATE otel.otel_embedding_progress
+                     SET complete_at = NULL, renews_to = (SELECT coalesce(max(text_id), 0) FROM otel.otel_texts)
+                     WHERE model_id = $1
+                       AND EXISTS (SELECT FROM otel.otel_embedding_models o JOIN otel.otel_embedding_progress p USING (model_id)
+                                   WHERE o.model_id <> $1 AND p.complete_at IS NOT NULL
+                                     AND greatest(o.last_used, p.last_served) > now() - interval '1 day')",
+                    &[(&model.id, Type::INT2)],
+                )
+                .await?;
+        }
     }
-    transaction
-        .execute_typed(
-            "UPDATE otel.otel_embedding_models SET last_used = now() WHERE model_id = $1",
-            &[(&model.id, Type::INT2)],
-        )
-        .await?;
+    let note = match how {
+        Use::Own => "UPDATE otel.otel_embedding_models SET last_used = now() WHERE model_id = $1",
+        Use::ForAnother => "UPDATE otel.otel_embedding_progress SET last_served = now() WHERE model_id = $1",
+    };
+    transaction.execute_typed(note, &[(&model.id, Type::INT2)]).await?;
     transaction.commit().await?;
     Ok(())
 }

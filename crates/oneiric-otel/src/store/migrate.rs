@@ -71,6 +71,8 @@ const REQUIRED: &[Migration] = &[
         .works_with(12),
     Migration::required(15, "retention", include_str!("../../migrations/required/0015_retention.sql")).works_with(12),
     Migration::required(16, "leases", include_str!("../../migrations/required/0016_leases.sql")).works_with(12),
+    Migration::required(19, "embedding_switch", include_str!("../../migrations/required/0019_embedding_switch.sql"))
+        .works_with(12),
 ];
 
 const DEFERRED: &[Migration] = &[

@@ -25,6 +25,8 @@ pub(crate) mod logs;
 pub(crate) mod marks;
 pub(crate) mod metrics;
 mod migrate;
+pub(crate) mod model_switch;
+pub(crate) mod outdated;
 mod partitions;
 mod read;
 mod reader;
@@ -48,7 +50,7 @@ mod tree;
 mod vector_index;
 mod write;
 
-pub use census::Census;
+pub use census::{Census, ModelChange};
 pub use database::{Database, DatabaseStatus};
 pub use dead_letters::{DeadLetterEntry, DeadLetterFilter, MANY_DEAD_LETTERS, Replayed};
 pub use error::{ErrorClass, StoreError};

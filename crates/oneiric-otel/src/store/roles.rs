@@ -60,7 +60,7 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
         "SELECT, INSERT, UPDATE, DELETE",
         &["otel_telemetry_dlq", "otel_trace_touches", "otel_trace_orphans", "otel_embedding_work"],
     ),
-    ("SELECT, INSERT, UPDATE", &["otel_log_template_vectors"]),
+    ("SELECT, INSERT, UPDATE", &["otel_log_template_vectors", "otel_embedding_progress"]),
     ("SELECT, UPDATE", &["otel_trace_slots", "otel_jobs", "otel_leases"]),
     ("SELECT, UPDATE (last_used)", &["otel_embedding_models"]),
 ];
@@ -76,6 +76,8 @@ const WRITER_FUNCTIONS: &[&str] = &[
     "otel_vector_schema()",
     "otel_register_model(text, text, integer)",
     "otel_build_vector_index(smallint)",
+    "otel_complete_model(smallint)",
+    "otel_drop_replaced_model()",
     "otel_split_words(text)",
     "otel_log_words(text, jsonb, text, jsonb)",
     "otel_error_id(text, text)",

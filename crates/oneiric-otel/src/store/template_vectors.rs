@@ -30,10 +30,11 @@ pub(crate) struct TemplateFilter<'a> {
 }
 
 /// Templates that wait for a vector of the model, the gravest first and of these the newest; none when there were enough
-/// today. They stay claimed until the transaction ends.
+/// today. With `former` those that this model has a vector of, however many. They stay claimed until the transaction ends.
 pub(crate) async fn claim_templates(
     transaction: &Transaction<'_>,
     model: &RegisteredModel,
+    former: Option<&RegisteredModel>,
     limit: i64,
 ) -> Result<Vec<(i64, LogTemplate)>, StoreError> {
     let rows = transaction
@@ -42,11 +43,20 @@ pub(crate) async fn claim_templates(
              WHERE NOT EXISTS (SELECT FROM otel.otel_log_template_vectors v
                                WHERE v.model_id = $1 AND v.template_id = t.template_id
                                  AND (v.embedding IS NOT NULL OR v.tried_at > now() - interval '1 hour'))
-               AND (SELECT count(*) FROM otel.otel_log_template_vectors
-                    WHERE model_id = $1 AND tried_at > now() - interval '1 day') < $2
+               AND CASE WHEN $4::smallint IS NULL
+                        THEN (SELECT count(*) FROM otel.otel_log_template_vectors
+                              WHERE model_id = $1 AND tried_at > now() - interval '1 day') < $2
+                        ELSE EXISTS (SELECT FROM otel.otel_log_template_vectors f
+                                     WHERE f.model_id = $4 AND f.template_id = t.template_id AND f.embedding IS NOT NULL)
+                   END
              ORDER BY t.severity DESC, t.first_seen DESC, t.template_id LIMIT $3
              FOR UPDATE OF t SKIP LOCKED",
-            &[(&model.id, Type::INT2), (&VECTORS_A_DAY, Type::INT8), (&limit, Type::INT8)],
+            &[
+                (&model.id, Type::INT2),
+                (&VECTORS_A_DAY, Type::INT8),
+                (&limit, Type::INT8),
+                (&former.map(|former| former.id), Type::INT2),
+            ],
         )
         .await?;
     let template =

@@ -31,8 +31,8 @@ pub(crate) struct StoredTexts {
     pub(crate) new: u64,
 }
 
-/// Stores the texts that are not there yet and gives each new one as work to every model that is in use: one that no
-/// worker has used for a day gets what it lacks when a worker uses it again.
+/// Stores the texts that are not there yet and gives each new one as work to every model that is in use, or answers for
+/// one that is not complete: one that no worker has used for a day gets what it lacks when a worker uses it again.
 ///
 /// The order of the hashes is the order of the locks, so that two transactions that store the same texts wait for each
 /// other and do not deadlock; a transaction calls this once.
@@ -82,8 +82,9 @@ pub(crate) async fn store_texts(
     transaction
         .execute_typed(
             "INSERT INTO otel.otel_embedding_work (text_id, model_id)
-             SELECT t.text_id, m.model_id FROM unnest($1::bigint[]) AS t (text_id) CROSS JOIN otel.otel_embedding_models m
-             WHERE m.last_used > now() - interval '1 day'
+             SELECT t.text_id, m.model_id FROM unnest($1::bigint[]) AS t (text_id)
+             CROSS JOIN otel.otel_embedding_models m LEFT JOIN otel.otel_embedding_progress p USING (model_id)
+             WHERE greatest(m.last_used, p.last_served) > now() - interval '1 day'
              ON CONFLICT DO NOTHING",
             &[(&new, Type::INT8_ARRAY)],
         )

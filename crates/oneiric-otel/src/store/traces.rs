@@ -6,7 +6,7 @@
 
 pub(crate) mod records;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tokio_postgres::types::Type;
 use tokio_postgres::{IsolationLevel, Row};
@@ -14,10 +14,8 @@ use uuid::Uuid;
 
 use super::copy::Micros;
 use super::database::{Client, Database};
-use super::embeddings::CURRENT_MODELS;
 use super::error::StoreError;
 use super::errors::note_errors;
-use super::write::slot;
 use crate::derive::trace::TraceSummary;
 
 /// A transaction of the pool.
@@ -116,51 +114,6 @@ impl Database {
             )
             .await?;
         Ok(row.get(0))
-    }
-
-    /// Marks traces as touched whose texts are of an earlier version than `version`, at most `limit` of them and those
-    /// with the newest texts first. None as long as texts wait for vectors: so most traces always have texts with one.
-    pub(crate) async fn touch_outdated(&self, version: i16, limit: i64) -> Result<u64, StoreError> {
-        let client = self.client().await?;
-        let rows = client
-            .query_typed(
-                &format!(
-                    "SELECT t.trace_id, t.seen_from, t.seen_to, t.root_seen
-                 FROM (SELECT text_id FROM otel.otel_texts WHERE text_version < $1 ORDER BY text_id DESC) x
-                 JOIN otel.otel_trace_texts l USING (text_id)
-                 JOIN otel.otel_traces t ON t.trace_id = l.trace_id AND t.bucket = l.bucket
-                 WHERE NOT EXISTS (SELECT FROM otel.otel_embedding_work
-                                   WHERE attempts = 0 AND model_id IN {CURRENT_MODELS})
-                   AND NOT EXISTS (SELECT FROM otel.otel_trace_touches o WHERE o.trace_id = t.trace_id)
-                   -- Its spans are gone: the text stays as it is.
-                   AND NOT EXISTS (SELECT FROM otel.otel_trace_orphans o WHERE o.trace_id = t.trace_id)
-                 LIMIT $2"
-                ),
-                &[(&version, Type::INT2), (&limit, Type::INT8)],
-            )
-            .await?;
-        let mut seen = HashSet::new();
-        let rows: Vec<&Row> = rows.iter().filter(|row| seen.insert(row.get::<_, Uuid>(0))).collect();
-        let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
-        let from: Vec<Micros> = rows.iter().map(|row| row.get(1)).collect();
-        let to: Vec<Micros> = rows.iter().map(|row| row.get(2)).collect();
-        let has_root: Vec<bool> = rows.iter().map(|row| row.get(3)).collect();
-        let slots: Vec<i16> = ids.iter().map(|id| slot(id.into_bytes())).collect();
-        Ok(client
-            .execute_typed(
-                "INSERT INTO otel.otel_trace_touches (first_time, last_time, trace_id, records, slot, has_root)
-                 SELECT u.first_time, u.last_time, u.trace_id, 1, u.slot, u.has_root
-                 FROM unnest($1::timestamptz[], $2::timestamptz[], $3::uuid[], $4::smallint[], $5::boolean[])
-                   AS u (first_time, last_time, trace_id, slot, has_root)",
-                &[
-                    (&from, Type::TIMESTAMPTZ_ARRAY),
-                    (&to, Type::TIMESTAMPTZ_ARRAY),
-                    (&ids, Type::UUID_ARRAY),
-                    (&slots, Type::INT2_ARRAY),
-                    (&has_root, Type::BOOL_ARRAY),
-                ],
-            )
-            .await?)
     }
 
     /// Forgets the times of logs whose trace has shown no span for `age`.

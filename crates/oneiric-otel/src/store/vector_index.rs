@@ -38,6 +38,27 @@ impl Database {
         Ok(self.client().await?.query_typed_one(valid, &[(&model.table(), Type::TEXT)]).await?.get(0))
     }
 
+    /// Whether the model has so many vectors that this kind of index should be there, and none answers. False where it cannot be
+    /// built: then questions have to do without.
+    pub(crate) async fn lacks_vector_index(
+        &self,
+        model: &RegisteredModel,
+        kind: IndexKind,
+    ) -> Result<bool, StoreError> {
+        if model.dimension > MAX_INDEXED_DIMENSION || self.has_vector_index(model).await? {
+            return Ok(false);
+        }
+        let table = model.table();
+        let sql = format!(
+            "SELECT (SELECT count(*) FROM (SELECT FROM {table} LIMIT {}) t) > {INDEX_FROM_ROWS},
+                    pg_has_role(current_user, relowner, 'USAGE')
+             FROM pg_class WHERE oid = '{table}'::regclass",
+            INDEX_FROM_ROWS + 1
+        );
+        let row = self.client().await?.query_typed_one(&sql, &[]).await?;
+        Ok(row.get(0) && (kind == IndexKind::Hnsw || row.get(1)))
+    }
+
     /// Builds the model's index when it has grown large enough and none is there or being built. Returns whether it did.
     pub(crate) async fn build_vector_index(
         &self,

@@ -39,7 +39,7 @@ pub use spools::{name_of, open_spool, spool_dir, spools, spools_of};
 pub use tasks::Tasks;
 
 use crate::derive::{DeriveOptions, Derived, Deriver};
-use crate::embed::EmbedOptions;
+use crate::embed::{EmbedOptions, FormerModel};
 use crate::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
 use crate::query::{QueryOptions, QueryService};
 use crate::retention::RetentionOptions;
@@ -185,13 +185,15 @@ impl System {
         tasks.spawn_after("derivation", &is_ready, |stop| async move { deriver.run(stop).await });
         let first = if loader.is_some() { ModelState::Loading } else { ModelState::None };
         let (model_state, model) = watch::channel(first);
+        let former = FormerModel::default();
         if let Some(loader) = loader {
+            let models = (loader, former.clone());
             let texts = (database.clone(), backend.maintenance().clone());
             tasks.spawn_after("embedding", &is_ready, |stop| {
-                model::run(texts, loader, embed, texts_written, model_state, stop)
+                model::run(texts, models, embed, texts_written, model_state, stop)
             });
         }
-        let queries = QueryService::new(database, None).with_options(query);
+        let queries = QueryService::new(database, None).with_options(query).with_former(former);
         let queries = match sql {
             Some(sql) => queries.with_sql(sql),
             None => queries,

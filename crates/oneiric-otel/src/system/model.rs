@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::embed::{EmbedOptions, Embedder, EmbeddingWorker, NewTexts};
+use crate::embed::{EmbedOptions, Embedder, EmbeddingWorker, FormerModel, NewTexts};
 use crate::store::Database;
 
 /// A model that cannot be loaded, as without a network at the first start, is tried again after this time.
@@ -68,7 +68,7 @@ impl fmt::Debug for ModelState {
 /// Loads the model and embeds what comes, until it is stopped. Storing does not wait for any of it.
 pub(super) async fn run(
     (database, maintenance): (Database, Database),
-    loader: ModelLoader,
+    (loader, former): (ModelLoader, FormerModel),
     options: EmbedOptions,
     texts_written: Arc<NewTexts>,
     state: watch::Sender<ModelState>,
@@ -89,6 +89,6 @@ pub(super) async fn run(
     let Some(embedder) = stop.run_until_cancelled(load).await else { return };
     tracing::info!(model = %embedder.model(), "the embedding model is loaded");
     state.send_replace(ModelState::Ready(Arc::clone(&embedder)));
-    let worker = EmbeddingWorker::new(database, embedder, options, texts_written);
+    let worker = EmbeddingWorker::new(database, embedder, options, texts_written).with_former(former);
     worker.maintaining_over(maintenance).run(stop).await;
 }

@@ -33,7 +33,7 @@ fn lasting(span: Span, duration: Duration) -> Span {
 }
 
 /// A shop with five kinds of fault among healthy requests, each several times.
-async fn shop() -> Scene {
+pub(crate) async fn shop() -> Scene {
     let scene = Scene::new().await;
     for round in 0..5 {
         let at = Duration::from_secs(round);
@@ -89,7 +89,7 @@ async fn shop() -> Scene {
     scene
 }
 
-fn ask(text: &str) -> SearchRequest {
+pub(crate) fn ask(text: &str) -> SearchRequest {
     SearchRequest { text: text.to_owned(), limit: 10, filter: TraceFilter::default() }
 }
 
@@ -653,56 +653,6 @@ async fn traces_are_found_near_an_embedding_of_the_right_dimension() {
     let short = NearRequest { embedding: vec![0.1; 383], ..request };
     let error = scene.queries().find_traces_near(&short).await.expect_err("too short");
     assert!(error.to_string().starts_with("embedding: expected 384 finite numbers"), "{error}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn texts_of_an_earlier_version_are_written_again_and_serve_until_then() {
-    let scene = shop().await;
-    let client = scene.bench.test.client().await;
-    let links = scene.bench.count("otel_trace_texts").await;
-    client
-        .batch_execute(
-            "UPDATE otel_texts SET text_version = text_version - 1, text_hash = gen_random_uuid();
-             INSERT INTO otel_embedding_work (text_id, model_id) SELECT max(text_id), 1 FROM otel_texts",
-        )
-        .await
-        .unwrap();
-    assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0, "a text waits for its vector");
-    // What is left for a precision that is not in use any more holds up nobody.
-    let left = "INSERT INTO otel_embedding_models (model_id, name, precision, dimension, last_used) OVERRIDING SYSTEM VALUE
-                  SELECT 99, name, 'other', dimension, now() - interval '2 hours' FROM otel_embedding_models WHERE model_id = 1;
-                UPDATE otel_embedding_work SET model_id = 99";
-    client.batch_execute(left).await.unwrap();
-    assert_eq!(scene.bench.store.census().await.unwrap().texts_to_embed, 0);
-    let traces = scene.bench.count("otel_traces").await;
-    assert_eq!(scene.deriver.renew_texts().await.unwrap() as i64, traces);
-    assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0, "they are due already");
-    let answer = scene.queries().search_traces(&ask("could not connect to payment")).await.unwrap();
-    assert_eq!((answer.hits[0].newest.root_name.as_str(), answer.hits[0].trace_count), ("POST /checkout", 5));
-    client.batch_execute("DELETE FROM otel_embedding_models WHERE model_id = 99").await.unwrap();
-    scene.derive().await;
-    scene.embed().await;
-    let version = oneiric_otel::derive::text::TEXT_VERSION;
-    let new = format!("otel_trace_texts JOIN otel_texts USING (text_id) WHERE text_version = {version}");
-    assert_eq!(scene.bench.count(&new).await, links);
-    assert_eq!(scene.bench.count("otel_trace_texts").await, links);
-    assert_eq!(scene.deriver.renew_texts().await.unwrap(), 0);
-
-    // What describes no trace any more goes, with its vector; what was just written and is not linked yet stays.
-    let texts = scene.bench.count(&format!("otel_texts WHERE text_version = {version}")).await;
-    let old = scene.bench.count("otel_texts").await - texts;
-    assert!(old > 0);
-    let work =
-        "INSERT INTO otel_texts (text_hash, text_version, text, words) VALUES (gen_random_uuid(), 999, 'new', '');
-                INSERT INTO otel_embedding_work (text_id, model_id) SELECT min(text_id), 1 FROM otel_texts";
-    client.batch_execute(work).await.unwrap();
-    assert_eq!(scene.deriver.collect_texts().await.unwrap() as i64, old);
-    assert_eq!(scene.bench.count("otel_texts").await, texts + 1);
-    assert_eq!(scene.bench.count("otel_embeddings_1").await, texts);
-    assert_eq!(scene.bench.count("otel_embedding_work").await, 0);
-    assert_eq!(scene.deriver.collect_texts().await.unwrap(), 0);
-    client.batch_execute("UPDATE otel_texts SET created_at = now() - interval '2 hours'").await.unwrap();
-    assert_eq!(scene.deriver.collect_texts().await.unwrap(), 1, "an hour later it was not linked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

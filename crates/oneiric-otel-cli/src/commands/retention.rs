@@ -7,7 +7,8 @@ use comfy_table::{Cell, CellAlignment};
 use jiff::Timestamp;
 use oneiric_otel::store::StoreError;
 use oneiric_otel::store::retention::{
-    DroppedPartition, LeftPartition, RetainedPartition, RetentionOutcome, RetentionRun, RetentionState, TableRetention,
+    CollectedRows, CollectionOutcome, CollectionRun, DroppedPartition, LeftPartition, RetainedPartition,
+    RetentionOutcome, RetentionRun, RetentionState, TableRetention,
 };
 
 use super::Ending;
@@ -41,6 +42,7 @@ async fn show(global: &Global, backend: &Backend) -> Result<Ending> {
 async fn apply(global: &Global, backend: &Backend, run: &Run, progress: &Progress) -> Result<Ending> {
     let (database, options) = (backend.maintenance(), global.settings().retention_options());
     let explain = |error: StoreError| explain(backend, &error);
+    let mut collection = None;
     let outcome = if run.dry_run {
         database.retention_dry_run(&options).await.map_err(explain)?
     } else {
@@ -48,7 +50,13 @@ async fn apply(global: &Global, backend: &Backend, run: &Run, progress: &Progres
         let at_once = RetentionRun { trust_clock: run.trust_clock, shortened_at_once: true, ..RetentionRun::default() };
         progress.start("retention", None);
         let outcome = database.run_retention(&at_once).await;
+        let everything = CollectionRun { at_once: true, trust_clock: run.trust_clock, ..CollectionRun::default() };
+        let collected = match &outcome {
+            Ok(_) => Some(database.collect(&everything).await),
+            Err(_) => None,
+        };
         progress.end();
+        collection = collected.transpose().map_err(explain)?;
         outcome.map_err(explain)?
     };
     let held_back = match &outcome.held_back {
@@ -56,11 +64,39 @@ async fn apply(global: &Global, backend: &Backend, run: &Run, progress: &Progres
         _ => false,
     };
     if global.json {
-        screen::print_json(&outcome)?;
+        screen::print_json(&Done { retention: &outcome, collection: collection.as_ref() })?;
     } else {
         screen::print(&told(&outcome, run.dry_run))?;
+        if let Some(collection) = &collection {
+            screen::print(&told_of_collection(collection, outcome.held_back.as_ref()))?;
+        }
     }
     Ok(if outcome.left.is_empty() && !held_back { Ending::Good } else { Ending::Bad })
+}
+
+/// What a run did, as JSON.
+#[derive(serde::Serialize)]
+struct Done<'a> {
+    #[serde(flatten)]
+    retention: &'a RetentionOutcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    collection: Option<&'a CollectionOutcome>,
+}
+
+/// `told`: a reason that was given already.
+fn told_of_collection(outcome: &CollectionOutcome, told: Option<&String>) -> String {
+    let mut parts = Vec::new();
+    let held_back = outcome.held_back.iter().filter(|reason| Some(*reason) != told);
+    parts.extend(held_back.map(|reason| format!("nothing is retired: {}\n", screen::clean(reason))));
+    if outcome.collected() > 0 {
+        let CollectionOutcome { resources, scopes, series, templates, .. } = outcome;
+        parts.push(format!(
+            "nothing referred to them any more: {resources} resources, {scopes} scopes, {series} metric series, {templates} log \
+             templates\n"
+        ));
+    }
+    parts.extend(outcome.waits_for.iter().map(|what| format!("collecting waits for {}\n", screen::clean(what))));
+    parts.concat()
 }
 
 fn explain(backend: &Backend, error: &StoreError) -> anyhow::Error {
@@ -106,11 +142,25 @@ fn text_of(state: &RetentionState) -> String {
         let name = screen::clean(&detached.table);
         parts.push(format!("detached by somebody, and kept: {name} ({})\n", bytes(detached.bytes)));
     }
+    if state.collection.older_program {
+        parts.push("nothing is retired: an older program wrote within two days\n".to_owned());
+    }
+    parts.extend(collected_table(&state.collection.tables));
     if !state.dropped.is_empty() {
         parts.push("\ndropped, the latest first\n".to_owned());
         parts.push(dropped_table(&state.dropped));
     }
     parts.concat()
+}
+
+fn collected_table(rows: &[CollectedRows]) -> Option<String> {
+    let told = rows.iter().filter(|rows| rows.retired > 0 || rows.collected > 0).map(|rows| {
+        let CollectedRows { table, retired, collected, collected_at } = rows;
+        vec![table.clone(), retired.to_string(), collected.to_string(), time(*collected_at)]
+    });
+    let mut table = screen::table(&["SHARED", "NOT SEEN", "COLLECTED", "AT"]);
+    table.add_rows(told);
+    (table.row_count() > 0).then(|| format!("{table}\n"))
 }
 
 fn row(of: &TableRetention) -> Vec<Cell> {

@@ -115,6 +115,8 @@ pub struct Deriver {
     partitions: Partitions,
     /// Traces whose new texts wait for their vectors.
     renewed: Mutex<Vec<Outdated>>,
+    /// Whose role owns the tables, where that of `database` does not.
+    maintenance: Option<Database>,
 }
 
 impl Deriver {
@@ -122,7 +124,18 @@ impl Deriver {
     pub fn new(database: Database, options: DeriveOptions) -> Self {
         let (texts_written, totals) = Default::default();
         let (partitions, renewed) = Default::default();
-        Self { database, options, texts_written, totals, partitions, renewed }
+        Self { database, options, texts_written, totals, partitions, renewed, maintenance: None }
+    }
+
+    /// The same, with texts that describe no trace any more deleted over another way to the same database, as a role that owns
+    /// the tables.
+    #[must_use]
+    pub fn maintaining_over(self, maintenance: Database) -> Self {
+        Self { maintenance: Some(maintenance), ..self }
+    }
+
+    fn maintenance(&self) -> &Database {
+        self.maintenance.as_ref().unwrap_or(&self.database)
     }
 
     /// What was done since the start, as it goes on.
@@ -153,10 +166,20 @@ impl Deriver {
                 }
                 if Instant::now() >= next_cleaning {
                     self.database.forget_orphan_logs(self.options.orphan_age).await?;
-                    let collected = self.database.collect_texts(text::TEXT_VERSION, collected_to).await?;
-                    collected_to = collected.next;
-                    if collected.texts > 0 {
-                        tracing::info!(texts = collected.texts, "deleted texts that describe no trace any more");
+                    match self.maintenance().collect_texts(text::TEXT_VERSION, collected_to).await {
+                        Ok(collected) => {
+                            collected_to = collected.next;
+                            if collected.texts > 0 {
+                                tracing::info!(
+                                    texts = collected.texts,
+                                    "deleted texts that describe no trace any more"
+                                );
+                            }
+                        }
+                        // Deriving goes another way.
+                        Err(error) => {
+                            tracing::warn!(%error, "texts that describe no trace any more could not be deleted");
+                        }
                     }
                     next_cleaning = Instant::now() + Duration::from_mins(10);
                 }
@@ -203,7 +226,7 @@ impl Deriver {
         let mut texts = 0;
         let mut after = 0;
         loop {
-            let pass = self.database.collect_texts(text::TEXT_VERSION, after).await?;
+            let pass = self.maintenance().collect_texts(text::TEXT_VERSION, after).await?;
             texts += pass.texts;
             after = pass.next;
             if after == 0 {

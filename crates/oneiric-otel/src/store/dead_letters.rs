@@ -256,7 +256,7 @@ impl Store {
         transaction.batch_execute(SETTINGS).await?;
         let is_new = transaction
             .execute(
-                "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal) VALUES ($1, $2, $3)
+                "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal, refreshed) VALUES ($1, $2, $3, true)
                  ON CONFLICT DO NOTHING",
                 &[
                     &Uuid::from_bytes(request_hash.0),

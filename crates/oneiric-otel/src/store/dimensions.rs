@@ -2,13 +2,16 @@
 //!
 //! A row is found by the hash of its content, so any number of servers agree on it without talking to each other. Rows
 //! are written before the records that refer to them, in a transaction of their own: a row that nothing refers to is
-//! harmless, a record that refers to nothing is not.
+//! harmless, a record that refers to nothing is not. So `store::collect` may retire a row that was not seen for long, and
+//! what is remembered of it is found to be out of date in the transaction of the record, and looked up again.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
+use std::time::Instant;
 
 use deadpool_postgres::Transaction;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::batch::{Batch, Ids, Series};
@@ -17,12 +20,27 @@ use super::error::StoreError;
 use super::fidelity::Writer;
 use super::residue::without_nul;
 use super::rows::find as find_attribute;
-use super::write::SETTINGS;
+use super::write::{SETTINGS, check_references};
 use crate::otlp::canonical::Hash128;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 
 /// Ids remembered per table, at most twice as many: see [`Known`].
 const REMEMBERED: usize = 200_000;
+/// Seconds for which they are remembered: `last_seen` is right to a day.
+const REMEMBERED_FOR: u32 = 12 * 3600;
+/// Says to a trigger that it need not look whether a series' resource and scope are in use.
+const OWNERS_ARE_CHECKED: &str = "SET LOCAL oneiric_otel.owners_are_checked = on";
+
+/// A table whose rows many records share.
+#[derive(Debug, Clone, Copy)]
+struct Shared {
+    table: &'static str,
+    id: &'static str,
+}
+
+const RESOURCES: Shared = Shared { table: "otel.otel_resources", id: "resource_id" };
+const SCOPES: Shared = Shared { table: "otel.otel_scopes", id: "scope_id" };
+const SERIES: Shared = Shared { table: "otel.otel_metric_series", id: "series_id" };
 
 /// Ids of resources, scopes and series by the hash of their content.
 #[derive(Debug, Default)]
@@ -39,25 +57,40 @@ struct Known(Mutex<Generations>);
 
 #[derive(Debug, Default)]
 struct Generations {
-    young: HashMap<Hash128, i64>,
-    old: HashMap<Hash128, i64>,
+    young: HashMap<Hash128, Remembered>,
+    old: HashMap<Hash128, Remembered>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Remembered {
+    id: i64,
+    /// When it was looked up, as [`now`] says it.
+    since: u32,
+}
+
+/// Seconds since some time in the life of the process.
+fn now() -> u32 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u32::try_from(BEGUN.elapsed().as_secs()).unwrap_or(u32::MAX)
 }
 
 impl Generations {
-    fn get(&mut self, hash: Hash128) -> Option<i64> {
-        if let Some(id) = self.young.get(&hash) {
-            return Some(*id);
-        }
-        let id = self.old.remove(&hash)?;
-        self.insert(hash, id);
-        Some(id)
+    fn get(&mut self, hash: Hash128, now: u32) -> Option<i64> {
+        let known = if let Some(known) = self.young.get(&hash) {
+            *known
+        } else {
+            let known = self.old.remove(&hash)?;
+            self.insert(hash, known);
+            known
+        };
+        (now.saturating_sub(known.since) < REMEMBERED_FOR).then_some(known.id)
     }
 
-    fn insert(&mut self, hash: Hash128, id: i64) {
+    fn insert(&mut self, hash: Hash128, known: Remembered) {
         if self.young.len() >= REMEMBERED {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(hash, id);
+        self.young.insert(hash, known);
     }
 }
 
@@ -70,11 +103,12 @@ impl Known {
     /// The known ids, and the hashes without one in ascending order: every transaction takes its locks in that order,
     /// so two of them cannot wait for each other.
     fn look_up<'a>(&self, wanted: impl Iterator<Item = &'a Hash128>) -> (HashMap<Hash128, i64>, Vec<Hash128>) {
+        let now = now();
         let mut known = self.lock();
         let mut ids = HashMap::new();
         let mut missing = Vec::new();
         for hash in wanted {
-            match known.get(*hash) {
+            match known.get(*hash, now) {
                 Some(id) => {
                     ids.insert(*hash, id);
                 }
@@ -85,10 +119,12 @@ impl Known {
         (ids, missing)
     }
 
+    /// These were looked up now.
     fn remember(&self, ids: &HashMap<Hash128, i64>) {
+        let since = now();
         let mut known = self.lock();
         for (hash, id) in ids {
-            known.insert(*hash, *id);
+            known.insert(*hash, Remembered { id: *id, since });
         }
     }
 }
@@ -125,7 +161,7 @@ impl Dimensions {
         }
         let mut client = database.lease().await?;
         let transaction = begin(&mut client).await?;
-        find(&transaction, "resource_id", "otel.otel_resources", &mut missing, &mut ids).await?;
+        let mut found = find(&transaction, RESOURCES, &mut missing).await?;
         for hash in missing {
             let envelope = wanted[&hash];
             let attributes = envelope.resource.as_ref().map_or(&[][..], |resource| &resource.attributes);
@@ -150,11 +186,12 @@ impl Dimensions {
                     ],
                 )
                 .await?;
-            ids.insert(hash, row.get(0));
+            found.insert(hash, row.get(0));
         }
         transaction.commit().await?;
         client.keep();
-        self.resources.remember(&ids);
+        self.resources.remember(&found);
+        ids.extend(found);
         Ok(ids)
     }
 
@@ -168,7 +205,7 @@ impl Dimensions {
         if !missing.is_empty() {
             let mut client = database.lease().await?;
             let transaction = begin(&mut client).await?;
-            find(&transaction, "scope_id", "otel.otel_scopes", &mut missing, &mut ids).await?;
+            let mut found = find(&transaction, SCOPES, &mut missing).await?;
             for hash in missing {
                 let envelope = wanted[&hash];
                 let scope = envelope.scope.clone().unwrap_or_default();
@@ -188,11 +225,12 @@ impl Dimensions {
                         ],
                     )
                     .await?;
-                ids.insert(hash, row.get(0));
+                found.insert(hash, row.get(0));
             }
             transaction.commit().await?;
             client.keep();
-            self.scopes.remember(&ids);
+            self.scopes.remember(&found);
+            ids.extend(found);
         }
         ids.into_iter()
             .map(|(hash, id)| match i32::try_from(id) {
@@ -216,7 +254,12 @@ impl Dimensions {
         }
         let mut client = database.lease().await?;
         let transaction = begin(&mut client).await?;
-        find(&transaction, "series_id", "otel.otel_metric_series", &mut missing, &mut ids).await?;
+        let mut found = find(&transaction, SERIES, &mut missing).await?;
+        if !missing.is_empty() {
+            // What a series refers to is not looked at again once it is stored.
+            check_references(&transaction, resource_ids, scope_ids, &HashMap::new()).await?;
+            transaction.batch_execute(OWNERS_ARE_CHECKED).await?;
+        }
         let statement = transaction
             .prepare(
                 "INSERT INTO otel.otel_metric_series (content_hash, resource_id, scope_id, monotonic, service_name, metric_name,
@@ -259,13 +302,14 @@ impl Dimensions {
         // Pipelined: one round trip for all of them.
         for inserted in futures::future::join_all(inserts).await {
             let (hash, id) = inserted?;
-            ids.insert(hash, id);
+            found.insert(hash, id);
         }
         // Closed in the transaction: behind a pooler the session is another one afterwards.
         drop(statement);
         transaction.commit().await?;
         client.keep();
-        self.series.remember(&ids);
+        self.series.remember(&found);
+        ids.extend(found);
         Ok(ids)
     }
 }
@@ -277,21 +321,55 @@ async fn begin(client: &mut Leased) -> Result<Transaction<'_>, StoreError> {
     Ok(transaction)
 }
 
-/// Moves those of `missing` that the table has to `ids`. Inserting them again would spend an id each.
+/// Takes those that the table has out of `missing`, and returns their ids: inserting them again would spend an id each.
+/// That they were seen is noted once a day, and what was retired comes back.
 async fn find(
     transaction: &Transaction<'_>,
-    id: &str,
-    table: &str,
+    Shared { table, id }: Shared,
     missing: &mut Vec<Hash128>,
-    ids: &mut HashMap<Hash128, i64>,
-) -> Result<(), StoreError> {
-    let hashes: Vec<Uuid> = missing.iter().map(|hash| Uuid::from_bytes(hash.0)).collect();
-    let sql = format!("SELECT content_hash, {id} FROM {table} WHERE content_hash = ANY($1)");
-    for row in transaction.query(&sql, &[&hashes]).await? {
-        ids.insert(Hash128(row.get::<_, Uuid>(0).into_bytes()), row.get(1));
+) -> Result<HashMap<Hash128, i64>, StoreError> {
+    let uuids = |hashes: &[Hash128]| hashes.iter().map(|hash| Uuid::from_bytes(hash.0)).collect::<Vec<_>>();
+    let mut found = HashMap::new();
+    let mut seen = Vec::new();
+    let sql = format!(
+        "SELECT content_hash, {id}::bigint, last_seen < current_date FROM {table} WHERE content_hash = ANY($1)"
+    );
+    for row in transaction.query_typed(&sql, &[(&uuids(missing), Type::UUID_ARRAY)]).await? {
+        let hash: Uuid = row.get(0);
+        found.insert(Hash128(hash.into_bytes()), row.get(1));
+        if row.get(2) {
+            seen.push(hash);
+        }
     }
-    missing.retain(|hash| !ids.contains_key(hash));
-    Ok(())
+    missing.retain(|hash| !found.contains_key(hash));
+    if !seen.is_empty() {
+        // Whoever holds the lock notes it, or retires the row, and then it is looked up again.
+        let note = format!(
+            "WITH s AS (SELECT {id} FROM {table} WHERE content_hash = ANY($1) FOR NO KEY UPDATE SKIP LOCKED)
+             UPDATE {table} t SET last_seen = current_date FROM s WHERE t.{id} = s.{id}"
+        );
+        transaction.execute_typed(&note, &[(&seen, Type::UUID_ARRAY)]).await?;
+    }
+    if missing.is_empty() {
+        return Ok(found);
+    }
+    let turned_over: Vec<Uuid> = missing.iter().map(|hash| Uuid::from_bytes(hash.0.map(|byte| !byte))).collect();
+    // In one order, as in all transactions.
+    let back = format!(
+        "WITH r AS (SELECT {id} FROM {table} WHERE content_hash = ANY($1) ORDER BY content_hash DESC FOR UPDATE)
+         UPDATE {table} t SET content_hash = otel.otel_turned_over(t.content_hash), retirement = NULL, last_seen = current_date
+         FROM r WHERE t.{id} = r.{id} AND t.retirement IS NOT NULL RETURNING t.content_hash, t.{id}::bigint"
+    );
+    let rows = transaction.query_typed(&back, &[(&turned_over, Type::UUID_ARRAY)]).await.map_err(StoreError::from);
+    let rows = rows.map_err(|error| {
+        // Meanwhile a program that knows no retired rows has stored another one.
+        if error.is_duplicate_key() { StoreError::stale(error.to_string()) } else { error }
+    })?;
+    for row in rows {
+        found.insert(Hash128(row.get::<_, Uuid>(0).into_bytes()), row.get(1));
+    }
+    missing.retain(|hash| !found.contains_key(hash));
+    Ok(found)
 }
 
 /// `service.name`, or what OpenTelemetry calls a service without one.
@@ -316,4 +394,22 @@ fn natural_json(attributes: &[KeyValue]) -> String {
     let mut json = Writer::default();
     json.attributes(attributes);
     String::from_utf8_lossy(json.json()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_looked_up_again_when_it_was_remembered_for_long_however_often_it_was_asked_for() {
+        let mut known = Generations::default();
+        let hash = Hash128([7; 16]);
+        known.insert(hash, Remembered { id: 1, since: 100 });
+        assert_eq!(known.get(hash, 100 + REMEMBERED_FOR - 1), Some(1));
+        known.old = std::mem::take(&mut known.young);
+        assert_eq!(known.get(hash, 100 + REMEMBERED_FOR - 1), Some(1), "of the old generation it comes back");
+        assert_eq!(known.get(hash, 100 + REMEMBERED_FOR), None);
+        known.insert(hash, Remembered { id: 1, since: 100 + REMEMBERED_FOR });
+        assert_eq!(known.get(hash, 100 + REMEMBERED_FOR), Some(1));
+    }
 }

@@ -71,6 +71,7 @@ const REQUIRED: &[Migration] = &[
         .works_with(12),
     Migration::required(15, "retention", include_str!("../../migrations/required/0015_retention.sql")).works_with(12),
     Migration::required(16, "leases", include_str!("../../migrations/required/0016_leases.sql")).works_with(12),
+    Migration::required(17, "collection", include_str!("../../migrations/required/0017_collection.sql")).works_with(12),
     Migration::required(19, "embedding_switch", include_str!("../../migrations/required/0019_embedding_switch.sql"))
         .works_with(12),
 ];
@@ -88,7 +89,16 @@ const DEFERRED: &[Migration] = &[
         include_str!("../../migrations/deferred/0011_metric_series_service_index.sql"),
         "otel.otel_metric_series_service",
     ),
+    Migration::deferred(
+        18,
+        "metric_series_owner_index",
+        include_str!("../../migrations/deferred/0018_metric_series_owner_index.sql"),
+        SERIES_OWNER_INDEX,
+    ),
 ];
+
+/// Without it, looking for the series of a resource reads all of them.
+pub(super) const SERIES_OWNER_INDEX: &str = "otel.otel_metric_series_owner";
 
 /// The newest required migration this program knows.
 pub const SCHEMA_VERSION: i32 = REQUIRED[REQUIRED.len() - 1].version;

@@ -44,13 +44,17 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
             "otel_partition_writes",
             "otel_dropped_partitions",
             "otel_retention_clock",
+            "otel_retirements",
+            "otel_collection",
+            "otel_collected",
         ],
     ),
     ("SELECT, INSERT", &["otel_spans", "otel_logs", "otel_metrics"]),
     (
-        "SELECT, INSERT, UPDATE (last_seen)",
-        &["otel_resources", "otel_scopes", "otel_metric_series", "otel_log_templates"],
+        "SELECT, INSERT, UPDATE (last_seen, content_hash, retirement)",
+        &["otel_resources", "otel_scopes", "otel_metric_series"],
     ),
+    ("SELECT, INSERT, UPDATE (last_seen)", &["otel_log_templates"]),
     ("SELECT, INSERT, UPDATE", &["otel_traces", "otel_trace_keys", "otel_texts"]),
     ("SELECT, INSERT, UPDATE", &["otel_metric_rollups", "otel_metric_hours"]),
     ("SELECT, INSERT, DELETE", &["otel_metric_touches"]),
@@ -86,6 +90,7 @@ const WRITER_FUNCTIONS: &[&str] = &[
     "otel_note_errors_before(timestamptz[], text[], text[])",
     "otel_forget_errors()",
     "otel_note_writes(text, timestamptz[])",
+    "otel_turned_over(uuid)",
 ];
 
 /// Roles to be granted their part.

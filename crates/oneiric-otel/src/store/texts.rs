@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::database::Database;
 use super::error::StoreError;
+use super::retention::note_collected;
 use super::traces::Transaction;
 use crate::query::words::words_and_names;
 
@@ -146,6 +147,7 @@ impl Database {
             .await?;
         let gone: Vec<i64> = gone.iter().map(|row| row.get(0)).collect();
         delete_vectors(&transaction, &gone).await?;
+        note_collected(&transaction, "otel_texts", gone.len() as u64).await?;
         transaction.commit().await?;
         Ok(Collected { texts: gone.len() as u64, next })
     }

@@ -39,9 +39,10 @@ use crate::otlp::canonical::Hash128;
 /// COPY data is handed to the connection in pieces of about this size.
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
-/// Whatever the role's default: an acknowledgement promises a durable commit. And who waits for a lock is not to hold up
-/// those who could write meanwhile.
-pub(super) const SETTINGS: &str = "SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '10s'";
+/// Whatever the role's defaults: an acknowledgement promises a durable commit, who waits for a lock is not to hold up those
+/// who could write meanwhile, and what is remembered is compared with what is there then, not when the transaction began.
+pub(super) const SETTINGS: &str =
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on; SET LOCAL lock_timeout = '10s'";
 
 /// The write side of a database, with what it remembers. Shared by all writers of a process.
 #[derive(Debug)]
@@ -206,7 +207,7 @@ impl Resolved<'_> {
         dead_letter: Render<'_>,
     ) -> Result<Vec<Written>, StoreError> {
         transaction.batch_execute(SETTINGS).await?;
-        check_references(transaction, &self.ids).await?;
+        self.ids.check(transaction).await?;
         let fresh = enter_ledger(transaction, self.batches).await?;
         let mut written: Vec<Written> =
             fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
@@ -248,7 +249,7 @@ impl Resolved<'_> {
 
     /// Inserts all rows, those that are there already aside. Returns those that are refused.
     pub(super) async fn insert_carefully(&self, transaction: &Transaction<'_>) -> Result<Vec<Poison>, StoreError> {
-        check_references(transaction, &self.ids).await?;
+        self.ids.check(transaction).await?;
         self.insert(transaction, &vec![true; self.batches.len()], Pass::Careful).await
     }
 
@@ -338,15 +339,27 @@ impl Database {
     }
 }
 
+impl Ids {
+    async fn check(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        check_references(transaction, &self.resources, &self.scopes, &self.series).await
+    }
+}
+
 /// Makes sure that the ids still stand for what they stood for when they were remembered: a failover may have lost the
-/// latest resources, and their ids may have been given to others.
-async fn check_references(transaction: &Transaction<'_>, ids: &Ids) -> Result<(), StoreError> {
+/// latest resources, and their ids may have been given to others, or the rows were retired because nobody had seen them for
+/// long. Whoever retires rows waits for the end of this transaction.
+pub(super) async fn check_references(
+    transaction: &Transaction<'_>,
+    resources: &HashMap<Hash128, i64>,
+    scopes: &HashMap<Hash128, i32>,
+    series: &HashMap<Hash128, i64>,
+) -> Result<(), StoreError> {
     fn pairs<I: Copy + Into<i64>>(ids: &HashMap<Hash128, I>) -> (Vec<i64>, Vec<Uuid>) {
         ids.iter().map(|(hash, id)| ((*id).into(), Uuid::from_bytes(hash.0))).unzip()
     }
-    let (resources, resource_hashes) = pairs(&ids.resources);
-    let (scopes, scope_hashes) = pairs(&ids.scopes);
-    let (series, series_hashes) = pairs(&ids.series);
+    let (resources, resource_hashes) = pairs(resources);
+    let (scopes, scope_hashes) = pairs(scopes);
+    let (series, series_hashes) = pairs(series);
     let row = transaction
         .query_one(
             "SELECT (SELECT count(*) FROM unnest($1::bigint[], $2::uuid[]) w (id, hash)
@@ -377,8 +390,8 @@ async fn enter_ledger(transaction: &Transaction<'_>, batches: &[&Batch]) -> Resu
     let signals: Vec<&str> = order.iter().map(|i| batches[*i].signal.as_str()).collect();
     let rows = transaction
         .query(
-            "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal, touched)
-             SELECT *, true FROM unnest($1::uuid[], $2::integer[], $3::text[])
+            "INSERT INTO otel.otel_ingest_ledger (request_hash, records, signal, touched, refreshed)
+             SELECT *, true, true FROM unnest($1::uuid[], $2::integer[], $3::text[])
              ON CONFLICT DO NOTHING RETURNING request_hash",
             &[&hashes, &records, &signals],
         )

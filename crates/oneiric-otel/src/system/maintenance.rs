@@ -10,7 +10,7 @@ use super::backend::{Schema, migrate};
 use crate::pipeline::Ingest;
 use crate::retention::RetentionOptions;
 use crate::self_trace;
-use crate::store::retention::{RetentionOutcome, RetentionRun};
+use crate::store::retention::{CollectionOutcome, CollectionRun, RetentionOutcome, RetentionRun};
 use crate::store::{Database, ErrorClass, Lease};
 
 /// How long dead letters are kept that were stored after all.
@@ -177,6 +177,26 @@ async fn retain(database: &Database, ingest: &Ingest) {
     }
 }
 
+/// Deletes what nothing refers to any more.
+async fn collect(database: &Database) {
+    match database.may_apply_retention().await {
+        Ok(true) => {}
+        // That is said where there is something to drop.
+        Ok(false) => return,
+        Err(error) => return tracing::warn!(%error, "the owner of the schema could not be told"),
+    }
+    match database.collect(&CollectionRun::default()).await {
+        Ok(done) => {
+            let CollectionOutcome { retired, resources, scopes, series, templates, .. } = done;
+            if done.collected() > 0 {
+                tracing::info!(resources, scopes, series, templates, "deleted rows that nothing refers to any more");
+            }
+            tracing::debug!(retired, held_back = done.held_back, waits_for = ?done.waits_for, "looked for such rows");
+        }
+        Err(error) => tracing::warn!(%error, "rows that nothing refers to any more could not be deleted"),
+    }
+}
+
 async fn maintain_once(database: &Database, ingest: &Ingest, remember: Duration) {
     match database.make_partitions().await {
         Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
@@ -195,6 +215,7 @@ async fn maintain_once(database: &Database, ingest: &Ingest, remember: Duration)
         Err(error) => tracing::warn!(%error, "errors whose traces are gone could not be forgotten"),
     }
     Box::pin(retain(database, ingest)).await;
+    Box::pin(collect(database)).await;
     // Last, because it may take long.
     match database.close_partitions().await {
         Ok(built) => tracing::debug!(?built, "built the indexes of partitions whose time has passed"),

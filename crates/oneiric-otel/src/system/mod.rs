@@ -177,7 +177,7 @@ impl System {
         }
         let replayer = Replayer::new(database.clone(), Replayer::EVERY);
         tasks.spawn_after("dead-letters", &is_ready, |stop| async move { replayer.run(stop).await });
-        let deriver = Deriver::new(database.clone(), derive);
+        let deriver = Deriver::new(database.clone(), derive).maintaining_over(backend.maintenance().clone());
         let derived = Arc::new(deriver.totals());
         let texts_written = deriver.texts_written();
         let rollups = RollupWorker::new(database.clone(), rollup);

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod collecting;
+mod collection;
 mod context;
 mod endpoint;
 mod errors;

@@ -31,7 +31,7 @@ pub(crate) fn span_of(days: u64, id: u64) -> Span {
     Span { start_time_unix_nano: start, end_time_unix_nano: start + 1, ..span(id, id, 0, "work", Duration::ZERO) }
 }
 
-fn log_of(days: u64) -> LogRecord {
+pub(crate) fn log_of(days: u64) -> LogRecord {
     LogRecord { time_unix_nano: days_ago(days), ..log(1, 9, "x", Duration::ZERO) }
 }
 

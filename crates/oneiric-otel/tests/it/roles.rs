@@ -8,6 +8,7 @@ use oneiric_otel::embed::{EmbedError, EmbedOptions, Embedder, EmbeddingModel, Em
 use oneiric_otel::otlp::{Encoding, Signal};
 use oneiric_otel::pipeline::{Ingest, IngestOptions, Replayer, Request};
 use oneiric_otel::query::{QueryService, SearchRequest, TraceFilter};
+use oneiric_otel::store::retention::CollectionRun;
 use oneiric_otel::store::{Database, ErrorClass, Granted, Grantees};
 use oneiric_otel_testkit::{TestDatabase, TestRole};
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -140,7 +141,7 @@ async fn a_writer_does_all_that_a_server_does() {
     let database = cast.database(&cast.writer);
     assert!(database.migrate().await.unwrap().is_empty());
     assert!(database.migrate_deferred().await.unwrap().is_empty());
-    assert_eq!(database.migration_state().await.unwrap().pending_deferred.len(), 2, "that is the owner's work");
+    assert_eq!(database.migration_state().await.unwrap().pending_deferred.len(), 3, "that is the owner's work");
 
     // Spans of all times, one of them twice and one that is refused, logs, points.
     let ingest = Ingest::start(database.clone(), IngestOptions::default());
@@ -215,6 +216,26 @@ async fn a_writer_does_all_that_a_server_does() {
     let replayed = Replayer::new(database.clone(), Replayer::EVERY).replay_due().await.unwrap();
     assert_eq!(replayed.stored, 1);
     assert_eq!(database.forget_dead_letters(ZERO).await.unwrap(), 1);
+
+    // What the owner retires comes back when a writer wants it.
+    let owning = cast.database(&cast.owner);
+    for table in ["otel_resources", "otel_scopes", "otel_metric_series"] {
+        owner.batch_execute(&format!("UPDATE {table} SET last_seen = current_date - 3")).await.unwrap();
+    }
+    let everything = CollectionRun { at_once: true, trust_clock: true, ..CollectionRun::default() };
+    assert_eq!(database.collect(&everything).await.unwrap_err().class(), ErrorClass::Misconfigured);
+    assert_eq!(owning.collect(&everything).await.unwrap().retired, 3);
+    send(&ingest, Signal::Metrics, request(vec![gauge("g", &[4.0])])).await;
+    assert_eq!(cast.test.count("SELECT count(*) FROM otel_metric_series WHERE retirement IS NULL").await, 1);
+    assert_eq!(cast.test.count("SELECT count(*) FROM otel_resources").await, 1);
+
+    // Texts are deleted over the owner's connection.
+    owner
+        .batch_execute("DELETE FROM otel_trace_texts; UPDATE otel_texts SET created_at = now() - interval '2 hours'")
+        .await
+        .unwrap();
+    assert_eq!(deriver.collect_texts().await.unwrap(), 0);
+    assert!(deriver.maintaining_over(owning).collect_texts().await.unwrap() >= 5);
 
     // Partitions that a writer needed belong to the owner.
     let foreign = "SELECT count(*) FROM pg_class c JOIN pg_roles r ON r.oid = c.relowner

@@ -9,15 +9,22 @@
 //!
 //! Any number of processes may do this at a time. Each step is a transaction that finds out what is left to do.
 
+mod collect;
 mod configure;
 mod detach;
 mod drop;
 mod look;
+mod old;
 mod report;
+mod templates;
 
+pub(in crate::store) use collect::note_collected;
+pub use collect::{CollectionOutcome, CollectionRun};
 pub use configure::RetentionChange;
 pub use drop::{LeftPartition, RetentionOutcome, RetentionRun};
-pub use report::{DetachedTable, DroppedPartition, RetainedPartition, RetentionState, TableRetention};
+pub use report::{
+    CollectedRows, CollectionState, DetachedTable, DroppedPartition, RetainedPartition, RetentionState, TableRetention,
+};
 
 use jiff::Timestamp;
 

@@ -23,6 +23,32 @@ pub struct RetentionState {
     pub dropped: Vec<DroppedPartition>,
     /// Tables that look like partitions and are none: somebody detached them. They are never dropped.
     pub detached: Vec<DetachedTable>,
+    /// What records share, and what of it nothing refers to any more.
+    pub collection: CollectionState,
+}
+
+/// The state of collecting rows that nothing refers to any more.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct CollectionState {
+    /// When all rows were last looked at; none when they never were.
+    pub swept_at: Option<Timestamp>,
+    /// Whether an older program wrote within two days: as long as it does, nothing more is retired.
+    pub older_program: bool,
+    /// By table.
+    pub tables: Vec<CollectedRows>,
+}
+
+/// A table whose rows are collected.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct CollectedRows {
+    /// Its name.
+    pub table: String,
+    /// Rows that were not seen for long and are deleted when nothing refers to them.
+    pub retired: i64,
+    /// Rows that were deleted, ever.
+    pub collected: i64,
+    /// When the last of them was.
+    pub collected_at: Option<Timestamp>,
 }
 
 /// A table that is cut by time.
@@ -160,6 +186,7 @@ impl Database {
             tables: self.retained(None).await?,
             dropped: self.dropped_partitions(TOLD).await?,
             detached: self.detached_tables().await?,
+            collection: self.collection_state().await?,
         })
     }
 
@@ -194,6 +221,39 @@ impl Database {
                 reason: row.get(10),
             })
             .collect())
+    }
+
+    async fn collection_state(&self) -> Result<CollectionState, StoreError> {
+        let state = "SELECT nullif(swept_at, '-infinity'),
+                            EXISTS (SELECT FROM otel.otel_ingest_ledger
+                                    WHERE refreshed IS NULL AND received_at > now() - interval '2 days')
+                     FROM otel.otel_collection";
+        let state = self.query_one(state, &[]).await?;
+        let rows = self
+            .query(
+                "SELECT c.parent,
+                        CASE c.parent
+                          WHEN 'otel_resources' THEN (SELECT count(*) FROM otel.otel_resources WHERE retirement IS NOT NULL)
+                          WHEN 'otel_scopes' THEN (SELECT count(*) FROM otel.otel_scopes WHERE retirement IS NOT NULL)
+                          WHEN 'otel_metric_series'
+                          THEN (SELECT count(*) FROM otel.otel_metric_series WHERE retirement IS NOT NULL)
+                          ELSE 0 END,
+                        c.row_count, c.collected_at
+                 FROM otel.otel_collected c ORDER BY c.parent",
+                &[],
+            )
+            .await?;
+        let table = |row: &Row| CollectedRows {
+            table: row.get(0),
+            retired: row.get(1),
+            collected: row.get(2),
+            collected_at: timestamp(row.get(3)),
+        };
+        Ok(CollectionState {
+            swept_at: timestamp(state.get(0)),
+            older_program: state.get(1),
+            tables: rows.iter().map(table).collect(),
+        })
     }
 
     async fn detached_tables(&self) -> Result<Vec<DetachedTable>, StoreError> {

@@ -13,9 +13,6 @@ ALTER TABLE otel_metric_series ADD COLUMN retirement bigint;
 COMMENT ON COLUMN otel_resources.retirement IS 'The retirement in which it was retired, with its hash turned over; null while it is in use';
 COMMENT ON COLUMN otel_scopes.retirement IS 'The retirement in which it was retired, with its hash turned over; null while it is in use';
 COMMENT ON COLUMN otel_metric_series.retirement IS 'The retirement in which it was retired, with its hash turned over; null while it is in use';
-CREATE INDEX otel_resources_retirement ON otel_resources (retirement) WHERE retirement IS NOT NULL;
-CREATE INDEX otel_scopes_retirement ON otel_scopes (retirement) WHERE retirement IS NOT NULL;
-CREATE INDEX otel_metric_series_retirement ON otel_metric_series (retirement) WHERE retirement IS NOT NULL;
 -- Once a day it is noted that a row was seen: leave room for the new version on the same page.
 ALTER TABLE otel_resources SET (fillfactor = 90);
 ALTER TABLE otel_scopes SET (fillfactor = 90);
@@ -66,7 +63,6 @@ VALUES ('otel_resources'), ('otel_scopes'), ('otel_metric_series'), ('otel_log_t
 ALTER TABLE otel_ingest_ledger ADD COLUMN refreshed boolean;
 COMMENT ON COLUMN otel_ingest_ledger.refreshed IS
   'true when it was noted that what its records refer to was seen; null from older versions';
-CREATE INDEX otel_ingest_ledger_unrefreshed ON otel_ingest_ledger (received_at) WHERE refreshed IS NULL;
 
 -- A program of this version looks in the transaction that stores a series whether its resource and scope are what it takes
 -- them for. For the others it is looked here. They try again after an error of this class, and look everything up before.
@@ -88,6 +84,7 @@ CREATE TRIGGER otel_metric_series_owners BEFORE INSERT ON otel_metric_series FOR
   EXECUTE FUNCTION otel_check_series_owners();
 
 ---------- partitions ----------
+-- Nothing here takes longer than a catalogue entry: the indexes that collecting needs are deferred.
 ALTER TABLE otel_partition_writes ADD COLUMN generation bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN otel_partition_writes.generation IS
   'It refers to nothing that was retired in an earlier generation; 0 when that is not known';
@@ -182,7 +179,24 @@ BEGIN
   RETURN true;
 END $$;
 
+-- Rows of a detached partition are moved to those that came in its place: what was retired before may be among what they
+-- refer to. Here, because programs before this one move rows too.
+CREATE FUNCTION otel_note_moved_rows() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, otel, pg_temp AS $$
+BEGIN
+  UPDATE otel.otel_partition_writes w SET generation = least(w.generation, 0) - 1
+  FROM otel.otel_partitions(NEW.parent) p
+  WHERE p.partition = w.partition AND p.partition <> NEW.partition
+    AND p.lower_bound < NEW.upper_bound AND p.upper_bound > NEW.lower_bound;
+  RETURN NEW;
+END $$;
+COMMENT ON FUNCTION otel_note_moved_rows IS 'Notes that partitions may refer to what was retired before they were made.';
+CREATE TRIGGER otel_dropped_partitions_kept AFTER UPDATE OF state ON otel_dropped_partitions FOR EACH ROW
+  WHEN (NEW.state = 'kept' AND OLD.state <> 'kept')
+  EXECUTE FUNCTION otel_note_moved_rows();
+
 REVOKE EXECUTE ON FUNCTION
+  otel_note_moved_rows(),
   otel_turned_over(uuid),
   otel_check_series_owners()
 FROM PUBLIC;

@@ -126,6 +126,11 @@ impl StoreError {
         self.code == Some(SqlState::LOCK_NOT_AVAILABLE)
     }
 
+    /// Given up because others waited for this in turn.
+    pub(crate) fn is_deadlock(&self) -> bool {
+        self.code == Some(SqlState::T_R_DEADLOCK_DETECTED)
+    }
+
     /// This server, or this table as it stands, cannot do that at all.
     pub(crate) fn is_not_possible_here(&self) -> bool {
         let cannot = [SqlState::FEATURE_NOT_SUPPORTED, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE];

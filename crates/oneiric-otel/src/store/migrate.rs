@@ -16,6 +16,10 @@ use super::roles;
 
 /// How long to wait before asking for the right to migrate again.
 const LOCK_POLL: Duration = Duration::from_millis(200);
+/// How long a migration waits for a table that somebody uses, such as a backup: meanwhile everybody else waits behind it.
+const LOCK_PATIENCE_MS: u32 = 3000;
+/// How long it leaves the table to the others then.
+const LOCK_PAUSE: Duration = Duration::from_secs(3);
 
 struct Migration {
     version: i32,
@@ -93,12 +97,42 @@ const DEFERRED: &[Migration] = &[
         18,
         "metric_series_owner_index",
         include_str!("../../migrations/deferred/0018_metric_series_owner_index.sql"),
-        SERIES_OWNER_INDEX,
+        COLLECTION_INDEXES[0],
+    ),
+    Migration::deferred(
+        22,
+        "resource_retirement_index",
+        include_str!("../../migrations/deferred/0022_resource_retirement_index.sql"),
+        COLLECTION_INDEXES[1],
+    ),
+    Migration::deferred(
+        23,
+        "scope_retirement_index",
+        include_str!("../../migrations/deferred/0023_scope_retirement_index.sql"),
+        COLLECTION_INDEXES[2],
+    ),
+    Migration::deferred(
+        24,
+        "metric_series_retirement_index",
+        include_str!("../../migrations/deferred/0024_metric_series_retirement_index.sql"),
+        COLLECTION_INDEXES[3],
+    ),
+    Migration::deferred(
+        25,
+        "ledger_unrefreshed_index",
+        include_str!("../../migrations/deferred/0025_ledger_unrefreshed_index.sql"),
+        COLLECTION_INDEXES[4],
     ),
 ];
 
-/// Without it, looking for the series of a resource reads all of them.
-pub(super) const SERIES_OWNER_INDEX: &str = "otel.otel_metric_series_owner";
+/// Nothing is collected without them: it would read whole tables again and again.
+pub(super) const COLLECTION_INDEXES: [&str; 5] = [
+    "otel.otel_metric_series_owner",
+    "otel.otel_resources_retirement",
+    "otel.otel_scopes_retirement",
+    "otel.otel_metric_series_retirement",
+    "otel.otel_ingest_ledger_unrefreshed",
+];
 
 /// The newest required migration this program knows.
 pub const SCHEMA_VERSION: i32 = REQUIRED[REQUIRED.len() - 1].version;
@@ -172,7 +206,17 @@ impl Database {
             verify(&applied)?;
             let Some(next) = next_required(&applied, target) else { return Ok(applied_now) };
             transaction.batch_execute("SET LOCAL search_path = otel, public; SET LOCAL timezone = 'UTC'").await?;
-            transaction.batch_execute(next.sql).await?;
+            transaction.batch_execute(&format!("SET LOCAL lock_timeout = '{LOCK_PATIENCE_MS}ms'")).await?;
+            match transaction.batch_execute(next.sql).await.map_err(StoreError::from) {
+                Ok(()) => {}
+                Err(error) if error.is_locked() || error.is_deadlock() => {
+                    tracing::info!(version = next.version, name = next.name, "a table is in use; migrating again soon");
+                    transaction.rollback().await?;
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             roles::renew(&transaction).await?;
             record(&transaction, next, "required").await?;
             transaction.commit().await?;

@@ -50,10 +50,7 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
         ],
     ),
     ("SELECT, INSERT", &["otel_spans", "otel_logs", "otel_metrics"]),
-    (
-        "SELECT, INSERT, UPDATE (last_seen, content_hash, retirement)",
-        &["otel_resources", "otel_scopes", "otel_metric_series"],
-    ),
+    ("SELECT, INSERT, UPDATE (last_seen)", SHARED_TABLES),
     ("SELECT, INSERT, UPDATE (last_seen)", &["otel_log_templates"]),
     ("SELECT, INSERT, UPDATE", &["otel_traces", "otel_trace_keys", "otel_texts"]),
     ("SELECT, INSERT, UPDATE", &["otel_metric_rollups", "otel_metric_hours"]),
@@ -68,6 +65,11 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
     ("SELECT, UPDATE", &["otel_trace_slots", "otel_jobs", "otel_leases"]),
     ("SELECT, UPDATE (last_used)", &["otel_embedding_models"]),
 ];
+
+/// Tables whose rows many records share. A writer brings retired rows back, where there are any: columns of migration 17.
+const SHARED_TABLES: &[&str] = &["otel_resources", "otel_scopes", "otel_metric_series"];
+const BRING_BACK: &str = "UPDATE (content_hash, retirement)";
+const RETIREMENTS: &str = "otel_retirements";
 
 /// What a writer may do with the tables of vectors. The function `otel_register_model` grants the same.
 const WRITER_VECTORS: &str = "SELECT, INSERT";
@@ -224,6 +226,9 @@ async fn statements(transaction: &Transaction<'_>, part: Part, role: &str) -> Re
     }
     for (rights, tables) in WRITER_TABLES {
         grant(rights, "TABLE", &present(transaction, "to_regclass", tables).await?);
+    }
+    if !present(transaction, "to_regclass", &[RETIREMENTS]).await?.is_empty() {
+        grant(BRING_BACK, "TABLE", &present(transaction, "to_regclass", SHARED_TABLES).await?);
     }
     grant(WRITER_VECTORS, "TABLE", &vector_tables(transaction).await?);
     grant("EXECUTE", "FUNCTION", &present(transaction, "to_regprocedure", WRITER_FUNCTIONS).await?);

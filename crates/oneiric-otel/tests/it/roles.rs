@@ -141,7 +141,7 @@ async fn a_writer_does_all_that_a_server_does() {
     let database = cast.database(&cast.writer);
     assert!(database.migrate().await.unwrap().is_empty());
     assert!(database.migrate_deferred().await.unwrap().is_empty());
-    assert_eq!(database.migration_state().await.unwrap().pending_deferred.len(), 3, "that is the owner's work");
+    assert_eq!(database.migration_state().await.unwrap().pending_deferred.len(), 7, "that is the owner's work");
 
     // Spans of all times, one of them twice and one that is refused, logs, points.
     let ingest = Ingest::start(database.clone(), IngestOptions::default());
@@ -219,6 +219,7 @@ async fn a_writer_does_all_that_a_server_does() {
 
     // What the owner retires comes back when a writer wants it.
     let owning = cast.database(&cast.owner);
+    owning.migrate_deferred().await.unwrap();
     for table in ["otel_resources", "otel_scopes", "otel_metric_series"] {
         owner.batch_execute(&format!("UPDATE {table} SET last_seen = current_date - 3")).await.unwrap();
     }
@@ -538,4 +539,21 @@ async fn a_writer_on_an_old_schema_is_sent_to_the_owner() {
     assert!(error.contains("db migrate"), "{error}");
     cast.database(&cast.owner).migrate().await.unwrap();
     assert!(writer.migrate().await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_roles_is_upgraded_through_every_version() {
+    let cast = Cast::without_schema().await;
+    let owner = cast.database(&cast.owner);
+    owner.migrate_to(4).await.unwrap();
+    let parts = format!(
+        "INSERT INTO otel_roles (role, part) VALUES ('{}'::regrole, 'writer'), ('{}'::regrole, 'reader')",
+        cast.writer.name, cast.reader.name
+    );
+    cast.test.client().await.batch_execute(&parts).await.unwrap();
+    owner.migrate().await.unwrap();
+    let upgraded = cast.rights().await;
+    assert!(upgraded.iter().any(|rights| rights.contains("otel_resources.retirement")), "{upgraded:?}");
+    cast.grant().await;
+    assert_eq!(cast.rights().await, upgraded, "nothing was missing");
 }

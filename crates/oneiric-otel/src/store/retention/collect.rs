@@ -23,7 +23,7 @@ use tokio_postgres::types::Type;
 
 use super::drop::in_use;
 use super::old::{detached_table, least_generation, with_column};
-use crate::store::migrate::SERIES_OWNER_INDEX;
+use crate::store::migrate::COLLECTION_INDEXES;
 use crate::store::{Database, StoreError};
 
 /// Rows that are looked at, and of these that are changed, at a time.
@@ -35,31 +35,37 @@ const CHANGED_AT_ONCE: usize = 2000;
 pub(super) struct Shared {
     pub(super) table: &'static str,
     pub(super) id: &'static str,
-    /// That no row of a table without partitions refers to row `t`. Each is one look into an index.
-    unreferenced: &'static str,
 }
 
-pub(super) const SERIES: Shared = Shared {
-    table: "otel_metric_series",
-    id: "series_id",
-    // What is being detached may be attached again, and is not looked into.
-    unreferenced: "(SELECT 1 FROM otel.otel_metrics m WHERE m.series_id = t.series_id LIMIT 1) IS NULL
-        AND (SELECT 1 FROM otel.otel_metric_rollups u WHERE u.series_id = t.series_id LIMIT 1) IS NULL
-        AND NOT EXISTS (SELECT FROM otel.otel_dropped_partitions d
-                        WHERE d.parent IN ('otel_metrics', 'otel_metric_rollups') AND d.state IN ('retired', 'detached'))",
-};
-pub(super) const RESOURCES: Shared = Shared {
-    table: "otel_resources",
-    id: "resource_id",
-    unreferenced: "(SELECT 1 FROM otel.otel_metric_series s WHERE s.resource_id = t.resource_id LIMIT 1) IS NULL",
-};
-pub(super) const SCOPES: Shared = Shared {
-    table: "otel_scopes",
-    id: "scope_id",
-    unreferenced: "(SELECT 1 FROM otel.otel_resources r
-         CROSS JOIN LATERAL (SELECT 1 FROM otel.otel_metric_series s
-                             WHERE s.resource_id = r.resource_id AND s.scope_id = t.scope_id LIMIT 1) s LIMIT 1) IS NULL",
-};
+pub(super) const SERIES: Shared = Shared { table: "otel_metric_series", id: "series_id" };
+pub(super) const RESOURCES: Shared = Shared { table: "otel_resources", id: "resource_id" };
+pub(super) const SCOPES: Shared = Shared { table: "otel_scopes", id: "scope_id" };
+
+/// Metrics and roll-ups that are being detached may be attached again, and are not looked into.
+const DETACHING: &str = "EXISTS (SELECT FROM otel.otel_dropped_partitions d
+             WHERE d.parent IN ('otel_metrics', 'otel_metric_rollups') AND d.state IN ('retired', 'detached'))
+    OR EXISTS (SELECT FROM pg_inherits h WHERE h.inhdetachpending
+                 AND h.inhparent IN ('otel.otel_metrics'::regclass, 'otel.otel_metric_rollups'::regclass))";
+
+impl Shared {
+    /// That nothing refers to row `t`, but for partitions of spans and logs.
+    fn unreferenced(self) -> String {
+        match self.table {
+            "otel_metric_series" => format!(
+                "(SELECT 1 FROM otel.otel_metrics m WHERE m.series_id = t.series_id LIMIT 1) IS NULL
+                 AND (SELECT 1 FROM otel.otel_metric_rollups u WHERE u.series_id = t.series_id LIMIT 1) IS NULL
+                 AND NOT ({DETACHING}) AND NOT EXISTS (SELECT FROM {})",
+                with_column("series_id")
+            ),
+            "otel_resources" => {
+                "(SELECT 1 FROM otel.otel_metric_series s WHERE s.resource_id = t.resource_id LIMIT 1) IS NULL"
+                    .to_owned()
+            }
+            // No index begins with the scope: all series are read, once for all rows that are asked for.
+            _ => "NOT EXISTS (SELECT FROM otel.otel_metric_series s WHERE s.scope_id = t.scope_id)".to_owned(),
+        }
+    }
+}
 
 /// Whether a row was not seen for two days. It is noted once a day that it was, and not for the first half of a day.
 const UNSEEN: &str = "t.retirement IS NULL AND t.last_seen < current_date - 1";
@@ -118,17 +124,17 @@ impl Database {
     pub async fn collect(&self, run: &CollectionRun) -> Result<CollectionOutcome, StoreError> {
         self.require_owner().await?;
         let until = Instant::now() + run.within;
-        let mut outcome =
-            CollectionOutcome { held_back: self.doubts_of_age(run).await?, ..CollectionOutcome::default() };
+        let mut outcome = CollectionOutcome::default();
+        if let Some(index) = self.missing_index().await? {
+            outcome.waits_for.push(format!("the index {index}, which is being built"));
+            return Ok(outcome);
+        }
+        outcome.held_back = self.doubts_of_age(run).await?;
         let is_due = outcome.held_back.is_none() && (run.at_once || self.is_sweep_due().await?);
+        let mut is_whole = is_due;
         if is_due {
-            let mut is_whole = true;
             for shared in [SERIES, RESOURCES, SCOPES] {
                 is_whole &= self.sweep(shared, until, &mut outcome).await?;
-            }
-            outcome.templates = self.collect_templates(until).await?;
-            if is_whole {
-                self.query("UPDATE otel.otel_collection SET swept_at = now()", &[]).await?;
             }
         }
         self.label(run.patience, &mut outcome).await?;
@@ -136,13 +142,15 @@ impl Database {
             self.pass_old_partitions(until, &mut outcome).await?;
         }
         outcome.series = self.collect_series(until, &mut outcome.waits_for).await?;
-        if self.has_retired_owners().await? && !self.has_series_index().await? {
-            outcome.waits_for.push(format!("the index {SERIES_OWNER_INDEX}, which is being built"));
-        } else {
-            outcome.resources = self.collect_owners(RESOURCES, until).await?;
-            outcome.scopes = self.collect_owners(SCOPES, until).await?;
-        }
+        outcome.resources = self.collect_owners(RESOURCES, until).await?;
+        outcome.scopes = self.collect_owners(SCOPES, until).await?;
         self.forget_retirements().await?;
+        if is_due {
+            outcome.templates = self.collect_templates(until).await?;
+        }
+        if is_whole {
+            self.query("UPDATE otel.otel_collection SET swept_at = now()", &[]).await?;
+        }
         Ok(outcome)
     }
 
@@ -241,20 +249,14 @@ impl Database {
     /// Deletes retired series without points and roll-ups. They are looked for when retention should have dropped their
     /// points, and where some are left, again a week later.
     async fn collect_series(&self, until: Instant, waits_for: &mut Vec<String>) -> Result<u64, StoreError> {
-        let detached = format!(
-            "SELECT EXISTS (SELECT FROM otel.otel_dropped_partitions
-                            WHERE parent IN ('otel_metrics', 'otel_metric_rollups') AND state IN ('retired', 'detached'))
-                 OR EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending
-                              AND inhparent IN ('otel.otel_metrics'::regclass, 'otel.otel_metric_rollups'::regclass)),
-                 (SELECT min(c.relname::text) FROM {})",
-            with_column("series_id")
-        );
+        let detached = format!("SELECT {DETACHING}, (SELECT min(c.relname::text) FROM {})", with_column("series_id"));
         let row = self.query_one(&detached, &[]).await?;
         if let Some(table) = row.get::<_, Option<&str>>(1) {
             waits_for.push(detached_table(table));
             return Ok(0);
         }
         if row.get(0) {
+            waits_for.push("a partition of metrics that is being detached".to_owned());
             return Ok(0);
         }
         let due = "SELECT r.retirement FROM otel.otel_retirements r
@@ -289,15 +291,13 @@ impl Database {
     }
 
     /// Deletes the rows for which this holds and to which nothing refers. Returns how many, and whether time was enough.
-    async fn delete_rows(
-        &self,
-        Shared { table, id, unreferenced }: Shared,
-        condition: &str,
-        until: Instant,
-    ) -> Result<(u64, bool), StoreError> {
+    async fn delete_rows(&self, shared: Shared, condition: &str, until: Instant) -> Result<(u64, bool), StoreError> {
+        let (Shared { table, id }, unreferenced) = (shared, shared.unreferenced());
         let page = format!(
             "SELECT t.{id}::bigint FROM otel.{table} t WHERE {condition} AND t.{id} > $1 ORDER BY t.{id} LIMIT $2"
         );
+        // Before anything is locked: a row that somebody brings back meanwhile does not wait for that.
+        let unused = format!("SELECT t.{id}::bigint FROM otel.{table} t WHERE t.{id} = ANY($1) AND {unreferenced}");
         let lock = format!(
             "SELECT t.{id}::bigint FROM otel.{table} t WHERE t.{id} = ANY($1) AND {condition} FOR UPDATE OF t SKIP LOCKED"
         );
@@ -311,8 +311,12 @@ impl Database {
             after = *last;
             let mut client = self.client().await?;
             let transaction = read_committed(&mut client).await?;
+            let unused = ids_of(&transaction, &unused, &rows).await?;
+            if unused.is_empty() {
+                continue;
+            }
             // With the lock nobody brings the row back, and the next statement sees what was stored before.
-            let locked = ids_of(&transaction, &lock, &rows).await?;
+            let locked = ids_of(&transaction, &lock, &unused).await?;
             let gone = transaction.execute_typed(&delete, &[(&locked, Type::INT8_ARRAY)]).await?;
             note_collected(&transaction, table, gone).await?;
             transaction.commit().await?;
@@ -321,14 +325,13 @@ impl Database {
         Ok((collected, false))
     }
 
-    async fn has_retired_owners(&self) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS (SELECT FROM otel.otel_retirements WHERE parent IN ('otel_resources', 'otel_scopes'))";
-        Ok(self.query_one(sql, &[]).await?.get(0))
-    }
-
-    async fn has_series_index(&self) -> Result<bool, StoreError> {
-        let sql = "SELECT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass($1) AND indisvalid)";
-        Ok(self.query_one(sql, &[(&SERIES_OWNER_INDEX, Type::TEXT)]).await?.get(0))
+    /// The first of the indexes that is not there yet.
+    async fn missing_index(&self) -> Result<Option<String>, StoreError> {
+        let sql = "SELECT n.name FROM unnest($1::text[]) WITH ORDINALITY n (name, place)
+                   WHERE NOT EXISTS (SELECT FROM pg_index WHERE indexrelid = to_regclass(n.name) AND indisvalid)
+                   ORDER BY n.place LIMIT 1";
+        let names: Vec<&str> = COLLECTION_INDEXES.to_vec();
+        Ok(self.query(sql, &[(&names, Type::TEXT_ARRAY)]).await?.first().map(|row| row.get(0)))
     }
 
     /// Forgets retirements of which no row is left.

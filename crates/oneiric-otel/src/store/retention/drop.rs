@@ -284,15 +284,9 @@ impl Database {
                 let (table, partition) = (quoted(&leaving.table), quoted(&leaving.partition));
                 let mut client = self.client().await?;
                 let transaction = client.transaction().await?;
-                // What was retired before may be among what the rows refer to.
                 let statements = format!(
-                    "UPDATE otel.otel_partition_writes w SET generation = least(w.generation, 0) - 1
-                     FROM otel.otel_dropped_partitions d CROSS JOIN LATERAL otel.otel_partitions(d.parent) p
-                     WHERE d.id = {} AND p.partition = w.partition
-                       AND p.lower_bound < d.upper_bound AND p.upper_bound > d.lower_bound;
-                     INSERT INTO otel.{table} SELECT * FROM otel.{partition} ON CONFLICT DO NOTHING;
-                     SET LOCAL lock_timeout = '2s'; DROP TABLE otel.{partition}",
-                    leaving.id
+                    "INSERT INTO otel.{table} SELECT * FROM otel.{partition} ON CONFLICT DO NOTHING;
+                     SET LOCAL lock_timeout = '2s'; DROP TABLE otel.{partition}"
                 );
                 transaction.batch_execute(&statements).await?;
                 let reason = format!("{why}, and its rows are in the partition that came in its place");

@@ -44,6 +44,7 @@ impl Database {
                  UPDATE otel.otel_partition_writes w
                  SET last_write = CASE WHEN w.relation = h.oid AND (h.inserted > w.inserted OR h.inserted > 0)
                                        THEN greatest(w.last_write, now()) ELSE w.last_write END,
+                     generation = CASE WHEN w.relation <> h.oid THEN 0 ELSE w.generation END,
                      relation = h.oid, inserted = h.inserted
                  FROM there h
                  WHERE w.partition = h.partition AND w.partition IN (SELECT partition FROM known)
@@ -101,7 +102,7 @@ impl Database {
         let sql = "SELECT coalesce(array_agg(DISTINCT l.virtualtransaction), '{}') FROM pg_locks l
                    WHERE l.locktype = 'relation' AND l.granted AND l.relation = format('otel.%I', $1)::regclass
                      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                     AND l.pid <> pg_backend_pid()";
+                     AND l.pid IS DISTINCT FROM pg_backend_pid()";
         let users = async || -> Result<Vec<String>, StoreError> {
             Ok(self.query_one(sql, &[(&table, Type::TEXT)]).await?.get(0))
         };

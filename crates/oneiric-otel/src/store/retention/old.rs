@@ -119,7 +119,8 @@ pub(super) fn least_generation() -> String {
         "SELECT coalesce(min(g.generation), 9223372036854775807) FROM (
            SELECT coalesce(w.generation, 0) FROM (VALUES ('otel_spans'), ('otel_logs')) v (parent)
            CROSS JOIN LATERAL otel.otel_partitions(v.parent) p
-           LEFT JOIN otel.otel_partition_writes w ON w.partition = p.partition
+           LEFT JOIN otel.otel_partition_writes w  -- of this table, not of an earlier one of its name
+             ON w.partition = p.partition AND coalesce(w.relation = to_regclass(format('otel.%I', p.partition)), true)
            UNION ALL
            SELECT w.generation FROM otel.otel_partition_writes w WHERE w.parent IN ('otel_spans', 'otel_logs')
            UNION ALL
@@ -134,10 +135,11 @@ pub(super) fn least_generation() -> String {
 /// Tables of the schema with this column that are no partitions: somebody detached them.
 pub(super) fn with_column(column: &str) -> String {
     format!(
-        "pg_class c WHERE c.relnamespace = 'otel'::regnamespace AND c.relkind = 'r' AND NOT c.relispartition
+        "pg_class c WHERE c.relnamespace = 'otel'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
            AND c.relname NOT IN ('otel_resources', 'otel_metric_series')
+           AND c.relname NOT IN (SELECT t.parent FROM otel.otel_partitioned_tables t)
            AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = '{column}' AND NOT a.attisdropped)
-           AND NOT EXISTS (SELECT FROM otel.otel_dropped_partitions d WHERE d.relation = c.oid AND d.state = 'detached')"
+           AND NOT EXISTS (SELECT FROM otel.otel_dropped_partitions d WHERE d.relation = c.oid AND d.state IN ('retired', 'detached'))"
     )
 }
 

@@ -29,7 +29,7 @@ impl Database {
             let row = self.query_one(page, &[(&after, Type::INT8), (&AT_ONCE, Type::INT8)]).await?;
             let old: Vec<i64> = row.get(2);
             if !old.is_empty() {
-                collected += self.delete_templates(old).await?;
+                collected += self.delete_templates(old, until).await?;
             }
             if row.get::<_, i64>(1) < AT_ONCE {
                 break;
@@ -39,7 +39,7 @@ impl Database {
         Ok(collected)
     }
 
-    async fn delete_templates(&self, mut old: Vec<i64>) -> Result<u64, StoreError> {
+    async fn delete_templates(&self, mut old: Vec<i64>, until: Instant) -> Result<u64, StoreError> {
         // Of the others it is known that all their records came later.
         let older = "SELECT p.partition FROM otel.otel_partitions('otel_logs') p
                      LEFT JOIN otel.otel_partition_writes w ON w.partition = p.partition
@@ -47,6 +47,9 @@ impl Database {
                        AND coalesce(w.first_write, '-infinity')
                            <= (SELECT max(last_seen) + 1 FROM otel.otel_log_templates WHERE template_id = ANY($1))";
         for row in self.query(older, &[(&old, Type::INT8_ARRAY)]).await? {
+            if Instant::now() >= until {
+                return Ok(0);
+            }
             let partition = quoted(row.get(0));
             let sql = format!(
                 "SELECT coalesce(array_agg(u.id), '{{}}') FROM unnest($1::bigint[]) u (id)

@@ -101,6 +101,7 @@ impl App {
             retention: settings.retention_options(),
             disk,
             model: Some(model),
+            embedding_fallback: settings.embedding_fallback,
             sql,
             left_spools: Some(left_spools),
             ..SystemOptions::default()

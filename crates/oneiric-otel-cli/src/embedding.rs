@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use oneiric_otel::embed::{Embedded, EmbeddingWorker};
-use oneiric_otel::settings::Settings;
+use oneiric_otel::settings::{EmbeddingFallback, Settings};
 use oneiric_otel::store::Database;
 
 use crate::progress::Progress;
@@ -19,7 +19,16 @@ pub(crate) async fn embed_all_now(
     database: &Database,
     progress: &Arc<Progress>,
 ) -> Result<Embedded> {
-    let embedder = model::load_in_background(settings, Arc::new(progress.beside())).await?;
+    let embedder = match model::load_in_background(settings, Arc::new(progress.beside())).await {
+        Ok(embedder) => embedder,
+        Err(error) => {
+            if settings.embedding_fallback == EmbeddingFallback::Hash {
+                let noted = database.fall_back_to_hashes(&format!("{error:#}")).await;
+                noted.map_err(|error| failure::of_database(&error, database.target()))?;
+            }
+            return Err(error);
+        }
+    };
     progress.start("embedding", None);
     let worker = EmbeddingWorker::new(database.clone(), embedder, settings.embed_options(), Arc::default());
     let embedded = worker.embed_all_now().await;

@@ -83,6 +83,8 @@ impl Collector for Snapshot {
                 census.traces_to_derive as f64,
             )?;
             page.gauge("texts_to_embed", "Texts that wait for a vector", census.texts_to_embed as f64)?;
+            let is_on = f64::from(u8::from(census.embedding_fallback.is_some()));
+            page.gauge("embedding_fallback", "Whether hashes stand in place of vectors: not embeddings", is_on)?;
             let again = census.model_change.as_ref().map_or(0, |change| change.texts_left);
             page.gauge("texts_to_embed_again", "Of them, those that have one of the model before", again as f64)?;
             page.gauge("dead_letters", "Dead letters in the database, not processed", census.dead_letters as f64)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use oneiric_otel::store::{Census, Database, DatabaseStatus, MANY_DEAD_LETTERS};
+use oneiric_otel::store::{Census, Database, DatabaseStatus, Fallback, MANY_DEAD_LETTERS};
 use serde::Serialize;
 
 use super::Ending;
@@ -147,6 +147,7 @@ fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bo
             telemetry.dead_letters
         ));
     }
+    problems.extend(telemetry.embedding_fallback.iter().map(Fallback::problem));
     if let Some(error) = &telemetry.embedding_error {
         problems.push(format!("texts could not be embedded: {error}"));
     }

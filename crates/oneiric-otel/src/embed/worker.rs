@@ -128,6 +128,7 @@ pub struct EmbeddingWorker {
     maintenance: Option<Database>,
     /// What answers until the model is complete.
     pub(super) former: FormerModel,
+    has_ended_fallback: Once,
     has_begun: Once,
     pub(super) is_complete: Once,
     /// Held by whoever embeds.
@@ -158,6 +159,7 @@ impl EmbeddingWorker {
             wake,
             maintenance: None,
             former: FormerModel::default(),
+            has_ended_fallback: Once::default(),
             has_begun: Once::default(),
             is_complete: Once::default(),
             turn: Mutex::default(),
@@ -295,6 +297,12 @@ impl EmbeddingWorker {
     /// What there is to work with; none without pgvector.
     pub(super) async fn stand(&self) -> Result<Option<Stand>, StoreError> {
         let identity = self.embedder.model();
+        if !self.has_ended_fallback.is_set() {
+            if self.database.end_fallback().await? {
+                tracing::info!("there is an embedding model: hashes in place of vectors are gone");
+            }
+            self.has_ended_fallback.set();
+        }
         let Some(model) = self.database.register_model(identity).await? else { return Ok(None) };
         if !self.has_begun.is_set() {
             self.database.begin_with_model(&model).await?;

@@ -54,7 +54,7 @@ pub use load::{ENV_PREFIX, Loader, Resolved, ShownSetting};
 pub use origin::is_origin;
 pub use reference::reference;
 pub use table::{
-    Acknowledge, EmbeddingPrecision, EndpointSettings, Flag, FlagOf, ForwardProtocol, LimitSettings, ListenSettings,
-    LogFormat, Setting, Settings, StorageBackend, VectorIndex,
+    Acknowledge, EmbeddingFallback, EmbeddingPrecision, EndpointSettings, Flag, FlagOf, ForwardProtocol, LimitSettings,
+    ListenSettings, LogFormat, Setting, Settings, StorageBackend, VectorIndex,
 };
 pub use value::{Accepts, DatabaseUrl, Secret, Shown};

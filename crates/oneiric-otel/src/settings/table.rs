@@ -244,6 +244,16 @@ words! {
 }
 
 words! {
+    /// What a trace without a vector has in its place.
+    pub enum EmbeddingFallback {
+        /// Nothing: a vector is real or absent.
+        None = "none",
+        /// While no model can be loaded a hash of its id, which is no embedding.
+        Hash = "hash",
+    }
+}
+
+words! {
     /// How the log is written.
     pub enum LogFormat {
         /// Lines for people.
@@ -337,6 +347,10 @@ group! {
         /// The index over vectors, built from 10,000 of them on; one that was built before stays. ivfflat takes a role that owns the
         /// table, such as that of maintenance_url
         vector_index: VectorIndex = VectorIndex::Hnsw, Accepts::Word(VectorIndex::WORDS);
+        /// What the view traces shows for a trace without a vector while no embedding model can be loaded: nothing, or in the
+        /// column embedding_fallback a hash of its id, for programs that must have 384 numbers. It is no embedding: nothing is
+        /// searched or compared by it, and health says so
+        embedding_fallback: EmbeddingFallback = EmbeddingFallback::None, Accepts::Word(EmbeddingFallback::WORDS);
         /// Store spans of the server's own work too, as the service oneiric-otel
         trace_self: bool = false, Accepts::Switch, flag flag(FlagOf::Server, "trace-self", "");
         /// Pass what is acknowledged on to this OTLP endpoint, too, at least once: http://HOST:PORT or https://HOST:PORT

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::life::Running;
 use crate::pipeline::IngestStatus;
-use crate::store::{ModelChange, StoreError};
+use crate::store::{Fallback, ModelChange, StoreError};
 use crate::system::ModelState;
 
 /// How long the database is waited for.
@@ -58,6 +58,8 @@ pub struct DatabaseReport {
     pub texts_to_embed: Option<i64>,
     /// The change from one embedding model to another that is under way.
     pub model_change: Option<ModelChange>,
+    /// Whether hashes stand in place of vectors, which are no embeddings.
+    pub embedding_fallback: Option<Fallback>,
     /// Dead letters that wait for somebody.
     pub dead_letters: Option<i64>,
 }
@@ -136,6 +138,7 @@ pub(super) async fn report(running: &Running) -> HealthReport {
     problems.extend(closed.map(|reason| reason.to_string()));
     let embedding = embedding(&running.model.borrow());
     problems.extend(running.left.problems());
+    problems.extend(database.embedding_fallback.iter().map(Fallback::problem));
     problems.extend(embedding.reason.iter().map(|reason| format!("no embedding model: {reason}")));
     HealthReport {
         is_healthy: is_accepting && database.is_up,
@@ -163,6 +166,7 @@ async fn examine(running: &Running) -> Result<DatabaseReport, StoreError> {
         traces_to_derive: Some(census.traces_to_derive),
         texts_to_embed: Some(census.texts_to_embed),
         model_change: census.model_change,
+        embedding_fallback: census.embedding_fallback,
         dead_letters: Some(census.dead_letters),
     })
 }

@@ -325,6 +325,7 @@ async fn prepare(
         maintenance: MaintenanceOptions::default(),
         disk: backend.is_embedded().then_some(disk),
         model: loader(&options.embedding),
+        embedding_fallback: options.embedding_fallback,
         sql,
         left_spools: Some(LeftSpoolsOptions {
             data_dir: data_dir.to_owned(),

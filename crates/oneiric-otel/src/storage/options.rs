@@ -12,7 +12,7 @@ use crate::pipeline::{Ack, IngestOptions};
 use crate::query::QueryOptions;
 use crate::retention::RetentionOptions;
 use crate::rollup::RollupOptions;
-use crate::settings::{Acknowledge, DatabaseUrl, Settings, SettingsError};
+use crate::settings::{Acknowledge, DatabaseUrl, EmbeddingFallback, Settings, SettingsError};
 use crate::system::{MEMORY_REQUESTS, ModelLoader, REMEMBER_REQUESTS};
 
 /// Which model turns texts into vectors.
@@ -66,6 +66,8 @@ pub struct OtelStorageOptions {
     pub threads: usize,
     /// The embedding model.
     pub embedding: EmbeddingChoice,
+    /// What a trace without a vector has in its place while there is no model.
+    pub embedding_fallback: EmbeddingFallback,
     /// The write path; its `ack` is made from the fields above.
     pub ingest: IngestOptions,
     /// The derivation of traces.
@@ -104,6 +106,7 @@ impl Default for OtelStorageOptions {
             left_spools_interval: Duration::from_mins(1),
             threads: 2,
             embedding: EmbeddingChoice::default(),
+            embedding_fallback: EmbeddingFallback::None,
             ingest: IngestOptions::default(),
             derive: DeriveOptions::default(),
             embed: EmbedOptions::default(),
@@ -149,6 +152,7 @@ impl OtelStorageOptions {
             left_spools_interval: defaults.left_spools_interval,
             threads: application.threads,
             embedding: embedding(settings),
+            embedding_fallback: settings.embedding_fallback,
             ingest: settings.ingest_options(Ack::Stored),
             derive: defaults.derive,
             embed: settings.embed_options(),

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::database::Database;
 use super::embeddings::CURRENT_MODELS;
 use super::error::StoreError;
+use super::fallback::Fallback;
 
 /// Numbers about a database.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -27,6 +28,8 @@ pub struct Census {
     pub models: Vec<String>,
     /// The change from one model to another that is under way.
     pub model_change: Option<ModelChange>,
+    /// Whether hashes stand in place of vectors, which are no embeddings.
+    pub embedding_fallback: Option<Fallback>,
     /// Whether there is anything to embed or embedded.
     #[serde(skip)]
     pub has_texts: bool,
@@ -106,6 +109,7 @@ impl Database {
             models: row.get(4),
             has_texts: row.get(5),
             model_change: self.model_change().await?,
+            embedding_fallback: self.fallback().await?,
         })
     }
 

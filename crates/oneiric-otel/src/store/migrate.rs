@@ -78,6 +78,12 @@ const REQUIRED: &[Migration] = &[
     Migration::required(17, "collection", include_str!("../../migrations/required/0017_collection.sql")).works_with(12),
     Migration::required(19, "embedding_switch", include_str!("../../migrations/required/0019_embedding_switch.sql"))
         .works_with(12),
+    Migration::required(
+        20,
+        "embedding_fallback",
+        include_str!("../../migrations/required/0020_embedding_fallback.sql"),
+    )
+    .works_with(12),
 ];
 
 const DEFERRED: &[Migration] = &[

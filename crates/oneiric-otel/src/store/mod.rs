@@ -16,6 +16,7 @@ pub(crate) mod embeddings;
 mod error;
 pub(crate) mod errors;
 pub(crate) mod export;
+mod fallback;
 mod fidelity;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -54,6 +55,7 @@ pub use census::{Census, ModelChange};
 pub use database::{Database, DatabaseStatus};
 pub use dead_letters::{DeadLetterEntry, DeadLetterFilter, MANY_DEAD_LETTERS, Replayed};
 pub use error::{ErrorClass, StoreError};
+pub use fallback::Fallback;
 pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;
 pub use roles::{Granted, Grantees};

@@ -30,8 +30,12 @@ pub(super) const VIEWS: &[&str] = &[
 ];
 
 /// What the views call, with the rights of whoever reads them.
-pub(super) const VIEW_FUNCTIONS: &[&str] =
-    &["otel_attr(jsonb, text)", "otel_attr_number(jsonb, text)", "otel_attr_integer(jsonb, text)"];
+pub(super) const VIEW_FUNCTIONS: &[&str] = &[
+    "otel_attr(jsonb, text)",
+    "otel_attr_number(jsonb, text)",
+    "otel_attr_integer(jsonb, text)",
+    "otel_hash_vector(uuid)",
+];
 
 /// What a writer may do with tables. To lock a row, and a table against other writers, takes the right to update it.
 const WRITER_TABLES: &[(&str, &[&str])] = &[
@@ -55,6 +59,7 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
     ("SELECT, INSERT, UPDATE", &["otel_traces", "otel_trace_keys", "otel_texts"]),
     ("SELECT, INSERT, UPDATE", &["otel_metric_rollups", "otel_metric_hours"]),
     ("SELECT, INSERT, DELETE", &["otel_metric_touches"]),
+    ("SELECT, INSERT, UPDATE, DELETE", &["otel_embedding_fallback"]),
     ("SELECT, UPDATE", &["otel_metric_rollup_state"]),
     ("SELECT, INSERT, DELETE", &["otel_ingest_ledger", "otel_trace_texts"]),
     (

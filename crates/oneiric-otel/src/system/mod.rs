@@ -44,6 +44,7 @@ use crate::pipeline::{Ack, BreakerState, Ingest, IngestOptions, Replayer};
 use crate::query::{QueryOptions, QueryService};
 use crate::retention::RetentionOptions;
 use crate::rollup::{RollupOptions, RollupWorker};
+use crate::settings::EmbeddingFallback;
 use crate::store::SqlReader;
 
 /// Requests that wait at most when they are only in memory.
@@ -78,6 +79,8 @@ pub struct SystemOptions {
     pub disk: Option<DiskGuard>,
     /// What loads the embedding model; without it texts wait for vectors.
     pub model: Option<ModelLoader>,
+    /// What a trace without a vector has in its place while there is no model.
+    pub embedding_fallback: EmbeddingFallback,
     /// A connection for SQL of anybody.
     pub sql: Option<SqlReader>,
     /// Where applications that are gone may have left requests for this database, which are written then.
@@ -97,6 +100,7 @@ impl Default for SystemOptions {
             maintenance: MaintenanceOptions::default(),
             disk: None,
             model: None,
+            embedding_fallback: EmbeddingFallback::None,
             sql: None,
             left_spools: None,
         }
@@ -137,6 +141,7 @@ impl System {
             maintenance,
             disk,
             model: loader,
+            embedding_fallback,
             sql,
             left_spools,
         } = options;
@@ -189,8 +194,13 @@ impl System {
         if let Some(loader) = loader {
             let models = (loader, former.clone());
             let texts = (database.clone(), backend.maintenance().clone());
-            tasks.spawn_after("embedding", &is_ready, |stop| {
-                model::run(texts, models, embed, texts_written, model_state, stop)
+            tasks.spawn_after("embedding", &is_ready, move |stop| {
+                model::run(texts, models, (embed, embedding_fallback), texts_written, model_state, stop)
+            });
+        } else {
+            let fallback = (database.clone(), embedding_fallback);
+            tasks.spawn_after("embedding", &is_ready, |stop| async move {
+                stop.run_until_cancelled(model::set_fallback(&fallback, "none is wanted")).await;
             });
         }
         let queries = QueryService::new(database, None).with_options(query).with_former(former);

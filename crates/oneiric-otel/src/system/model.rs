@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::embed::{EmbedOptions, Embedder, EmbeddingWorker, FormerModel, NewTexts};
+use crate::settings::EmbeddingFallback;
 use crate::store::Database;
 
 /// A model that cannot be loaded, as without a network at the first start, is tried again after this time.
@@ -65,21 +66,40 @@ impl fmt::Debug for ModelState {
     }
 }
 
+/// Says in the database that there is no model, and that hashes stand in place of vectors, or do not.
+pub(super) async fn set_fallback((database, fallback): &(Database, EmbeddingFallback), reason: &str) {
+    let done = match fallback {
+        EmbeddingFallback::Hash => {
+            tracing::warn!(
+                reason,
+                "traces without a vector show a hash of their id in its place: these are not embeddings"
+            );
+            database.fall_back_to_hashes(reason).await
+        }
+        EmbeddingFallback::None => database.end_fallback().await.map(drop),
+    };
+    if let Err(error) = done {
+        tracing::warn!(%error, "what stands in place of vectors could not be noted");
+    }
+}
+
 /// Loads the model and embeds what comes, until it is stopped. Storing does not wait for any of it.
 pub(super) async fn run(
     (database, maintenance): (Database, Database),
     (loader, former): (ModelLoader, FormerModel),
-    options: EmbedOptions,
+    (options, fallback): (EmbedOptions, EmbeddingFallback),
     texts_written: Arc<NewTexts>,
     state: watch::Sender<ModelState>,
     stop: CancellationToken,
 ) {
+    let fallback = (database.clone(), fallback);
     let load = async {
         loop {
             match loader.load().await {
                 Ok(embedder) => return embedder,
                 Err(reason) => {
                     tracing::warn!(error = reason, "no embedding model: traces are stored without vectors");
+                    set_fallback(&fallback, &reason).await;
                     state.send_replace(ModelState::Failed(reason));
                     tokio::time::sleep(LOAD_AGAIN_AFTER).await;
                 }

@@ -5,6 +5,7 @@ mod catalogue;
 mod collecting;
 mod collection;
 mod context;
+mod embedding_fallback;
 mod endpoint;
 mod errors;
 mod export;

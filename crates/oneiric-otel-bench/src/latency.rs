@@ -11,7 +11,7 @@ pub struct Latencies {
 }
 
 /// What is told of them.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// The median, in milliseconds.
     pub p50_ms: f64,
@@ -25,6 +25,16 @@ impl Latencies {
     /// Adds one.
     pub fn add(&mut self, latency: Duration) {
         self.micros.push(u32::try_from(latency.as_micros()).unwrap_or(u32::MAX));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.micros.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.micros.is_empty()
     }
 
     /// Adds all of another.

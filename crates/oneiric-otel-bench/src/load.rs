@@ -151,19 +151,28 @@ async fn send_in_turn(channel: Channel, queued: Arc<Mutex<mpsc::Receiver<Bytes>>
         let next = queued.lock().await.recv().await;
         let Some(request) = next else { return Ok(part) };
         let began = Instant::now();
-        loop {
-            match send_once(&mut client, Signal::Traces, request.clone()).await {
-                Ok(0) => break,
-                Ok(rejected) => bail!("{rejected} spans were rejected"),
-                Err(status) if status.code() == Code::Unavailable && began.elapsed() < GIVE_UP_AFTER => {
-                    part.refused += 1;
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Err(status) => return Err(status).context("a request was refused"),
-            }
-        }
+        part.refused += deliver(&mut client, Signal::Traces, &request).await?;
         part.latencies.add(began.elapsed());
         part.requests += 1;
         part.bytes += request.len() as u64;
+    }
+}
+
+/// Sends a request until it is acknowledged, and returns how often it was refused before.
+///
+/// # Errors
+/// If the server rejects a record, or refuses the request for minutes.
+pub(crate) async fn deliver(client: &mut tonic::client::Grpc<Channel>, signal: Signal, request: &Bytes) -> Result<u64> {
+    let (began, mut refused) = (Instant::now(), 0);
+    loop {
+        match send_once(client, signal, request.clone()).await {
+            Ok(0) => return Ok(refused),
+            Ok(rejected) => bail!("{rejected} records were rejected"),
+            Err(status) if status.code() == Code::Unavailable && began.elapsed() < GIVE_UP_AFTER => {
+                refused += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(status) => return Err(status).context("a request was refused"),
+        }
     }
 }

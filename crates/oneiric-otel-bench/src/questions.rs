@@ -7,6 +7,7 @@
 
 mod classes;
 
+use std::ops::Range;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -66,6 +67,33 @@ pub async fn measure(
     Ok(measured)
 }
 
+/// Questions of some classes, asked one after the other for as long as somebody likes.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    random: StdRng,
+}
+
+impl Asker {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { random: StdRng::seed_from_u64(seed) }
+    }
+
+    /// Asks a question of the class about one of these traces, of which there is at least one, and returns how many things
+    /// were in the answer.
+    pub(crate) async fn ask(
+        &mut self,
+        service: &QueryService,
+        generator: &Generator,
+        class: &'static str,
+        traces: Range<u64>,
+    ) -> Result<usize> {
+        let Some(known) = classes::CLASSES.iter().find(|known| known.name == class) else {
+            anyhow::bail!("no class of questions is called {class:?}");
+        };
+        (known.ask)(service, Arguments::draw(generator, traces, &mut self.random)).await
+    }
+}
+
 /// Asks once and says how many things were in the answer.
 type Ask = for<'a> fn(&'a QueryService, Arguments) -> BoxFuture<'a, Result<usize>>;
 
@@ -87,8 +115,9 @@ struct Arguments {
 }
 
 impl Arguments {
-    fn draw(generator: &Generator, random: &mut StdRng) -> Self {
-        let trace = random.random_range(0..generator.traces());
+    /// That point to one of these traces.
+    fn draw(generator: &Generator, traces: Range<u64>, random: &mut StdRng) -> Self {
+        let trace = random.random_range(traces);
         let services: Vec<&str> = generator.services().collect();
         Self {
             trace_id: TraceId(generator.trace_id(trace)),
@@ -114,7 +143,7 @@ impl Class {
     async fn measure(&self, service: &QueryService, generator: &Generator, rounds: Rounds) -> Result<Measured> {
         let mut random = StdRng::seed_from_u64(rounds.seed);
         let arguments: Vec<Arguments> =
-            (0..rounds.questions).map(|_| Arguments::draw(generator, &mut random)).collect();
+            (0..rounds.questions).map(|_| Arguments::draw(generator, 0..generator.traces(), &mut random)).collect();
         let (mut first, mut again) = (Latencies::default(), Latencies::default());
         let mut answers = 0;
         for round in 0..=rounds.repeats {

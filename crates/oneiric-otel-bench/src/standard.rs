@@ -35,13 +35,13 @@ pub fn trace_id(trace: u64) -> [u8; 16] {
 /// The first span of a trace is its root; the others lie inside it.
 fn span(trace: u64, place: u64) -> Span {
     let kind = trace % TEXTS;
-    let start = START + trace * 10 * MILLISECOND + place * 10_000;
+    let start = start_of(trace) + place * 10_000;
     let span_id = |place: u64| (trace * SPANS_PER_TRACE + place + 1).to_be_bytes().to_vec();
     Span {
         trace_id: trace_id(trace).to_vec(),
         span_id: span_id(place),
         parent_span_id: if place == 0 { Vec::new() } else { span_id(0) },
-        name: format!("{} {}", word(kind), word(kind * 7 + place)),
+        name: name(kind, place),
         kind: if place == 0 { 2 } else { 1 },
         start_time_unix_nano: start,
         end_time_unix_nano: start + (20 - place) * MILLISECOND,
@@ -49,6 +49,20 @@ fn span(trace: u64, place: u64) -> Span {
         status: Some(Status { code: i32::from(kind.is_multiple_of(10)) * 2, message: String::new() }),
         ..Span::default()
     }
+}
+
+/// When a trace begins, in nanoseconds since 1970.
+pub fn start_of(trace: u64) -> u64 {
+    START + trace * 10 * MILLISECOND
+}
+
+/// What the root of a trace is called.
+pub fn root_name(trace: u64) -> String {
+    name(trace % TEXTS, 0)
+}
+
+fn name(kind: u64, place: u64) -> String {
+    format!("{} {}", word(kind), word(kind * 7 + place))
 }
 
 fn attributes(trace: u64, place: u64) -> Vec<KeyValue> {

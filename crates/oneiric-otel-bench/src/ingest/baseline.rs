@@ -16,8 +16,8 @@ use tokio_postgres::types::{IsNull, ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
 use super::rows::{HEADER, RowFile, TRAILER, values};
-use super::{Meter, per_million};
 use crate::database;
+use crate::meter::{Meter, per_million};
 
 /// Rows of a transaction: those of the server's own.
 const ROWS_OF_A_TRANSACTION: u64 = 5000;

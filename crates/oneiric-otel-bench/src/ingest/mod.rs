@@ -11,23 +11,23 @@
 mod baseline;
 mod rows;
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio_postgres::Client;
 
 pub use baseline::Baseline;
 
+pub use crate::meter::Cpu;
+
 use crate::database::{self, Description, Size};
 use crate::latency::Quantiles;
-use crate::load::{Load, Sent};
+use crate::load::Load;
 use crate::machine::Machine;
+use crate::meter::Meter;
 use crate::process;
+use crate::sender::Sender;
 use crate::server::Server;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -102,15 +102,6 @@ pub struct Report {
     pub share: Option<Share>,
 }
 
-/// Processor seconds per million spans; none where they cannot be seen.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Cpu {
-    /// Of the server.
-    pub server: Option<f64>,
-    /// Of PostgreSQL with all its processes.
-    pub postgres: Option<f64>,
-}
-
 /// Spans per second in a part of the run.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Rate {
@@ -140,13 +131,6 @@ pub struct Share {
     pub cpu: Option<f64>,
     /// Its processor seconds, PostgreSQL's alone, over those of server and PostgreSQL.
     pub cpu_without_client: Option<f64>,
-}
-
-impl Cpu {
-    /// Of both.
-    pub fn sum(&self) -> Option<f64> {
-        Some(self.server? + self.postgres?)
-    }
 }
 
 impl Report {
@@ -280,107 +264,6 @@ fn rates(seen: &[(Duration, u64)], every: u64) -> Vec<Rate> {
         }
     }
     rates
-}
-
-/// What was used up to a moment.
-#[derive(Debug, Clone, Copy)]
-struct Meter {
-    at: Instant,
-    server: Option<Duration>,
-    postgres: Option<Duration>,
-    wal: u64,
-}
-
-/// What was used between two moments.
-struct Used {
-    elapsed: Duration,
-    server: Option<Duration>,
-    postgres: Option<Duration>,
-    wal: u64,
-}
-
-impl Meter {
-    async fn read(client: &Client, server: Option<u32>, postgres: Option<u32>) -> Result<Self> {
-        let at = Instant::now();
-        let server = server.and_then(process::cpu_time);
-        let postgres = postgres.map(process::cpu_time_of_tree);
-        Ok(Self { at, server, postgres, wal: database::wal_bytes(client).await? })
-    }
-
-    fn since(&self, earlier: &Self) -> Used {
-        let between = |now: Option<Duration>, then: Option<Duration>| Some(now?.saturating_sub(then?));
-        Used {
-            elapsed: self.at.saturating_duration_since(earlier.at),
-            server: between(self.server, earlier.server),
-            postgres: between(self.postgres, earlier.postgres),
-            wal: self.wal - earlier.wal,
-        }
-    }
-}
-
-impl Used {
-    fn cpu(&self, spans: u64) -> Cpu {
-        let share = |cpu: Option<Duration>| cpu.map(|cpu| per_million(cpu, spans));
-        Cpu { server: share(self.server), postgres: share(self.postgres) }
-    }
-}
-
-fn per_million(cpu: Duration, count: u64) -> f64 {
-    cpu.as_secs_f64() * 1e6 / count as f64
-}
-
-/// The process that makes and sends the load.
-struct Sender {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-/// One that is on its way.
-struct Sending {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Sender {
-    /// Starts it and waits until it has made what it can make ahead.
-    async fn start(program: &Path, server: std::net::SocketAddr, load: Load) -> Result<Self> {
-        let mut child = Command::new(program)
-            .args(["bench", "load", "--json", "--to", &server.to_string()])
-            .args(["--spans", &load.spans.to_string(), "--first-trace", &load.first_trace.to_string()])
-            .args(["--spans-per-request", &load.spans_per_request.to_string()])
-            .args(["--connections", &load.connections.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("start {}", program.display()))?;
-        let stdin = child.stdin.take().context("stdin is a pipe")?;
-        let mut stdout = BufReader::new(child.stdout.take().context("stdout is a pipe")?);
-        let mut line = String::new();
-        stdout.read_line(&mut line).await?;
-        if line.is_empty() {
-            bail!("the sender ended before it was ready");
-        }
-        Ok(Self { child, stdin, stdout })
-    }
-
-    async fn go(mut self) -> Result<Sending> {
-        self.stdin.write_all(b"go\n").await?;
-        Ok(Sending { child: self.child, stdout: self.stdout })
-    }
-}
-
-impl Sending {
-    async fn finish(mut self) -> Result<Sent> {
-        let mut told = String::new();
-        self.stdout.read_to_string(&mut told).await?;
-        let status = self.child.wait().await?;
-        if !status.success() {
-            bail!("the sender ended with {status}");
-        }
-        serde_json::from_str(&told).with_context(|| format!("the sender said {told:?}"))
-    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,65 @@ pub(crate) enum Bench {
     ///
     /// Starts servers of its own on an embedded database in the directory `bench` of the data directory, removed afterwards.
     Startup(Startup),
+    /// Whether the disk stays flat, and who waits, while months go through a server that keeps days
+    ///
+    /// Starts a server of its own on an embedded database in the directory `bench` of the data directory, removed afterwards.
+    /// The days are simulated: telemetry has their times, and what retention compares with the clock is moved by SQL.
+    Retention(Retention),
+    /// What a span, a question and a start cost with one, three and ten million spans, and VACUUM of the vector index
+    ///
+    /// Starts servers of its own on an embedded database in the directory `bench` of the data directory, removed afterwards.
+    Growth(Growth),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Retention {
+    /// Simulated days, of which the last is yesterday
+    #[arg(long, value_name = "N", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub(crate) days: u32,
+    /// How long telemetry is kept
+    #[arg(long = "retention-days", value_name = "DAYS", default_value_t = 14, value_parser = clap::value_parser!(u32).range(1..=395))]
+    pub(crate) keep_days: u32,
+    /// Spans of a day, about; half as many log records come with them
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(10..=1_000_000_000))]
+    pub(crate) spans_per_day: u64,
+    /// Minutes of a day of which there are metrics, 280 data points each
+    #[arg(long, value_name = "N", default_value_t = 48, value_parser = clap::value_parser!(u64).range(0..=1440))]
+    pub(crate) metric_minutes_per_day: u64,
+    /// When a request is acknowledged: spooled or stored. With stored its wait is that for the database
+    #[arg(long, value_name = "WHEN", default_value = "stored", value_parser = ["spooled", "stored"])]
+    pub(crate) ack: String,
+    /// Connections that send, each with one request in flight
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) connections: u16,
+    /// Report every so many days [default: so that there are 30]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) every: Option<u32>,
+    /// The pause between detaching and dropping a partition; a server makes one of 15 s
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
+    pub(crate) settle_seconds: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Growth {
+    /// How many spans there are when it is measured, rising; each a multiple of the first
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000000,3000000,10000000")]
+    pub(crate) at: Vec<u64>,
+    /// Questions of each kind
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) questions: u32,
+    /// Starts that are measured each time
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) starts: u32,
+    /// Made vectors in the index of which a tenth is deleted before it is vacuumed; 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    pub(crate) vectors: u32,
+    /// Spans of a request
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(10..=8000))]
+    pub(crate) spans_per_request: u64,
+    /// Draw it as SVG into this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chart: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,10 @@
 //! `bench`: measurements that anyone can run.
 
 mod embed;
+mod growth;
 mod ingest;
 mod query;
+mod retention;
 mod search;
 mod size;
 mod startup;
@@ -15,8 +17,8 @@ use oneiric_otel_bench::fill;
 use super::Ending;
 use crate::args::Global;
 use crate::args::bench::Bench;
-use crate::data_dir;
 use crate::progress::Progress;
+use crate::{data_dir, failure};
 
 pub(crate) async fn run(global: &Global, bench: &Bench) -> Result<Ending> {
     match bench {
@@ -27,7 +29,20 @@ pub(crate) async fn run(global: &Global, bench: &Bench) -> Result<Ending> {
         Bench::Load(load) => ingest::send(load).await,
         Bench::Size(size) => size::run(global, size).await,
         Bench::Startup(startup) => startup::run(global, startup).await,
+        Bench::Retention(retention) => Box::pin(retention::run(global, retention)).await,
+        Bench::Growth(growth) => Box::pin(growth::run(global, growth)).await,
     }
+}
+
+/// Refuses a database of the user's where servers are started and stopped.
+fn without_url(global: &Global) -> Result<()> {
+    if global.database_url().is_none() {
+        return Ok(());
+    }
+    Err(failure::advised(
+        "this is measured with the embedded PostgreSQL",
+        "leave --database-url out, also OTEL_STORAGE_CONNECTION_STRING",
+    ))
 }
 
 /// A new directory among those of benchmarks, removed afterwards.

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::cli::{data_dir, run, text};
 
-fn number(report: &Value, at: &str) -> f64 {
+pub(crate) fn number(report: &Value, at: &str) -> f64 {
     report.pointer(at).and_then(Value::as_f64).unwrap_or_else(|| panic!("no number at {at} of {report:#}"))
 }
 

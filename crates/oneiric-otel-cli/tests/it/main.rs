@@ -2,8 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
 mod api;
+mod backup;
 mod bad_input;
 mod bench;
+mod bench_long;
 mod cli;
 mod compare;
 mod config;

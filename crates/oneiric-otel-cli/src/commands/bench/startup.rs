@@ -5,19 +5,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use oneiric_otel_bench::startup::{self, Options, Report};
 
-use super::{Ending, Place, Steps};
+use super::{Ending, Place, Steps, without_url};
 use crate::args::Global;
 use crate::args::bench::Startup;
 use crate::progress::Progress;
-use crate::{failure, model, screen};
+use crate::{model, screen};
 
 pub(super) async fn run(global: &Global, arguments: &Startup) -> Result<Ending> {
-    if global.database_url().is_some() {
-        return Err(failure::advised(
-            "the start is measured with the embedded PostgreSQL",
-            "leave --database-url out, also OTEL_STORAGE_CONNECTION_STRING",
-        ));
-    }
+    without_url(global)?;
     let place = Place::make(global, "startup")?;
     let options = Options {
         program: std::env::current_exe().context("find this program")?,

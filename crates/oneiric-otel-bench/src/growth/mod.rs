@@ -1,0 +1,263 @@
+//! What a span, a question and a start cost as a database grows, and what keeping the vector index clean costs.
+//!
+//! At each size the last spans are measured that came: as many as the first size has. So the first figure is that of an
+//! empty database, and the others are of one that has so much already. Traces are derived and embedded meanwhile, as a server
+//! does. Then questions are asked, of traces from all of the time; then the server and its PostgreSQL are started again.
+
+pub mod chart;
+mod vectors;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use jiff::Timestamp;
+use oneiric_otel::query::{ContextRequest, QueryService, SearchRequest, TraceFilter, TraceId, TracesRequest};
+use oneiric_otel::store::Database;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde::Serialize;
+
+pub use vectors::Vacuum;
+
+use crate::database::{self, Description};
+use crate::latency::{Latencies, Quantiles};
+use crate::load::Load;
+use crate::machine::Machine;
+use crate::meter::{Cpu, Meter};
+use crate::sender::Sender;
+use crate::server::Server;
+use crate::standard;
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const CONNECTIONS: usize = 8;
+const SEED: u64 = 9;
+/// Traces and hits of a page.
+const PAGE: usize = 50;
+const KINDS: [&str; 4] =
+    ["a trace by its id", "a trace with all around it", "failed traces of a minute", "search by words"];
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The product's program: the server.
+    pub program: PathBuf,
+    /// The program that has `bench load`: the sender.
+    pub sender: PathBuf,
+    /// An empty directory for the server's data.
+    pub dir: PathBuf,
+    /// How many spans there are when it is measured: rising, multiples of the first.
+    pub at: Vec<u64>,
+    /// Spans of a request, a multiple of 10.
+    pub spans_per_request: u64,
+    /// Questions of each kind.
+    pub questions: u32,
+    /// Starts each time.
+    pub starts: u32,
+    /// Made vectors in the index that is vacuumed; 0 leaves it out.
+    pub vectors: u32,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// On which machine.
+    pub machine: Machine,
+    /// On which database.
+    pub database: Description,
+    /// At each size.
+    pub points: Vec<Point>,
+    /// The vector index. None where it was left out.
+    pub vacuum: Option<Vacuum>,
+}
+
+/// At a size.
+#[derive(Debug, Clone, Serialize)]
+pub struct Point {
+    /// Spans that are stored.
+    pub spans: u64,
+    /// Spans that were measured, the last that came.
+    pub measured: u64,
+    /// Spans committed per second, of these.
+    pub committed_per_second: f64,
+    /// Seconds until the last of their traces was derived and embedded, from the first span on.
+    pub seconds_until_derived: f64,
+    /// Processor seconds per million spans until then, deriving included.
+    pub cpu: Cpu,
+    /// Bytes of the database.
+    pub bytes: u64,
+    /// Questions by kind.
+    pub questions: Vec<Asked>,
+    /// From the start of the program until it was ready, PostgreSQL's start included.
+    pub start: Quantiles,
+}
+
+/// A kind of question.
+#[derive(Debug, Clone, Serialize)]
+pub struct Asked {
+    /// What was asked.
+    pub kind: &'static str,
+    /// Things in an answer, on average.
+    pub answers: f64,
+    /// How long it took.
+    pub took: Quantiles,
+}
+
+impl Options {
+    /// Checks that the numbers fit together.
+    ///
+    /// # Errors
+    /// Says which does not, and what is accepted.
+    pub fn check(&self) -> Result<()> {
+        let Some(first) = self.at.first().copied() else { bail!("sizes: expected at least one, found none") };
+        self.load(0, first).check()?;
+        for pair in self.at.windows(2) {
+            if pair[1] <= pair[0] || !pair[1].is_multiple_of(first) {
+                bail!("sizes: expected rising multiples of the first ({first}), found {} after {}", pair[1], pair[0]);
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, from: u64, spans: u64) -> Load {
+        let first_trace = from / standard::SPANS_PER_TRACE;
+        Load { first_trace, spans, spans_per_request: self.spans_per_request, connections: CONNECTIONS }
+    }
+}
+
+/// Runs the measurement on an embedded database. `tell` hears what goes on.
+///
+/// # Errors
+/// If a server or the sender fails, or what is sent is not found.
+pub async fn run(options: &Options, tell: &impl Fn(&str)) -> Result<Report> {
+    options.check()?;
+    let (data, log) = (options.dir.join("data"), options.dir.join("serve.log"));
+    let start = || Server::start(&options.program, &data, None, &[], &log);
+    let (mut points, mut there) = (Vec::new(), 0);
+    for size in &options.at {
+        tell(&format!("{size} spans"));
+        let server = start().await?;
+        let mut point = with_database(&data, async |url| grow(options, &server, &url, there, *size).await).await;
+        server.stop().await?;
+        let mut starts = Latencies::default();
+        for _ in 0..options.starts {
+            let server = start().await?;
+            starts.add(server.ready_after);
+            server.stop().await?;
+        }
+        if let Ok(point) = &mut point {
+            point.start = starts.quantiles();
+        }
+        points.push(point?);
+        there = *size;
+    }
+    let server = start().await?;
+    let rest = with_database(&data, async |url| {
+        let client = database::connect(&url).await?;
+        let vacuum = match options.vectors {
+            0 => None,
+            count => Some(vectors::measure(&client, count, tell).await?),
+        };
+        Ok((vacuum, database::describe(&client).await?))
+    })
+    .await;
+    server.stop().await?;
+    let (vacuum, database) = rest?;
+    Ok(Report { machine: Machine::here(), database, points, vacuum })
+}
+
+/// Uses the embedded database of a server that runs, and lets go of it, so that it ends with the server.
+async fn with_database<T>(data: &Path, work: impl AsyncFnOnce(String) -> Result<T>) -> Result<T> {
+    let Some(embedded) = oneiric_otel_postgres::Server::attach(data)? else {
+        bail!("the embedded PostgreSQL does not run");
+    };
+    let done = work(embedded.connection().url()).await;
+    embedded.release()?;
+    done
+}
+
+async fn grow(options: &Options, server: &Server, url: &str, there: u64, size: u64) -> Result<Point> {
+    let client = database::connect(url).await?;
+    let postgres = database::postmaster(&client).await?;
+    let measured = options.at[0];
+    let store = async |from: u64, until: u64| -> Result<(Meter, Meter, Meter)> {
+        let sender = Sender::start(&options.sender, server.addresses.grpc, options.load(from, until - from)).await?;
+        database::checkpoint(&client).await;
+        let before = Meter::read(&client, Some(server.pid), postgres).await?;
+        let sending = sender.go().await?;
+        let stored = database::wait_for_rows(&client, until, LOOK_EVERY, |_| {});
+        tokio::try_join!(sending.finish(), stored)?;
+        let committed = Meter::read(&client, Some(server.pid), postgres).await?;
+        database::wait_for_traces(&client, true).await?;
+        Ok((before, committed, Meter::read(&client, Some(server.pid), postgres).await?))
+    };
+    if size - measured > there {
+        store(there, size - measured).await?;
+    }
+    let (before, committed, derived) = store(size - measured, size).await?;
+    let stored = database::count_spans(&client).await?;
+    if stored != size {
+        bail!("{size} spans were acknowledged, and {stored} are stored");
+    }
+    let all = derived.since(&before);
+    let bytes = client.query_one("SELECT pg_database_size(current_database())", &[]).await?.get::<_, i64>(0);
+    Ok(Point {
+        spans: size,
+        measured,
+        committed_per_second: measured as f64 / committed.since(&before).elapsed.as_secs_f64(),
+        seconds_until_derived: all.elapsed.as_secs_f64(),
+        cpu: all.cpu(measured),
+        bytes: bytes.unsigned_abs(),
+        questions: ask(url, size / standard::SPANS_PER_TRACE, options.questions).await?,
+        start: Quantiles::default(),
+    })
+}
+
+/// Asks all kinds of question about so many traces, each in a round of its own.
+async fn ask(url: &str, traces: u64, questions: u32) -> Result<Vec<Asked>> {
+    let service = QueryService::new(Database::new(url)?, None).bypassing_cache();
+    let mut asked = Vec::new();
+    for kind in KINDS {
+        let (mut random, mut latencies, mut answers) = (StdRng::seed_from_u64(SEED), Latencies::default(), 0);
+        for _ in 0..questions {
+            let trace = random.random_range(0..traces);
+            let began = Instant::now();
+            answers += answer(&service, kind, trace).await?;
+            latencies.add(began.elapsed());
+        }
+        let answers = answers as f64 / f64::from(questions.max(1));
+        if answers == 0.0 {
+            bail!("{kind}: no answer has anything in it");
+        }
+        asked.push(Asked { kind, answers, took: latencies.quantiles() });
+    }
+    Ok(asked)
+}
+
+/// How many things are in the answer.
+async fn answer(service: &QueryService, kind: &str, trace: u64) -> Result<usize> {
+    let trace_id = TraceId(standard::trace_id(trace));
+    match kind {
+        "a trace by its id" => Ok(service.get_trace(trace_id, 10_000).await?.spans.len()),
+        "a trace with all around it" => {
+            let context = service.get_trace_context(&ContextRequest::new(trace_id)).await?;
+            Ok(context.spans.len() + context.logs.len() + context.metrics.len())
+        }
+        "failed traces of a minute" => {
+            let until = Timestamp::from_nanosecond(i128::from(standard::start_of(trace)))?;
+            let since = until.checked_sub(Duration::from_mins(1))?;
+            let filter = TraceFilter {
+                status: Some("error".to_owned()),
+                since: Some(since),
+                until: Some(until),
+                ..TraceFilter::default()
+            };
+            Ok(service.find_traces(&TracesRequest::new(filter, PAGE)).await?.traces.len())
+        }
+        _ => {
+            let text = standard::root_name(trace);
+            let request = SearchRequest { text, limit: 10, filter: TraceFilter::default() };
+            Ok(service.search_traces(&request).await?.hits.len())
+        }
+    }
+}

@@ -117,7 +117,8 @@ async fn a_dump_of_a_working_server_is_restored_whole_and_searched() {
     let url = embedded.connection().url();
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     let connection = tokio::spawn(connection);
-    client.batch_execute("DROP SCHEMA otel CASCADE").await.unwrap();
+    let make_room = "DROP SCHEMA otel CASCADE; CREATE EXTENSION IF NOT EXISTS vector SCHEMA public";
+    client.batch_execute(make_room).await.unwrap();
     drop(client);
     connection.await.unwrap().unwrap();
     let restored = dump.restore(&url, &["--exit-on-error", "--single-transaction"]).await;

@@ -16,24 +16,30 @@ COMMENT ON COLUMN otel_embedding_progress.renews_to IS 'Texts up to this one wer
 COMMENT ON COLUMN otel_embedding_progress.complete_at IS 'Since when all those have their vectors, and the vectors their index; null until then';
 COMMENT ON COLUMN otel_embedding_progress.last_served IS 'When it last answered for another one that was not complete; a day later it gets no new work';
 
--- As they are, to the vector: one that nobody used for a while lacks some, and no work says so.
+-- A model that lacks few vectors is complete: they wait as work, or fail again and again. If none is, the one with the most
+-- answers until another is complete, and gets what it lacks before.
 DO $$
 DECLARE
   model   smallint;
   newest  bigint := coalesce((SELECT max(text_id) FROM otel.otel_texts), 0);
-  is_full boolean;
+  texts   bigint := (SELECT count(*) FROM otel.otel_texts);
+  vectors bigint;
+  most    bigint := 0;
+  fullest smallint;
 BEGIN
-  FOR model IN SELECT model_id FROM otel.otel_embedding_models LOOP
-    is_full := false;
+  FOR model IN SELECT model_id FROM otel.otel_embedding_models ORDER BY model_id LOOP
+    vectors := 0;
     IF to_regclass(format('otel.otel_embeddings_%s', model)) IS NOT NULL THEN
-      EXECUTE format(
-        'SELECT NOT EXISTS (SELECT FROM otel.otel_texts x
-                            WHERE NOT EXISTS (SELECT FROM otel.otel_embeddings_%s e WHERE e.text_id = x.text_id))', model)
-      INTO is_full;
+      EXECUTE format('SELECT count(*) FROM otel.otel_embeddings_%s e JOIN otel.otel_texts USING (text_id)', model) INTO vectors;
     END IF;
     INSERT INTO otel.otel_embedding_progress (model_id, renews_to, complete_at)
-    VALUES (model, newest, CASE WHEN is_full THEN now() END);
+    VALUES (model, newest, CASE WHEN vectors > 0 AND texts - vectors <= 1 + texts / 100 THEN now() END);
+    IF vectors > 0 AND vectors >= most THEN
+      most := vectors; fullest := model;
+    END IF;
   END LOOP;
+  UPDATE otel.otel_embedding_progress SET complete_at = now()
+  WHERE model_id = fullest AND NOT EXISTS (SELECT FROM otel.otel_embedding_progress WHERE complete_at IS NOT NULL);
 END $$;
 
 -- The model whose vectors the view traces shows: the one that was completed last, and before there is any the newest.
@@ -86,6 +92,7 @@ BEGIN
   WHERE EXISTS (
     SELECT FROM otel.otel_embedding_models n JOIN otel.otel_embedding_progress q USING (model_id)
     WHERE n.model_id <> o.model_id AND q.complete_at IS NOT NULL AND n.last_used > now() - interval '1 day'
+      AND NOT EXISTS (SELECT FROM otel.otel_embedding_work w WHERE w.model_id = n.model_id AND w.attempts = 0)
       AND greatest(o.last_used, p.last_served)
             < now() - CASE WHEN n.name = o.name THEN interval '1 day' ELSE interval '30 days' END)
   ORDER BY o.model_id LIMIT 1;
@@ -95,6 +102,12 @@ BEGIN
   BEGIN
     -- As when it was registered: whoever stores texts ends first, or does not see it any more.
     LOCK TABLE otel.otel_texts IN SHARE ROW EXCLUSIVE MODE;
+    -- It may have come back into use while the lock was waited for.
+    PERFORM FROM otel.otel_embedding_models o LEFT JOIN otel.otel_embedding_progress p USING (model_id)
+    WHERE o.model_id = replaced AND greatest(o.last_used, p.last_served) < now() - interval '1 day';
+    IF NOT FOUND THEN
+      RETURN NULL;
+    END IF;
     DELETE FROM otel.otel_embedding_work WHERE model_id = replaced;
     DELETE FROM otel.otel_log_template_vectors WHERE model_id = replaced;
     DELETE FROM otel.otel_embedding_progress WHERE model_id = replaced;

@@ -88,7 +88,8 @@ impl EmbeddingWorker {
     /// answers until then.
     pub(super) async fn finish(&self, stand: &Stand) -> Result<Standing, StoreError> {
         let model = &stand.model;
-        if self.is_complete.is_set() || self.database.is_complete(model).await? {
+        // Asked each time: another process may have found that it is not any more.
+        if self.database.is_complete(model).await? {
             self.is_complete.set();
             return Ok(Standing::Complete);
         }

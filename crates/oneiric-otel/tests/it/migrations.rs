@@ -1,5 +1,7 @@
 //! The schema reaches its newest version from every earlier one, once, however many instances try.
 
+use std::fmt::Write as _;
+
 use oneiric_otel::store::{Database, SCHEMA_VERSION};
 use oneiric_otel_testkit::database::TestDatabase;
 
@@ -110,4 +112,37 @@ async fn wrong_urls_are_refused_without_repeating_them() {
     assert!(error.contains("postgresql://") && !error.contains("secret"), "{error}");
     let error = Database::new("postgresql://user:secret@host:port/db").expect_err("refused").to_string();
     assert!(!error.contains("secret"), "{error}");
+}
+
+/// Migration 19 finds models with and without gaps.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_lacks_few_vectors_is_complete_and_otherwise_the_fullest() {
+    for (texts, vectors, complete) in
+        [(2, [1, 2], "1,2"), (300, [250, 100], "1"), (300, [0, 297], "2"), (3, [0, 0], "")]
+    {
+        let test = TestDatabase::create().await;
+        let database = open(&test);
+        database.migrate_to(17).await.expect("migrates");
+        let client = test.client().await;
+        let mut sql = format!(
+            "CREATE EXTENSION vector SCHEMA public;
+             INSERT INTO otel_texts (text_hash, text_version, text, words)
+             SELECT gen_random_uuid(), 1, 'text ' || n, '' FROM generate_series(1, {texts}) n;
+             SELECT otel_register_model('model', 'f32', 3), otel_register_model('model', 'int8', 3);"
+        );
+        for (model, vectors) in (1..).zip(vectors) {
+            write!(
+                sql,
+                "INSERT INTO otel_embeddings_{model} (text_id, embedding)
+                 SELECT text_id, '[1,0,0]' FROM otel_texts ORDER BY text_id LIMIT {vectors};"
+            )
+            .expect("a string");
+        }
+        client.batch_execute(&sql).await.expect("as an earlier version left it");
+        database.migrate().await.expect("migrates");
+        let of = "SELECT coalesce(string_agg(model_id::text, ',' ORDER BY model_id), '') FROM otel_embedding_progress
+                  WHERE complete_at IS NOT NULL";
+        let seen: String = client.query_one(of, &[]).await.expect("progress").get(0);
+        assert_eq!(seen, complete, "{texts} texts, {vectors:?} vectors");
+    }
 }

@@ -13,8 +13,9 @@ use oneiric_otel_testkit::send::{Signal, send_once};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 
 use crate::latency::{Latencies, Quantiles};
 use crate::standard;
@@ -23,8 +24,10 @@ use crate::standard;
 const AHEAD_BYTES: u64 = 1 << 30;
 /// Bytes of a span of the standard set, about.
 const SPAN_BYTES: u64 = 500;
-/// How long a sender waits after a refusal.
+/// How long a sender waits after a refusal that does not say for how long.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long it waits at most, whatever is said.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long one request is tried.
 const GIVE_UP_AFTER: Duration = Duration::from_mins(2);
 
@@ -170,9 +173,15 @@ pub(crate) async fn deliver(client: &mut tonic::client::Grpc<Channel>, signal: S
             Ok(rejected) => bail!("{rejected} records were rejected"),
             Err(status) if status.code() == Code::Unavailable && began.elapsed() < GIVE_UP_AFTER => {
                 refused += 1;
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(pause_after(&status)).await;
             }
             Err(status) => return Err(status).context("a request was refused"),
         }
     }
+}
+
+/// As long as the server asks for, which is what exporters do: sending a request again at once costs both sides its bytes.
+fn pause_after(refusal: &Status) -> Duration {
+    let asked = refusal.get_details_retry_info().and_then(|info| info.retry_delay);
+    asked.unwrap_or(PAUSE).min(LONGEST_PAUSE)
 }

@@ -10,17 +10,18 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::aligned::Aligned;
 use crate::pointwise::{LANES, softmax_row};
 
 /// Memory that attention works in, kept between calls.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// Keys of a head, a column per piece, filled up with zeros to a multiple of [`LANES`] pieces.
-    keys: Vec<f32>,
+    /// Keys of a head, a column per piece, filled up with anything to a multiple of [`LANES`] pieces.
+    keys: Aligned<f32>,
     /// Values of a head, a row per piece, filled up likewise.
-    values: Vec<f32>,
-    scores: Vec<f32>,
-    gathered: Vec<f32>,
+    values: Aligned<f32>,
+    scores: Aligned<f32>,
+    gathered: Aligned<f32>,
 }
 
 /// One text: rows of the queries, keys and values of all heads beside each other.
@@ -52,19 +53,18 @@ impl WithSimd for Attention<'_> {
         let Memory { keys, values, scores, gathered } = memory;
         let (rows, step) = (attended.len() / hidden, hidden * 3);
         let (columns, wide) = (rows.next_multiple_of(LANES), width.next_multiple_of(LANES));
-        keys.clear();
-        keys.resize(width * columns, 0.0);
-        values.clear();
-        values.resize(rows * wide, 0.0);
-        scores.resize(rows * columns, 0.0);
-        gathered.resize(rows * wide, 0.0);
+        let (keys, values) = (keys.first(width * columns), values.first(rows * wide));
+        let (scores, gathered) = (scores.first(rows * columns), gathered.first(rows * wide));
         let scale = 1.0 / (width as f32).sqrt();
 
         for start in (0..hidden).step_by(width) {
-            for (component, keys) in keys.chunks_exact_mut(columns).enumerate() {
-                let from = query_key_value[hidden + start + component..].iter().step_by(step);
-                for (key, from) in keys.iter_mut().zip(from) {
-                    *key = from * scale;
+            // Some pieces at a time, so that what is read again for the next component is still in the cache.
+            for (pieces, first) in query_key_value.chunks(LANES * step).zip((0..).step_by(LANES)) {
+                for component in 0..width {
+                    let from = pieces[hidden + start + component..].iter().step_by(step);
+                    for (key, from) in keys[component * columns + first..][..LANES].iter_mut().zip(from) {
+                        *key = from * scale;
+                    }
                 }
             }
             for (values, from) in values.chunks_exact_mut(wide).zip(query_key_value.chunks_exact(step)) {

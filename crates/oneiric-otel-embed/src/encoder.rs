@@ -8,6 +8,7 @@
 use pulp::Arch;
 
 use crate::LoadError;
+use crate::aligned::Aligned;
 use crate::attention::{self, Attention};
 use crate::config::Config;
 use crate::linear::{Arithmetic, Linear, Scratch};
@@ -48,11 +49,11 @@ struct Norm {
 /// Memory that the forward pass works in, kept between calls because fresh pages cost more than small texts.
 #[derive(Default)]
 pub(crate) struct Workspace {
-    states: Vec<f32>,
-    query_key_value: Vec<f32>,
-    attended: Vec<f32>,
+    states: Aligned<f32>,
+    query_key_value: Aligned<f32>,
+    attended: Aligned<f32>,
     attention: attention::Memory,
-    widened: Vec<f32>,
+    widened: Aligned<f32>,
     scratch: Scratch,
 }
 
@@ -104,10 +105,10 @@ impl Encoder {
         let hidden = self.config.hidden;
         let rows = texts.iter().map(|text| text.len()).sum::<usize>();
         let Workspace { states, query_key_value, attended, attention, widened, scratch } = workspace;
-        let states = sized(states, rows * hidden);
-        let query_key_value = sized(query_key_value, rows * hidden * 3);
-        let attended = sized(attended, rows * hidden);
-        let widened = sized(widened, rows * self.config.intermediate);
+        let states = states.first(rows * hidden);
+        let query_key_value = query_key_value.first(rows * hidden * 3);
+        let attended = attended.first(rows * hidden);
+        let widened = widened.first(rows * self.config.intermediate);
 
         self.embed_pieces(texts, states);
         for layer in &self.layers {
@@ -198,12 +199,4 @@ impl Norm {
     fn apply(&self, arch: Arch, rows: &mut [f32]) {
         normalise_rows(arch, rows, &self.scale, &self.shift, self.epsilon);
     }
-}
-
-/// The first `length` values of `memory`, which grows if it must; what they hold is left over from earlier use.
-fn sized(memory: &mut Vec<f32>, length: usize) -> &mut [f32] {
-    if memory.len() < length {
-        memory.resize(length, 0.0);
-    }
-    &mut memory[..length]
 }

@@ -6,6 +6,7 @@
 //!
 //! Knows nothing of traces, stores or queues: texts go in, vectors come out, through [`MiniLm::embed`].
 
+mod aligned;
 mod attention;
 mod chunk;
 mod config;

@@ -1,4 +1,4 @@
-//! Matrix products in f32: the one place that leaves safe Rust, behind an interface that checks every bound.
+//! Matrix products in f32: one of the three places that leave safe Rust, behind an interface that checks every bound.
 //!
 //! Promises that a row of the result has the same bits whatever the other rows are, as long as there are two rows or
 //! more, since every element is one chain of fused multiply-adds along a depth of at most [`DEPTH`].

@@ -101,7 +101,14 @@ pub(crate) fn softmax_row(row: &mut [f32]) {
             highest[lane] = if block[lane] > highest[lane] { block[lane] } else { highest[lane] };
         }
     }
-    let highest = highest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            highest[lane] = if highest[lane + half] > highest[lane] { highest[lane + half] } else { highest[lane] };
+        }
+        half /= 2;
+    }
+    let highest = rest.iter().fold(highest[0], |highest, value| if *value > highest { *value } else { highest });
     for value in row.iter_mut() {
         *value = exp_of_negative(*value - highest);
     }

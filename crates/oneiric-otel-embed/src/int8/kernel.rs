@@ -1,4 +1,4 @@
-//! Products of whole numbers: rows of u8 by panels of i8, summed in i32. One of the two places that leave safe Rust, behind
+//! Products of whole numbers: rows of u8 by panels of i8, summed in i32. One of the three places that leave safe Rust, behind
 //! an interface that checks every bound.
 //!
 //! Promises the same sums with all instructions, since sums of whole numbers do not depend on their order.
@@ -7,11 +7,12 @@
 
 #![allow(unsafe_code)]
 
+use super::amx::{self, Tiles};
 use crate::instructions::Instructions;
 
 /// Columns of a panel.
 pub(crate) const WIDTH: usize = 48;
-/// Rows have a multiple of so many values: what the fastest instruction multiplies and adds up at once.
+/// Rows of a panel that stand together: what an instruction multiplies and adds up at once.
 pub(crate) const GROUP: usize = 4;
 /// Deepest product whose sums are sure to fit: 255 x 127 x 65536 is below 2^31.
 pub(crate) const DEEPEST: usize = 65_536;
@@ -26,7 +27,17 @@ impl Kernel {
         instructions.is_available().then_some(Self(instructions))
     }
 
-    /// Where in a panel the value of row `depth` and column `column` stands. A panel has a multiple of [`GROUP`] rows.
+    /// Rows have a multiple of so many values, and a panel of so many rows: zeros fill them up.
+    pub(crate) fn depth_step(self) -> usize {
+        if self.0 == Instructions::Amx { amx::DEPTH } else { GROUP }
+    }
+
+    /// A multiple of so many rows is multiplied at a time: any rows fill them up.
+    pub(crate) fn row_step(self) -> usize {
+        if self.0 == Instructions::Amx { amx::ROWS } else { 1 }
+    }
+
+    /// Where in a panel the value of row `depth` and column `column` stands.
     pub(crate) fn place(self, depth: usize, column: usize) -> usize {
         match self.0 {
             // Columns side by side, as a compiler vectorises it.
@@ -36,15 +47,31 @@ impl Kernel {
         }
     }
 
+    /// Gets the processor ready for some products on this thread.
+    pub(crate) fn run(self) -> Running {
+        Running { kernel: self, tiles: (self.0 == Instructions::Amx).then(Tiles::configure) }
+    }
+}
+
+/// A kernel that is ready, until it is dropped. There is one at a time on a thread.
+pub(crate) struct Running {
+    kernel: Kernel,
+    tiles: Option<Tiles>,
+}
+
+impl Running {
     /// Sets `sums`, rows of [`WIDTH`], to the product of `rows`, each of `depth` values, and a panel of `depth` rows.
     ///
     /// # Panics
     /// When the sizes do not fit together: errors in this crate, which must not become memory errors.
-    pub(crate) fn multiply(self, rows: &[u8], depth: usize, panel: &[i8], sums: &mut [i32]) {
+    pub(crate) fn multiply(&self, rows: &[u8], depth: usize, panel: &[i8], sums: &mut [i32]) {
         assert!(depth > 0 && depth.is_multiple_of(GROUP) && depth <= DEEPEST, "depth does not fit");
         assert!(panel.len() == depth * WIDTH && rows.len().is_multiple_of(depth), "sizes do not fit");
         assert!(sums.len() == rows.len() / depth * WIDTH, "sums do not fit");
-        match self.0 {
+        if let Some(tiles) = &self.tiles {
+            return tiles.multiply(rows, depth, panel, sums);
+        }
+        match self.kernel.0 {
             // SAFETY: `new` has seen that the processor has the instructions, and the assertions above are what the
             // functions ask of the sizes.
             #[cfg(target_arch = "x86_64")]
@@ -213,10 +240,13 @@ mod x86 {
 }
 
 #[cfg(test)]
+#[expect(clippy::print_stderr, reason = "a test says what it cannot try")]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use proptest::prelude::*;
 
-    use super::{GROUP, Kernel, WIDTH};
+    use super::{GROUP, Kernel, WIDTH, amx};
     use crate::instructions::Instructions;
 
     fn kernels() -> impl Iterator<Item = (Instructions, Kernel)> {
@@ -245,16 +275,24 @@ mod tests {
             }
         }
         for (instructions, kernel) in kernels() {
-            let mut sums = vec![i32::MIN; count * WIDTH];
-            kernel.multiply(rows, depth, &panel(kernel, depth, &weight), &mut sums);
-            assert!(sums == expected, "{} with {count} rows of {depth}", instructions.as_str());
+            let (wide, all) = (depth.next_multiple_of(kernel.depth_step()), count.next_multiple_of(kernel.row_step()));
+            // What fills up a row is multiplied by zeros, and what fills up the rows is not looked at.
+            let mut filled = vec![201; all * wide];
+            for (row, filled) in rows.chunks(depth).zip(filled.chunks_mut(wide)) {
+                filled[..depth].copy_from_slice(row);
+            }
+            let panel = panel(kernel, wide, |row, column| if row < depth { weight(row, column) } else { 0 });
+            let mut sums = vec![i32::MIN; all * WIDTH];
+            kernel.run().multiply(&filled, wide, &panel, &mut sums);
+            let name = instructions.as_str();
+            assert!(sums[..expected.len()] == expected, "{name} with {count} rows of {depth}");
         }
     }
 
     proptest! {
         #[test]
         fn agrees_with_the_definition(
-            (depth, rows) in (1_usize..=40, 0_usize..=19).prop_flat_map(|(groups, rows)| {
+            (depth, rows) in (1_usize..=40, 0_usize..=49).prop_flat_map(|(groups, rows)| {
                 let depth = groups * GROUP;
                 (Just(depth), prop::collection::vec(any::<u8>(), depth * rows))
             }),
@@ -289,9 +327,61 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "sums do not fit")]
     fn refuses_to_write_beyond_the_sums() {
-        let kernel = Kernel::new(Instructions::detect()).expect("what was detected is there");
-        kernel.multiply(&[0; 8], 4, &[0; 4 * WIDTH], &mut [0; WIDTH]);
+        for (_, kernel) in kernels() {
+            let (depth, rows) = (kernel.depth_step(), kernel.row_step() * 2);
+            let (panel, mut sums) = (vec![0; depth * WIDTH], vec![0; (rows - 1) * WIDTH]);
+            let refused = catch_unwind(AssertUnwindSafe(|| {
+                kernel.run().multiply(&vec![0; depth * rows], depth, &panel, &mut sums);
+            }));
+            assert_eq!(refused.unwrap_err().downcast_ref(), Some(&"sums do not fit"));
+            // A panic leaves the thread as it was.
+            kernel.run().multiply(&vec![0; depth * rows], depth, &panel, &mut vec![0; rows * WIDTH]);
+        }
+    }
+
+    #[test]
+    fn amx_is_tried_where_there_is_amx() {
+        let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        if !(cpuinfo.contains("amx_tile") && cpuinfo.contains("amx_int8")) {
+            eprintln!("no AMX here: its products are not compared");
+            return;
+        }
+        // The processor has it; sandboxes may forbid it, and tools that simulate a processor may hide it.
+        let Some(kernel) = Kernel::new(Instructions::Amx) else {
+            eprintln!("no AMX for this process: its products are not compared");
+            return;
+        };
+        assert_eq!(Instructions::detect(), Instructions::Amx);
+        // Every thread has tiles of its own.
+        std::thread::scope(|scope| {
+            for value in 1..=4_u8 {
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let running = kernel.run();
+                        let mut sums = [0; amx::ROWS * WIDTH];
+                        running.multiply(
+                            &[value; amx::ROWS * amx::DEPTH],
+                            amx::DEPTH,
+                            &[-3; amx::DEPTH * WIDTH],
+                            &mut sums,
+                        );
+                        std::thread::yield_now();
+                        assert!(sums.iter().all(|sum| *sum == i32::from(value) * -192));
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn tiles_are_configured_once_at_a_time() {
+        let Some(kernel) = Kernel::new(Instructions::Amx) else {
+            return eprintln!("no AMX here: no tiles to configure");
+        };
+        let running = kernel.run();
+        assert!(catch_unwind(|| kernel.run()).is_err());
+        drop(running);
+        drop(kernel.run());
     }
 }

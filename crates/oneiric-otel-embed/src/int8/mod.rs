@@ -10,28 +10,29 @@
     reason = "a loop gets the wide instructions only inside the function compiled for them"
 )]
 
+mod amx;
+mod codes;
 mod kernel;
+mod sums;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Arch;
 
 use crate::LoadError;
+use crate::aligned::Aligned;
 use crate::instructions::Instructions;
 use crate::matmul::Before;
-use kernel::{GROUP, Kernel, WIDTH};
+pub(crate) use amx::{Amx, amx};
+use codes::{Code, Quantise, Round};
+use kernel::{Kernel, Running, WIDTH};
+use sums::{AddSums, Begin, Columns, PartSums};
 
 /// Inputs that share a scale. Fewer are more exact; each part costs a pass over the results. Sums of so many products are
 /// below 2^24, where floats are exact.
 const PART: usize = 192;
+/// Parts whose sums become floats together, which saves passes over the results.
+const TOGETHER: usize = 2;
 /// Rows whose sums are computed before they become floats: few enough that the sums stay in the first-level cache.
 const ROWS: usize = 32;
-/// The greatest weight: symmetric, so that no weight has a zero point.
-const GREATEST_WEIGHT: f32 = 127.0;
-/// The greatest byte of an input.
-const GREATEST_INPUT: f32 = 255.0;
-/// The least scale, for rows that are all zero.
-const LEAST_SCALE: f32 = 1e-30;
-/// Adding it rounds to a whole number, ties to even, which then stands in the lowest bits.
-const ROUND: f32 = 12_582_912.0;
 
 /// The arithmetic on this processor.
 #[derive(Debug, Clone, Copy)]
@@ -57,30 +58,22 @@ impl Int8 {
 pub(crate) struct Weights {
     int8: Int8,
     inputs: usize,
+    parts: Vec<Part>,
     /// For each [`WIDTH`] outputs, the last filled up with zeros, a panel per part.
-    panels: Vec<i8>,
-    /// For each part and output, what a weight of 1 stands for.
-    scales: Vec<f32>,
-    /// For each part and output, the sum of its weights: a whole number.
-    sums: Vec<f32>,
+    panels: Aligned<i8>,
+    /// For each [`WIDTH`] outputs and each part.
+    columns: Vec<Columns>,
 }
 
 /// Memory that layers work in, kept between calls.
 #[derive(Default)]
 pub(crate) struct Scratch {
     /// For each part, its bytes of all rows.
-    bytes: Vec<u8>,
+    bytes: Aligned<u8>,
     /// For each part, what they stand for in each row.
     codes: Vec<Code>,
-    sums: Vec<i32>,
-}
-
-/// What bytes stand for: `scale * (byte - zero)`.
-#[derive(Clone, Copy)]
-struct Code {
-    scale: f32,
-    /// A whole number.
-    zero: f32,
+    /// For each of some parts, [`ROWS`] of [`WIDTH`].
+    sums: Aligned<i32>,
 }
 
 /// Some inputs, one after the other.
@@ -88,15 +81,8 @@ struct Code {
 struct Part {
     first: usize,
     inputs: usize,
-    /// Bytes of a row: `inputs` and zeros up to a multiple of [`GROUP`].
+    /// Bytes of a row: `inputs`, and zeros up to what the kernel takes at a time.
     depth: usize,
-}
-
-fn parts(inputs: usize) -> impl Iterator<Item = Part> {
-    (0..inputs).step_by(PART).map(move |first| {
-        let inputs = PART.min(inputs - first);
-        Part { first, inputs, depth: inputs.next_multiple_of(GROUP) }
-    })
 }
 
 impl Weights {
@@ -106,202 +92,114 @@ impl Weights {
     /// The number of an output with a weight that is not finite.
     pub(crate) fn new(int8: Int8, weights: &[f32], outputs: usize) -> Result<Self, usize> {
         let inputs = weights.len() / outputs;
-        let depth: usize = parts(inputs).map(|part| part.depth).sum();
-        let mut panels = vec![0; outputs.div_ceil(WIDTH) * WIDTH * depth];
-        let parts_count = inputs.div_ceil(PART);
-        let (mut scales, mut sums) = (vec![0.0; parts_count * outputs], vec![0.0; parts_count * outputs]);
+        let part = |first| {
+            let inputs = PART.min(inputs - first);
+            Part { first, inputs, depth: inputs.next_multiple_of(int8.kernel.depth_step()) }
+        };
+        let parts: Vec<Part> = (0..inputs).step_by(PART).map(part).collect();
+        let depth: usize = parts.iter().map(|part| part.depth).sum();
+        let mut panels = Aligned::new(outputs.div_ceil(WIDTH) * WIDTH * depth);
+        let no_columns = Columns { scales: [0.0; WIDTH], sums: [0.0; WIDTH] };
+        let mut columns = vec![no_columns; outputs.div_ceil(WIDTH) * parts.len()];
         let mut bytes = [0_i8; PART];
         for (output, row) in weights.chunks_exact(inputs).enumerate() {
-            let panel = &mut panels[output / WIDTH * WIDTH * depth..][..WIDTH * depth];
-            for (index, part) in parts(inputs).enumerate() {
+            let (index, column) = (output / WIDTH, output % WIDTH);
+            let panel = &mut panels.values_mut()[index * WIDTH * depth..][..WIDTH * depth];
+            for (part, columns) in parts.iter().zip(&mut columns[index * parts.len()..]) {
                 let bytes = &mut bytes[..part.inputs];
                 let scale = int8.arch.dispatch(Round { weights: &row[part.first..][..part.inputs], bytes });
                 let panel = &mut panel[part.first * WIDTH..][..part.depth * WIDTH];
                 for (input, byte) in bytes.iter().enumerate() {
-                    panel[int8.kernel.place(input, output % WIDTH)] = *byte;
+                    panel[int8.kernel.place(input, column)] = *byte;
                 }
-                scales[index * outputs + output] = scale.ok_or(output)?;
-                sums[index * outputs + output] = bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>() as f32;
+                columns.scales[column] = scale.ok_or(output)?;
+                columns.sums[column] = bytes.iter().map(|byte| i32::from(*byte)).sum::<i32>() as f32;
             }
         }
-        Ok(Self { int8, inputs, panels, scales, sums })
+        Ok(Self { int8, inputs, parts, panels, columns })
     }
 
     /// Writes the layer's answer for the rows of `input`, with a bias per output, to `out`, or adds it.
     pub(crate) fn apply(&self, input: &[f32], bias: &[f32], out: &mut [f32], before: Before, scratch: &mut Scratch) {
-        let (rows, outputs) = (input.len() / self.inputs, bias.len());
         let Int8 { kernel, arch } = self.int8;
-        let depth: usize = parts(self.inputs).map(|part| part.depth).sum();
+        let rows = input.len() / self.inputs;
+        let depth: usize = self.parts.iter().map(|part| part.depth).sum();
+        let filled = rows.next_multiple_of(kernel.row_step());
         let Scratch { bytes, codes, sums } = scratch;
-        bytes.resize(rows * depth, 0);
+        let bytes = bytes.first(filled * depth);
         codes.clear();
-        arch.dispatch(Quantise { input, inputs: self.inputs, bytes, codes });
-        sums.resize(ROWS * WIDTH, 0);
-        arch.dispatch(AddBias { bias, before, out });
-        for (panel, first) in self.panels.chunks_exact(depth * WIDTH).zip((0..).step_by(WIDTH)) {
-            let width = WIDTH.min(outputs - first);
-            for (index, part) in parts(self.inputs).enumerate() {
-                let panel = &panel[part.first * WIDTH..][..part.depth * WIDTH];
-                let bytes = &bytes[part.first * rows..][..part.depth * rows];
-                let own = index * outputs + first..index * outputs + first + width;
-                let (scales, weight_sums) = (&self.scales[own.clone()], &self.sums[own]);
-                let blocks = bytes
-                    .chunks(ROWS * part.depth)
-                    .zip(codes[index * rows..][..rows].chunks(ROWS))
-                    .zip(out.chunks_mut(ROWS * outputs));
-                for ((bytes, codes), out) in blocks {
-                    let sums = &mut sums[..codes.len() * WIDTH];
-                    kernel.multiply(bytes, part.depth, panel, sums);
-                    arch.dispatch(AddSums { sums, codes, scales, weight_sums, out: &mut out[first..], outputs });
-                }
+        arch.dispatch(Quantise { input, inputs: self.inputs, parts: &self.parts, rows: filled, bytes, codes });
+        let sums = sums.first(TOGETHER * ROWS * WIDTH);
+        let mut work = Work { running: kernel.run(), arch, rows, filled, bytes, codes, sums, out, outputs: bias.len() };
+        let panels = self.panels.values().chunks_exact(depth * WIDTH).zip(self.columns.chunks_exact(self.parts.len()));
+        for ((panel, columns), (first, bias)) in panels.zip((0..).step_by(WIDTH).zip(bias.chunks(WIDTH))) {
+            let width = bias.len();
+            let mut own_bias = [0.0; WIDTH];
+            own_bias[..width].copy_from_slice(bias);
+            let mut begin = match before {
+                Before::Replace => Begin::Bias(&own_bias),
+                Before::Add => Begin::AddBias(&own_bias),
+            };
+            for (parts, columns) in self.parts.chunks(TOGETHER).zip(columns.chunks(TOGETHER)) {
+                work.add(Strip { panel, parts, columns, first, width, begin });
+                begin = Begin::Before;
             }
         }
     }
 }
 
-/// Rounds weights to bytes. Gives what a byte of 1 stands for; none when a weight is not finite.
-struct Round<'a> {
-    weights: &'a [f32],
-    bytes: &'a mut [i8],
-}
-
-impl WithSimd for Round<'_> {
-    type Output = Option<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Option<f32> {
-        let (least, greatest) = extremes(simd, self.weights);
-        let scale = (greatest.max(-least) / GREATEST_WEIGHT).max(LEAST_SCALE);
-        let factor = 1.0 / scale;
-        let mut finite = scale.is_finite();
-        for (byte, weight) in self.bytes.iter_mut().zip(self.weights) {
-            finite &= weight.is_finite();
-            *byte = rounded(weight * factor).clamp(-127, 127) as i8;
-        }
-        finite.then_some(scale)
-    }
-}
-
-/// Rounds rows of inputs to bytes, part by part.
-struct Quantise<'a> {
-    input: &'a [f32],
-    inputs: usize,
-    bytes: &'a mut [u8],
-    codes: &'a mut Vec<Code>,
-}
-
-impl WithSimd for Quantise<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let rows = self.input.len() / self.inputs;
-        for part in parts(self.inputs) {
-            let bytes = &mut self.bytes[part.first * rows..][..part.depth * rows];
-            for (row, bytes) in self.input.chunks_exact(self.inputs).zip(bytes.chunks_exact_mut(part.depth)) {
-                let row = &row[part.first..][..part.inputs];
-                let (bytes, padding) = bytes.split_at_mut(part.inputs);
-                self.codes.push(quantise(simd, row, bytes));
-                padding.fill(0);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn quantise<S: Simd>(simd: S, row: &[f32], bytes: &mut [u8]) -> Code {
-    let (least, greatest) = extremes(simd, row);
-    let scale = ((greatest - least) / GREATEST_INPUT).max(LEAST_SCALE);
-    let factor = 1.0 / scale;
-    let zero = rounded(-least * factor) as f32;
-    let zero_and_round = ROUND + zero;
-    for (byte, value) in bytes.iter_mut().zip(row) {
-        let place = (value * factor + zero_and_round).to_bits().wrapping_sub(ROUND.to_bits()) as i32;
-        *byte = place.clamp(0, 255) as u8;
-    }
-    Code { scale, zero }
-}
-
-/// Begins every row of the results: with the bias alone, or with what is there and the bias.
-struct AddBias<'a> {
-    bias: &'a [f32],
-    before: Before,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for AddBias<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for row in self.out.chunks_exact_mut(self.bias.len()) {
-            match self.before {
-                Before::Replace => row.copy_from_slice(self.bias),
-                Before::Add => row.iter_mut().zip(self.bias).for_each(|(value, bias)| *value += bias),
-            }
-        }
-    }
-}
-
-/// Adds what sums of products stand for to the results.
-struct AddSums<'a> {
-    /// Rows of [`WIDTH`].
-    sums: &'a [i32],
+/// A layer at work on some rows.
+struct Work<'a> {
+    running: Running,
+    arch: Arch,
+    rows: usize,
+    /// Rows of bytes: `rows`, filled up to what the kernel multiplies at a time.
+    filled: usize,
+    bytes: &'a [u8],
     codes: &'a [Code],
-    scales: &'a [f32],
-    weight_sums: &'a [f32],
-    /// From the first output of the panel on.
+    sums: &'a mut [i32],
     out: &'a mut [f32],
     outputs: usize,
 }
 
-impl WithSimd for AddSums<'_> {
-    type Output = ();
+/// Some parts of one panel.
+#[derive(Clone, Copy)]
+struct Strip<'a> {
+    panel: &'a [i8],
+    /// [`TOGETHER`] of them, or one.
+    parts: &'a [Part],
+    /// Of each part.
+    columns: &'a [Columns],
+    /// Its first output.
+    first: usize,
+    /// Its outputs.
+    width: usize,
+    begin: Begin<'a>,
+}
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let width = self.scales.len();
-        // The last row ends where the results do, not where a row of them would.
-        let rows = self.sums.chunks_exact(WIDTH).zip(self.codes).zip(self.out.chunks_mut(self.outputs));
-        if let (Ok(scales), Ok(weight_sums)) =
-            (<&[f32; WIDTH]>::try_from(self.scales), <&[f32; WIDTH]>::try_from(self.weight_sums))
-        {
-            for ((sums, code), out) in rows {
-                add_sums(sums, *code, scales, weight_sums, &mut out[..WIDTH]);
+impl Work<'_> {
+    /// Adds the products of all rows with the strip.
+    fn add(&mut self, strip: Strip<'_>) {
+        for start in (0..self.rows).step_by(ROWS) {
+            let (end, filled) = (self.rows.min(start + ROWS), self.filled.min(start + ROWS));
+            for (part, sums) in strip.parts.iter().zip(self.sums.chunks_exact_mut(ROWS * WIDTH)) {
+                let bytes = &self.bytes[part.first * self.filled..][start * part.depth..filled * part.depth];
+                let panel = &strip.panel[part.first * WIDTH..][..part.depth * WIDTH];
+                self.running.multiply(bytes, part.depth, panel, &mut sums[..(filled - start) * WIDTH]);
             }
-        } else {
-            for ((sums, code), out) in rows {
-                add_sums(&sums[..width], *code, self.scales, self.weight_sums, &mut out[..width]);
+            let part = |index: usize| PartSums {
+                codes: &self.codes[strip.parts[index].first / PART * self.rows..][start..end],
+                columns: &strip.columns[index],
+                sums: &self.sums[index * ROWS * WIDTH..][..ROWS * WIDTH],
+            };
+            let Strip { begin, width, .. } = strip;
+            let (out, outputs) = (&mut self.out[start * self.outputs + strip.first..], self.outputs);
+            match strip.parts.len() {
+                1 => self.arch.dispatch(AddSums { parts: [part(0)], begin, out, outputs, width }),
+                _ => self.arch.dispatch(AddSums { parts: [part(0), part(1)], begin, out, outputs, width }),
             }
         }
     }
-}
-
-#[inline(always)]
-fn add_sums(sums: &[i32], code: Code, scales: &[f32], weight_sums: &[f32], out: &mut [f32]) {
-    for (((out, sum), scale), weight_sum) in out.iter_mut().zip(sums).zip(scales).zip(weight_sums) {
-        *out += (*sum as f32 - code.zero * weight_sum) * (code.scale * scale);
-    }
-}
-
-/// The nearest whole number, ties to even, of a number below 2^22.
-#[inline(always)]
-fn rounded(value: f32) -> i32 {
-    (value + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i32
-}
-
-/// The least and the greatest of the values and 0. What is not a number may count for anything.
-#[inline(always)]
-fn extremes<S: Simd>(simd: S, values: &[f32]) -> (f32, f32) {
-    let (vectors, rest) = S::as_simd_f32s(values);
-    let (mut least, mut greatest) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
-    for vector in vectors {
-        least = simd.min_f32s(least, *vector);
-        greatest = simd.max_f32s(greatest, *vector);
-    }
-    let least = rest.iter().copied().fold(simd.reduce_min_f32s(least), f32::min);
-    let greatest = rest.iter().copied().fold(simd.reduce_max_f32s(greatest), f32::max);
-    (least, greatest)
 }
 
 #[cfg(test)]

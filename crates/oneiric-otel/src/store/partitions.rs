@@ -11,6 +11,7 @@ use tokio_postgres::types::Type;
 use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
+use super::roles::quoted;
 
 /// How long a note that a partition is written to is good for.
 const NOTED_FOR: Duration = Duration::from_mins(30);
@@ -221,15 +222,17 @@ impl Database {
         left_behind: bool,
     ) -> Result<String, StoreError> {
         let name = format!("{partition}{}", index.suffix());
+        // Somebody may have made the partition by hand, with any name.
+        let (quoted_name, partition) = (quoted(&name), quoted(partition));
         let builder = self.client().await?;
         if left_behind {
-            builder.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.\"{name}\"")).await?;
+            builder.batch_execute(&format!("DROP INDEX CONCURRENTLY IF EXISTS otel.{quoted_name}")).await?;
         }
         let definition = index.definition();
-        let create = format!("CREATE INDEX CONCURRENTLY \"{name}\" ON otel.\"{partition}\" {definition}");
+        let create = format!("CREATE INDEX CONCURRENTLY {quoted_name} ON otel.{partition} {definition}");
         builder.batch_execute(&create).await?;
         // Of an expression the planner knows nothing before.
-        builder.batch_execute(&format!("ANALYZE otel.\"{partition}\"")).await?;
+        builder.batch_execute(&format!("ANALYZE otel.{partition}")).await?;
         tracing::info!(index = name, "built an index of a partition whose time has passed");
         Ok(name)
     }

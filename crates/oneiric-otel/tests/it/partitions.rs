@@ -30,3 +30,21 @@ async fn a_partition_whose_index_cannot_be_built_does_not_stop_the_others() {
         "the next call goes on"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_made_by_hand_with_an_odd_name_gets_its_indexes() {
+    let scene = Scene::new().await;
+    let client = scene.bench.test.client().await;
+    let made = r#"CREATE TABLE "odd; ""name" PARTITION OF otel_logs FOR VALUES FROM ('2025-03-01 00:00:00+00') TO ('2025-03-02 00:00:00+00');
+                  CREATE TABLE "odd; name" PARTITION OF otel_logs FOR VALUES FROM ('2025-03-02 00:00:00+00') TO ('2025-03-03 00:00:00+00')"#;
+    client.batch_execute(made).await.unwrap();
+    // An index that a build left behind when it was cut off is made anew.
+    let left_behind = r#"CREATE INDEX "odd; ""name_words" ON "odd; ""name" (body);
+                         UPDATE pg_index SET indisvalid = false WHERE indexrelid = '"odd; ""name_words"'::regclass"#;
+    client.batch_execute(left_behind).await.unwrap();
+    let mut built = scene.bench.store.close_partitions().await.unwrap();
+    built.retain(|index| index.starts_with("odd"));
+    built.sort();
+    assert_eq!(built, ["odd; \"name_template", "odd; \"name_words", "odd; name_template", "odd; name_words"]);
+    assert_eq!(scene.bench.store.close_partitions().await.unwrap(), [""; 0], "they are there");
+}

@@ -84,6 +84,7 @@ const REQUIRED: &[Migration] = &[
         include_str!("../../migrations/required/0020_embedding_fallback.sql"),
     )
     .works_with(12),
+    Migration::required(26, "spools", include_str!("../../migrations/required/0026_spools.sql")).works_with(12),
 ];
 
 const DEFERRED: &[Migration] = &[

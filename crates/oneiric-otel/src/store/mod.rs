@@ -40,6 +40,7 @@ pub(crate) mod sample;
 pub(crate) mod search;
 pub(crate) mod span_list;
 mod spans;
+mod spools;
 pub(crate) mod sql;
 pub(crate) mod template_vectors;
 pub(crate) mod templates;
@@ -59,6 +60,7 @@ pub use fallback::Fallback;
 pub use migrate::{MigrationState, SCHEMA_VERSION};
 pub use read::Stored;
 pub use roles::{Granted, Grantees};
+pub use spools::SpoolNote;
 pub use sql::{SqlColumn, SqlError, SqlReader, Truncated, reader_grants};
 pub use templates::TemplateCounts;
 

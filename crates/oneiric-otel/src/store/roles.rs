@@ -59,7 +59,7 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
     ("SELECT, INSERT, UPDATE", &["otel_traces", "otel_trace_keys", "otel_texts"]),
     ("SELECT, INSERT, UPDATE", &["otel_metric_rollups", "otel_metric_hours"]),
     ("SELECT, INSERT, DELETE", &["otel_metric_touches"]),
-    ("SELECT, INSERT, UPDATE, DELETE", &["otel_embedding_fallback"]),
+    ("SELECT, INSERT, UPDATE, DELETE", &["otel_embedding_fallback", "otel_spools"]),
     ("SELECT, UPDATE", &["otel_metric_rollup_state"]),
     ("SELECT, INSERT, DELETE", &["otel_ingest_ledger", "otel_trace_texts"]),
     (

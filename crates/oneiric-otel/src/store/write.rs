@@ -32,6 +32,7 @@ use super::dimensions::Dimensions;
 use super::error::{ErrorClass, StoreError};
 use super::partitions::Partitions;
 use super::rows;
+use super::spools::{COUNTS, in_no_spool_before};
 use super::templates::{KnownTemplates, TemplateCounts, store_templates};
 use crate::otlp::Signal;
 use crate::otlp::canonical::Hash128;
@@ -328,13 +329,17 @@ impl Table {
 }
 
 impl Database {
-    /// Forgets requests that came longer ago than `age`: sent again after that, their log records are stored again.
-    /// Returns how many were forgotten.
+    /// Forgets requests that were stored longer ago than `age`, and before all that may wait in a spool: sent again after that,
+    /// their log records are stored again. Returns how many were forgotten.
     pub async fn forget_requests(&self, age: Duration) -> Result<u64, StoreError> {
-        let sql = "WITH gone AS (DELETE FROM otel.otel_ingest_ledger
-                                 WHERE received_at < now() - $1 * interval '1 second' RETURNING 1)
-                   SELECT count(*) FROM gone";
-        let row = self.query_one(sql, &[(&age.as_secs_f64(), Type::FLOAT8)]).await?;
+        let sql = format!(
+            "WITH silent AS (DELETE FROM otel.otel_spools s WHERE NOT ({COUNTS})),
+                  gone AS (DELETE FROM otel.otel_ingest_ledger
+                           WHERE received_at < least(now() - $1 * interval '1 second', {}) RETURNING 1)
+             SELECT count(*) FROM gone",
+            in_no_spool_before()
+        );
+        let row = self.query_one(&sql, &[(&age.as_secs_f64(), Type::FLOAT8)]).await?;
         Ok(row.get::<_, i64>(0).unsigned_abs())
     }
 }

@@ -1,7 +1,7 @@
 //! What is done by the hour: partitions ahead of time, the indexes that may take long, retention, and the end of what need
 //! not be remembered.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span};
@@ -11,7 +11,7 @@ use crate::pipeline::Ingest;
 use crate::retention::RetentionOptions;
 use crate::self_trace;
 use crate::store::retention::{CollectionOutcome, CollectionRun, RetentionOutcome, RetentionRun};
-use crate::store::{Database, ErrorClass, Lease};
+use crate::store::{Database, ErrorClass, Lease, SpoolNote, StoreError};
 
 /// How long dead letters are kept that were stored after all.
 const KEEP_PROCESSED_LETTERS: Duration = Duration::from_hours(30 * 24);
@@ -82,10 +82,18 @@ pub(super) async fn maintain(database: Database, ingest: Ingest, upkeep: Upkeep,
             Err(error) => tracing::warn!(%error, "deferred migrations wait for the next start"),
         }
         let lease = Lease::new(database.clone(), "maintenance", upkeep.options.lease);
+        let (note, mut said): (SpoolNote, Option<Instant>) = (SpoolNote::default(), None);
         let mut seen = 0;
         // At the start whenever it was done last, since this program may have more to do.
         let mut since = Duration::ZERO;
         loop {
+            // Before requests are forgotten, by whomever.
+            if said.is_none_or(|said| said.elapsed() >= upkeep.options.every) {
+                match say_what_waits(&database, &ingest, note, upkeep.remember_requests).await {
+                    Ok(()) => said = Some(Instant::now()),
+                    Err(error) => tracing::warn!(%error, "the database could not be told what waits in the spool"),
+                }
+            }
             match lease.take(since).await {
                 Ok(true) => {
                     let received = ingest.counts().requests_of_others();
@@ -108,12 +116,29 @@ pub(super) async fn maintain(database: Database, ingest: Ingest, upkeep: Upkeep,
     stop.run_until_cancelled(work).await;
 }
 
-/// What waits in the spool may have been written before a crash: its requests must not be forgotten before they are
-/// recognised.
-fn remember_requests(ingest: &Ingest, remember: Duration) -> Duration {
-    /// Between the clocks of this machine and of the database.
-    const MARGIN: Duration = Duration::from_hours(24);
-    age_of_spool(ingest).map_or(Duration::ZERO, |age| age + MARGIN).max(remember)
+/// Says in the database what waits in our spool, where there is one.
+async fn say_what_waits(
+    database: &Database,
+    ingest: &Ingest,
+    note: SpoolNote,
+    remember: Duration,
+) -> Result<(), StoreError> {
+    let status = ingest.status();
+    if status.spool.is_none() {
+        return Ok(());
+    }
+    let oldest = age_of_spool(ingest);
+    if let Some(age) = oldest
+        && age > remember
+    {
+        tracing::warn!(
+            spool_age_hours = age.as_secs() / 3600,
+            remembered_hours = remember.as_secs() / 3600,
+            "requests wait in the spool for longer than stored ones are remembered: where they were stored before and this \
+             process was away since, their log records are stored twice"
+        );
+    }
+    note.say(database, oldest).await
 }
 
 /// How long the oldest request waits in the spool.
@@ -202,7 +227,7 @@ async fn maintain_once(database: &Database, ingest: &Ingest, remember: Duration)
         Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
         Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
     }
-    match database.forget_requests(remember_requests(ingest, remember)).await {
+    match database.forget_requests(remember).await {
         Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
         Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
     }

@@ -34,6 +34,7 @@ mod scene;
 mod search;
 mod span_list;
 mod spooling;
+mod spools;
 mod sql;
 mod sql_attacks;
 mod storage;

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use oneiric_otel::forward::{ForwardCounts, ForwardLane, ForwardStatus};
 use oneiric_otel::pipeline::{BreakerState, IngestStatus, Latencies};
 use oneiric_otel::query::{CacheCounts, QuestionVectorCounts};
+use oneiric_otel::store::Collecting;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -88,6 +89,9 @@ impl Collector for Snapshot {
             let again = census.model_change.as_ref().map_or(0, |change| change.texts_left);
             page.gauge("texts_to_embed_again", "Of them, those that have one of the model before", again as f64)?;
             page.gauge("dead_letters", "Dead letters in the database, not processed", census.dead_letters as f64)?;
+            if let Some(collecting) = &census.collecting {
+                page.collecting(collecting)?;
+            }
         }
         Ok(())
     }
@@ -185,6 +189,23 @@ impl Page<'_> {
         self.gauges("forward_spool_entries", "Requests that wait to be passed on", "signal", &entries)?;
         self.gauge("forward_spool_bytes", "Bytes of their files", spool.bytes as f64)?;
         self.gauge("forward_quarantine_bytes", "Bytes of refused requests", spool.quarantine_bytes as f64)
+    }
+
+    fn collecting(&mut self, collecting: &Collecting) -> fmt::Result {
+        let collected =
+            collecting.collected.iter().map(|(table, rows)| (table.as_str(), rows.unsigned_abs())).collect();
+        self.counters("collected_rows", "Rows deleted that nothing referred to any more", "table", &collected)?;
+        if let Some(at) = collecting.looked_at {
+            let help = "When such rows were last looked for";
+            self.gauge("collection_last_run_timestamp_seconds", help, at.as_duration().as_secs_f64())?;
+        }
+        self.gauge(
+            "collection_waits",
+            "What that run waited for, such as an index",
+            collecting.waits_for.len() as f64,
+        )?;
+        let is_held_back = f64::from(u8::from(collecting.held_back.is_some()));
+        self.gauge("collection_held_back", "Whether that run could not tell what is in use", is_held_back)
     }
 
     fn question_vectors(&mut self, vectors: &QuestionVectorCounts) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use oneiric_otel::store::{Census, Database, DatabaseStatus, Fallback, MANY_DEAD_LETTERS};
+use oneiric_otel::store::{Census, Collecting, Database, DatabaseStatus, Fallback, MANY_DEAD_LETTERS};
 use serde::Serialize;
 
 use super::Ending;
@@ -186,6 +186,19 @@ fn tell_server(server: &Report, row: &mut impl FnMut(&str, String)) {
     );
 }
 
+fn tell_collecting(collecting: &Collecting) -> String {
+    let Some(at) = collecting.looked_at else { return "never run".to_owned() };
+    let rows: i64 = collecting.collected.values().sum();
+    let mut told = format!("last run {}; {rows} rows deleted that nothing referred to", moment::show_time(at));
+    if let Some(reason) = &collecting.held_back {
+        told.push_str(&format!("; nothing is retired: {reason}"));
+    }
+    if !collecting.waits_for.is_empty() {
+        told.push_str(&format!("; waits for {}", collecting.waits_for.join("; ")));
+    }
+    told
+}
+
 fn tell(health: &Health) -> String {
     let mut table = screen::table(&["what", "state"]);
     let mut row = |what: &str, state: String| {
@@ -230,6 +243,7 @@ fn tell(health: &Health) -> String {
             );
         }
         row("dead letters", telemetry.dead_letters.to_string());
+        row("collecting", telemetry.collecting.as_ref().map_or_else(|| "never run".to_owned(), tell_collecting));
     }
     let verdict = if health.healthy { "healthy\n".to_owned() } else { "unhealthy\n".to_owned() };
     let problems = health.problems.iter().map(|problem| format!("problem: {}\n", screen::clean(problem)));

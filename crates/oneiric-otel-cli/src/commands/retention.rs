@@ -1,14 +1,15 @@
 //! `retention`: what is kept how long, and dropping what is too old.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use comfy_table::{Cell, CellAlignment};
 use jiff::Timestamp;
 use oneiric_otel::store::StoreError;
 use oneiric_otel::store::retention::{
-    CollectedRows, CollectionOutcome, CollectionRun, DroppedPartition, LeftPartition, RetainedPartition,
-    RetentionOutcome, RetentionRun, RetentionState, TableRetention,
+    CollectedRows, CollectionOutcome, CollectionRun, CollectionState, DroppedPartition, LeftPartition,
+    RetainedPartition, RetentionOutcome, RetentionRun, RetentionState, TableRetention,
 };
 
 use super::Ending;
@@ -17,6 +18,9 @@ use crate::args::retention::{Retention, Run};
 use crate::backend::Backend;
 use crate::progress::Progress;
 use crate::{failure, moment, screen};
+
+/// How long a server that maintains the database is waited for.
+const SERVER_PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) async fn run(global: &Global, command: &Retention) -> Result<Ending> {
     let progress = Arc::new(Progress::new());
@@ -48,14 +52,19 @@ async fn apply(global: &Global, backend: &Backend, run: &Run, progress: &Progres
     } else {
         database.configure_retention(&options).await.map_err(explain)?;
         let at_once = RetentionRun { trust_clock: run.trust_clock, shortened_at_once: true, ..RetentionRun::default() };
-        progress.start("retention", None);
-        let outcome = database.run_retention(&at_once).await;
         let everything = CollectionRun { at_once: true, trust_clock: run.trust_clock, ..CollectionRun::default() };
-        let collected = match &outcome {
-            Ok(_) => Some(database.collect(&everything).await),
-            Err(_) => None,
+        progress.start("retention", None);
+        let work = async {
+            let outcome = database.run_retention(&at_once).await;
+            let collected = match &outcome {
+                Ok(_) => Some(database.collect(&everything).await),
+                Err(_) => None,
+            };
+            (outcome, collected)
         };
+        let done = database.maintain_alone(SERVER_PATIENCE, Box::pin(work)).await;
         progress.end();
+        let (outcome, collected) = done.map_err(explain)?;
         collection = collected.transpose().map_err(explain)?;
         outcome.map_err(explain)?
     };
@@ -145,6 +154,13 @@ fn text_of(state: &RetentionState) -> String {
     if state.collection.older_program {
         parts.push("nothing is retired: an older program wrote within two days\n".to_owned());
     }
+    let CollectionState { looked_at, held_back, waits_for, .. } = &state.collection;
+    parts.extend(looked_at.map(|at| format!("collecting was last run at {}\n", moment::show_minute(at))));
+    if !state.collection.older_program {
+        let told = held_back.iter().filter(|reason| Some(*reason) != state.held_back.as_ref());
+        parts.extend(told.map(|reason| format!("nothing is retired: {}\n", screen::clean(reason))));
+    }
+    parts.extend(waits_for.iter().map(|what| format!("collecting waits for {}\n", screen::clean(what))));
     parts.extend(collected_table(&state.collection.tables));
     if !state.dropped.is_empty() {
         parts.push("\ndropped, the latest first\n".to_owned());

@@ -71,6 +71,10 @@ impl Default for DeriveOptions {
     }
 }
 
+/// How long texts that describe no trace are left alone after all were looked at, and while some are left to look at: 2.8 million
+/// texts are looked at in a day.
+const CLEANING_PAUSE: Duration = Duration::from_mins(10);
+const CLEANING_GOES_ON: Duration = Duration::from_mins(1);
 /// The pause after some traces got new texts, and how often it is looked whether there are any to get some.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 const RENEWAL_CHECK: Duration = Duration::from_mins(1);
@@ -166,9 +170,13 @@ impl Deriver {
                 }
                 if Instant::now() >= next_cleaning {
                     self.database.forget_orphan_logs(self.options.orphan_age).await?;
+                    let mut pause = CLEANING_PAUSE;
                     match self.maintenance().collect_texts(text::TEXT_VERSION, collected_to).await {
                         Ok(collected) => {
                             collected_to = collected.next;
+                            if collected_to > 0 {
+                                pause = CLEANING_GOES_ON;
+                            }
                             if collected.texts > 0 {
                                 tracing::info!(
                                     texts = collected.texts,
@@ -181,7 +189,7 @@ impl Deriver {
                             tracing::warn!(%error, "texts that describe no trace any more could not be deleted");
                         }
                     }
-                    next_cleaning = Instant::now() + Duration::from_mins(10);
+                    next_cleaning = Instant::now() + pause;
                 }
                 Ok::<Derived, StoreError>(derived)
             };

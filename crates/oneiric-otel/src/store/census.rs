@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -9,6 +10,7 @@ use super::database::Database;
 use super::embeddings::CURRENT_MODELS;
 use super::error::StoreError;
 use super::fallback::Fallback;
+use super::retention::timestamp;
 
 /// Numbers about a database.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -30,9 +32,24 @@ pub struct Census {
     pub model_change: Option<ModelChange>,
     /// Whether hashes stand in place of vectors, which are no embeddings.
     pub embedding_fallback: Option<Fallback>,
+    /// Collecting what nothing refers to any more; none before migration 27.
+    pub collecting: Option<Collecting>,
     /// Whether there is anything to embed or embedded.
     #[serde(skip)]
     pub has_texts: bool,
+}
+
+/// How collecting what nothing refers to any more goes on.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Collecting {
+    /// Rows that were deleted, ever, by table.
+    pub collected: BTreeMap<String, i64>,
+    /// When it was last run; none when it never was.
+    pub looked_at: Option<Timestamp>,
+    /// Why that run retired nothing, if so.
+    pub held_back: Option<String>,
+    /// What kept rows for longer than retention does, in that run.
+    pub waits_for: Vec<String>,
 }
 
 /// A model that is being made ready while another one answers.
@@ -47,6 +64,23 @@ pub struct ModelChange {
 }
 
 impl Database {
+    async fn collecting(&self) -> Result<Option<Collecting>, StoreError> {
+        let sql = "SELECT c.looked_at, c.held_back, c.waits_for, d.tables, d.counts
+                   FROM otel.otel_collection c,
+                        (SELECT array_agg(parent) AS tables, array_agg(row_count) AS counts FROM otel.otel_collected) d";
+        let rows = match self.query(sql, &[]).await {
+            Ok(rows) => rows,
+            Err(error) if error.is_undefined() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(rows.first().map(|row| Collecting {
+            collected: row.get::<_, Vec<String>>(3).into_iter().zip(row.get::<_, Vec<i64>>(4)).collect(),
+            looked_at: timestamp(row.get(0)),
+            held_back: row.get(1),
+            waits_for: row.get(2),
+        }))
+    }
+
     async fn model_change(&self) -> Result<Option<ModelChange>, StoreError> {
         let sql = format!(
             "WITH models AS (
@@ -110,6 +144,7 @@ impl Database {
             has_texts: row.get(5),
             model_change: self.model_change().await?,
             embedding_fallback: self.fallback().await?,
+            collecting: self.collecting().await?,
         })
     }
 

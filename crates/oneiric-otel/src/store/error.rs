@@ -142,6 +142,11 @@ impl StoreError {
         self.code == Some(SqlState::INVALID_OBJECT_DEFINITION)
     }
 
+    /// The table or the column is not there.
+    pub(crate) fn is_undefined(&self) -> bool {
+        self.is_undefined_table() || self.code == Some(SqlState::UNDEFINED_COLUMN)
+    }
+
     /// The table is not there.
     pub(crate) fn is_undefined_table(&self) -> bool {
         self.code == Some(SqlState::UNDEFINED_TABLE)

@@ -85,6 +85,8 @@ const REQUIRED: &[Migration] = &[
     )
     .works_with(12),
     Migration::required(26, "spools", include_str!("../../migrations/required/0026_spools.sql")).works_with(12),
+    Migration::required(27, "collection_state", include_str!("../../migrations/required/0027_collection_state.sql"))
+        .works_with(12),
 ];
 
 const DEFERRED: &[Migration] = &[

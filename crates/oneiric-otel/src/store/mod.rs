@@ -52,7 +52,7 @@ mod tree;
 mod vector_index;
 mod write;
 
-pub use census::{Census, ModelChange};
+pub use census::{Census, Collecting, ModelChange};
 pub use database::{Database, DatabaseStatus};
 pub use dead_letters::{DeadLetterEntry, DeadLetterFilter, MANY_DEAD_LETTERS, Replayed};
 pub use error::{ErrorClass, StoreError};
@@ -68,7 +68,7 @@ pub(crate) use batch::{Batch, LogTemplate, Owner, References, Series, Touch};
 pub(crate) use copy::{Micros, Rows};
 pub(crate) use dead_letters::DeadLetter;
 pub(crate) use dimensions::service_name;
-pub(crate) use leases::Lease;
+pub(crate) use leases::{EMBEDDING, Lease, MAINTENANCE};
 pub(crate) use partitions::Partitions;
 pub(crate) use residue::prefix;
 pub(crate) use write::{Store, Written};

@@ -11,7 +11,7 @@ use crate::pipeline::Ingest;
 use crate::retention::RetentionOptions;
 use crate::self_trace;
 use crate::store::retention::{CollectionOutcome, CollectionRun, RetentionOutcome, RetentionRun};
-use crate::store::{Database, ErrorClass, Lease, SpoolNote, StoreError};
+use crate::store::{Database, ErrorClass, Lease, MAINTENANCE, SpoolNote, StoreError};
 
 /// How long dead letters are kept that were stored after all.
 const KEEP_PROCESSED_LETTERS: Duration = Duration::from_hours(30 * 24);
@@ -81,7 +81,7 @@ pub(super) async fn maintain(database: Database, ingest: Ingest, upkeep: Upkeep,
             Ok(applied) => tracing::info!(migrations = ?applied, "applied deferred migrations"),
             Err(error) => tracing::warn!(%error, "deferred migrations wait for the next start"),
         }
-        let lease = Lease::new(database.clone(), "maintenance", upkeep.options.lease);
+        let lease = Lease::new(database.clone(), MAINTENANCE, upkeep.options.lease);
         let (note, mut said): (SpoolNote, Option<Instant>) = (SpoolNote::default(), None);
         let mut seen = 0;
         // At the start whenever it was done last, since this program may have more to do.
@@ -93,6 +93,9 @@ pub(super) async fn maintain(database: Database, ingest: Ingest, upkeep: Upkeep,
                     Ok(()) => said = Some(Instant::now()),
                     Err(error) => tracing::warn!(%error, "the database could not be told what waits in the spool"),
                 }
+            }
+            if let Err(error) = database.open_abandoned_partitions(RetentionRun::default().abandoned).await {
+                tracing::debug!(%error, "it could not be looked for marks that a run of retention left behind");
             }
             match lease.take(since).await {
                 Ok(true) => {

@@ -52,7 +52,7 @@ fn unseen_for(days: u32) -> String {
     sql.join("; ")
 }
 
-async fn execute(scene: &Scene, sql: &str) {
+pub(crate) async fn execute(scene: &Scene, sql: &str) {
     scene.bench.test.client().await.batch_execute(sql).await.unwrap();
 }
 
@@ -63,7 +63,7 @@ async fn pass(scene: &Scene, days: u32) -> Database {
     database
 }
 
-fn at_once() -> CollectionRun {
+pub(crate) fn at_once() -> CollectionRun {
     CollectionRun { at_once: true, trust_clock: true, patience: Duration::from_secs(20), ..CollectionRun::default() }
 }
 
@@ -87,7 +87,7 @@ fn points_of(days: u64, name: &str) -> Metric {
 }
 
 /// A record of each kind, of a service.
-async fn send(scene: &Scene, service: &str, days: u64, id: u64) {
+pub(crate) async fn send(scene: &Scene, service: &str, days: u64, id: u64) {
     scene.spans(service, vec![span_of(days, id)]).await;
     scene.logs(service, vec![log_of(days)]).await;
     scene.bench.send(Signal::Metrics, of_service(service, vec![points_of(days, "load")])).await.unwrap();

@@ -4,6 +4,7 @@
 mod catalogue;
 mod collecting;
 mod collection;
+mod collection_time;
 mod context;
 mod embedding_fallback;
 mod endpoint;
@@ -28,6 +29,7 @@ mod plans;
 mod reading;
 mod records;
 mod retention;
+mod retention_marks;
 mod roles;
 mod rollups;
 mod scene;

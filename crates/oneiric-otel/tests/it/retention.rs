@@ -64,7 +64,7 @@ pub(crate) async fn let_pass(scene: &Scene, days: u32) -> Database {
     database
 }
 
-fn names(outcome: &RetentionOutcome) -> Vec<&str> {
+pub(crate) fn names(outcome: &RetentionOutcome) -> Vec<&str> {
     outcome.dropped.iter().filter(|dropped| dropped.state != "kept").map(|dropped| dropped.table.as_str()).collect()
 }
 
@@ -445,21 +445,24 @@ async fn a_retention_that_is_made_longer_keeps_what_is_on_its_way() {
     assert_eq!(scene.bench.count("otel_spans").await, 1);
 }
 
+/// Marks the partition of a span that is too old, as a run does that goes on with it or is killed.
+pub(crate) const MARK: &str =
+    "WITH marked AS (UPDATE otel_partition_writes SET retired_at = now()
+                            WHERE parent = 'otel_spans' AND relation IS NULL AND last_write <> '-infinity'
+                              AND last_write < now() - interval '90 days' RETURNING *)
+            INSERT INTO otel_dropped_partitions (parent, partition, relation, lower_bound, upper_bound, last_write, row_count,
+                                                 bytes, retention, state, inserted)
+            SELECT 'otel_spans', m.partition, format('otel.%I', m.partition)::regclass, p.lower_bound, p.upper_bound,
+                   m.last_write, 1, 1, interval '90 days', 'retired', 1000
+            FROM marked m JOIN otel_partitions('otel_spans') p ON p.partition = m.partition";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_another_run_works_on_is_left_to_it() {
     let scene = Scene::new().await;
     send_span(&scene, 200, 1).await;
     let database = let_pass(&scene, 91).await;
     let client = scene.bench.test.client().await;
-    let mark = "WITH marked AS (UPDATE otel_partition_writes SET retired_at = now()
-                                WHERE parent = 'otel_spans' AND relation IS NULL AND last_write <> '-infinity'
-                                  AND last_write < now() - interval '90 days' RETURNING *)
-                INSERT INTO otel_dropped_partitions (parent, partition, relation, lower_bound, upper_bound, last_write, row_count,
-                                                     bytes, retention, state, inserted)
-                SELECT 'otel_spans', m.partition, format('otel.%I', m.partition)::regclass, p.lower_bound, p.upper_bound,
-                       m.last_write, 1, 1, interval '90 days', 'retired', 1000
-                FROM marked m JOIN otel_partitions('otel_spans') p ON p.partition = m.partition";
-    assert_eq!(client.execute(mark, &[]).await.unwrap(), 1);
+    assert_eq!(client.execute(MARK, &[]).await.unwrap(), 1);
     let careful = RetentionRun { abandoned: RetentionRun::default().abandoned, ..run() };
     assert_eq!(names(&database.run_retention(&careful).await.unwrap()), [""; 0]);
     assert_eq!(scene.bench.count("otel_dropped_partitions WHERE state = 'retired'").await, 1);

@@ -24,7 +24,7 @@ use tokio_postgres::types::Type;
 use super::drop::in_use;
 use super::old::{detached_table, least_generation, with_column};
 use crate::store::migrate::COLLECTION_INDEXES;
-use crate::store::{Database, StoreError};
+use crate::store::{Database, Micros, StoreError};
 
 /// Rows that are looked at, and of these that are changed, at a time.
 const LOOKED_AT_ONCE: i64 = 20_000;
@@ -67,8 +67,17 @@ impl Shared {
     }
 }
 
-/// Whether a row was not seen for two days. It is noted once a day that it was, and not for the first half of a day.
-const UNSEEN: &str = "t.retirement IS NULL AND t.last_seen < current_date - 1";
+/// Whether a row was not seen lately. It is noted by the day that it was, and writers remember ids for twelve hours
+/// (`store::dimensions`): an hour after noon nobody relies any more on what was seen on the day before. A day that is still to
+/// come is of a clock that went back.
+const UNSEEN: &str = "t.retirement IS NULL
+    AND (t.last_seen < (now() - interval '13 hours')::date OR t.last_seen > current_date + 1)";
+
+/// Whether all rows are to be looked at: once a day, as soon as those of the day before can be retired. The sooner, the fewer
+/// partitions are there that may refer to them.
+const SWEEP_IS_DUE: &str =
+    "SELECT swept_at > now() OR (swept_at - interval '13 hours')::date < (now() - interval '13 hours')::date
+    FROM otel.otel_collection";
 
 /// How rows that nothing refers to are collected.
 #[derive(Debug, Clone)]
@@ -94,7 +103,7 @@ impl Default for CollectionRun {
 pub struct CollectionOutcome {
     /// Why nothing was retired, if so.
     pub held_back: Option<String>,
-    /// Resources, scopes and series that nobody has seen for two days: they come back when they are wanted, and are deleted
+    /// Resources, scopes and series that nobody has seen since the day before: they come back when they are wanted, and are deleted
     /// when nothing refers to them.
     pub retired: u64,
     /// Resources that are gone.
@@ -123,23 +132,39 @@ impl Database {
     /// When the database is away, or this role does not own the schema. What was done before stays done.
     pub async fn collect(&self, run: &CollectionRun) -> Result<CollectionOutcome, StoreError> {
         self.require_owner().await?;
-        let until = Instant::now() + run.within;
         let mut outcome = CollectionOutcome::default();
-        if let Some(index) = self.missing_index().await? {
-            outcome.waits_for.push(format!("the index {index}, which is being built"));
-            return Ok(outcome);
+        let mut is_whole = false;
+        match self.missing_index().await? {
+            Some(index) => outcome.waits_for.push(format!("the index {index}, which is being built")),
+            None => is_whole = self.collect_now(run, &mut outcome).await?,
         }
+        let note = "UPDATE otel.otel_collection SET looked_at = now(), held_back = $1, waits_for = $2,
+                                                    swept_at = CASE WHEN $3 THEN now() ELSE swept_at END";
+        self.query(
+            note,
+            &[(&outcome.held_back, Type::TEXT), (&outcome.waits_for, Type::TEXT_ARRAY), (&is_whole, Type::BOOL)],
+        )
+        .await?;
+        Ok(outcome)
+    }
+
+    /// Returns whether all rows were looked at.
+    async fn collect_now(&self, run: &CollectionRun, outcome: &mut CollectionOutcome) -> Result<bool, StoreError> {
+        let until = Instant::now() + run.within;
         outcome.held_back = self.doubts_of_age(run).await?;
+        if outcome.held_back.is_none() {
+            self.mend_retirements_to_come().await?;
+        }
         let is_due = outcome.held_back.is_none() && (run.at_once || self.is_sweep_due().await?);
         let mut is_whole = is_due;
         if is_due {
             for shared in [SERIES, RESOURCES, SCOPES] {
-                is_whole &= self.sweep(shared, until, &mut outcome).await?;
+                is_whole &= self.sweep(shared, until, outcome).await?;
             }
         }
-        self.label(run.patience, &mut outcome).await?;
+        self.label(run.patience, outcome).await?;
         if is_due {
-            self.pass_old_partitions(until, &mut outcome).await?;
+            self.pass_old_partitions(until, outcome).await?;
         }
         outcome.series = self.collect_series(until, &mut outcome.waits_for).await?;
         outcome.resources = self.collect_owners(RESOURCES, until).await?;
@@ -148,10 +173,7 @@ impl Database {
         if is_due {
             outcome.templates = self.collect_templates(until).await?;
         }
-        if is_whole {
-            self.query("UPDATE otel.otel_collection SET swept_at = now()", &[]).await?;
-        }
-        Ok(outcome)
+        Ok(is_whole)
     }
 
     /// Why it cannot be told what was not seen for long, if so.
@@ -165,8 +187,16 @@ impl Database {
     }
 
     async fn is_sweep_due(&self) -> Result<bool, StoreError> {
-        let sql = "SELECT swept_at NOT BETWEEN now() - interval '20 hours' AND now() FROM otel.otel_collection";
-        Ok(self.query_one(sql, &[]).await?.get(0))
+        Ok(self.query_one(SWEEP_IS_DUE, &[]).await?.get(0))
+    }
+
+    /// Retirements of a time that is still to come are of a clock that went back.
+    async fn mend_retirements_to_come(&self) -> Result<(), StoreError> {
+        let sql = "UPDATE otel.otel_retirements SET retired_at = least(retired_at, now()),
+                       looked_at = CASE WHEN looked_at > now() THEN now() ELSE looked_at END
+                   WHERE greatest(retired_at, looked_at) > now() + interval '5 minutes'";
+        self.query(sql, &[]).await?;
+        Ok(())
     }
 
     /// Retires the rows that were not seen for long. `false` when time was up before.
@@ -247,7 +277,7 @@ impl Database {
     }
 
     /// Deletes retired series without points and roll-ups. They are looked for when retention should have dropped their
-    /// points, and where some are left, again a week later.
+    /// points, and where some are left, again when a partition was dropped that may have held them, or a week later.
     async fn collect_series(&self, until: Instant, waits_for: &mut Vec<String>) -> Result<u64, StoreError> {
         let detached = format!("SELECT {DETACHING}, (SELECT min(c.relname::text) FROM {})", with_column("series_id"));
         let row = self.query_one(&detached, &[]).await?;
@@ -259,22 +289,27 @@ impl Database {
             waits_for.push("a partition of metrics that is being detached".to_owned());
             return Ok(0);
         }
-        let due = "SELECT r.retirement FROM otel.otel_retirements r
+        let due = "SELECT r.retirement, clock_timestamp() FROM otel.otel_retirements r
                    JOIN otel.otel_partitioned_tables t ON t.parent = 'otel_metrics' AND t.expires
                    WHERE r.parent = 'otel_metric_series' AND r.generation IS NOT NULL
-                     AND coalesce(r.looked_at + interval '7 days', r.retired_at + t.retention) < now()
+                     AND CASE WHEN r.looked_at IS NULL THEN r.retired_at + t.retention < now()
+                              ELSE r.looked_at + interval '7 days' < now()
+                                   OR EXISTS (SELECT FROM otel.otel_dropped_partitions d
+                                              WHERE d.parent IN ('otel_metrics', 'otel_metric_rollups')
+                                                AND d.state = 'dropped' AND d.dropped_at >= r.looked_at
+                                                AND d.lower_bound < r.retired_at + interval '1 day') END
                    ORDER BY r.retirement";
         let mut collected = 0;
         for row in self.query(due, &[]).await? {
-            let retirement: i64 = row.get(0);
+            let (retirement, now): (i64, Micros) = (row.get(0), row.get(1));
             let condition = format!("t.retirement = {retirement}");
             let (gone, is_whole) = self.delete_rows(SERIES, &condition, until).await?;
             collected += gone;
             if !is_whole {
                 break;
             }
-            let looked = "UPDATE otel.otel_retirements SET looked_at = now() WHERE retirement = $1";
-            self.query(looked, &[(&retirement, Type::INT8)]).await?;
+            let looked = "UPDATE otel.otel_retirements SET looked_at = $2 WHERE retirement = $1";
+            self.query(looked, &[(&retirement, Type::INT8), (&now, Type::TIMESTAMPTZ)]).await?;
         }
         Ok(collected)
     }

@@ -157,6 +157,31 @@ impl Database {
         Ok(())
     }
 
+    /// Lets partitions be written to again that a run has marked so long ago and got no further with, as one that was killed: until
+    /// then writes to them are refused. What such a run began to detach is left to the next run. Returns how many there were;
+    /// none where this role does not own the schema.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn open_abandoned_partitions(&self, abandoned: Duration) -> Result<u64, StoreError> {
+        if !self.owns_schema().await? {
+            return Ok(0);
+        }
+        let sql = "WITH open AS (
+                     DELETE FROM otel.otel_dropped_partitions d USING pg_inherits i
+                     WHERE d.state = 'retired' AND i.inhrelid = d.relation AND NOT i.inhdetachpending
+                       AND d.begun_at NOT BETWEEN clock_timestamp() - make_interval(secs => $1) AND clock_timestamp()
+                     RETURNING d.partition)
+                   UPDATE otel.otel_partition_writes w SET retired_at = NULL FROM open
+                   WHERE w.partition = open.partition RETURNING w.partition";
+        let opened = self.query(sql, &[(&abandoned.as_secs_f64(), Type::FLOAT8)]).await?;
+        for row in &opened {
+            let partition: &str = row.get(0);
+            tracing::warn!(partition, "a run of retention was cut off: its mark is taken from the partition");
+        }
+        Ok(opened.len() as u64)
+    }
+
     /// Lets the partition be written to again.
     pub(super) async fn give_up(&self, leaving: &Leaving) -> Result<(), StoreError> {
         let sql = "WITH open AS (DELETE FROM otel.otel_dropped_partitions WHERE id = $1 AND state = 'retired' RETURNING partition)

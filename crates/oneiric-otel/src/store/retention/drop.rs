@@ -117,6 +117,7 @@ impl Database {
         if outcome.held_back.is_some() {
             return Ok(outcome);
         }
+        self.mend_notes_to_come().await?;
         // In this order: what a table is derived from goes before it.
         let names: Vec<String> = self.retained(None).await?.into_iter().map(|table| table.table).collect();
         for name in names {
@@ -155,7 +156,8 @@ impl Database {
                  FROM otel.otel_dropped_partitions d
                  JOIN otel.otel_partitioned_tables t ON t.parent = d.parent
                  LEFT JOIN pg_class c ON c.oid = d.relation
-                 WHERE d.state = 'retired' AND d.begun_at < clock_timestamp() - make_interval(secs => $1) ORDER BY d.id",
+                 WHERE d.state = 'retired' AND d.begun_at NOT BETWEEN clock_timestamp() - make_interval(secs => $1) AND clock_timestamp()
+                 ORDER BY d.id",
                 &[(&run.abandoned.as_secs_f64(), Type::FLOAT8)],
             )
             .await?;

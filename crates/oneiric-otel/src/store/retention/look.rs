@@ -59,6 +59,27 @@ impl Database {
         Ok(())
     }
 
+    /// Notes of times that are still to come are of a clock that went back, and count as of now: else nothing would be due before
+    /// they come. Only when the clock can be trusted: by one that is behind, what was noted rightly is still to come.
+    pub(super) async fn mend_notes_to_come(&self) -> Result<(), StoreError> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await?;
+        // Another transaction may have begun a moment later than this one.
+        transaction
+            .batch_execute(
+                "UPDATE otel.otel_partitioned_tables SET changed_at = now() WHERE changed_at > now() + interval '5 minutes';
+                 WITH known AS MATERIALIZED (
+                   SELECT w.partition FROM otel.otel_partition_writes w
+                   WHERE greatest(w.first_write, w.last_write) > now() + interval '5 minutes' ORDER BY w.partition FOR UPDATE)
+                 UPDATE otel.otel_partition_writes w
+                 SET last_write = least(w.last_write, now()), first_write = CASE WHEN w.first_write <= now() THEN w.first_write END
+                 FROM known k WHERE w.partition = k.partition",
+            )
+            .await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
     /// Why the clock cannot be trusted, if it cannot.
     pub(super) async fn doubts_of_clock(&self) -> Result<Option<String>, StoreError> {
         let before = SystemTime::now();

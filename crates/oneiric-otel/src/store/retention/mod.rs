@@ -31,7 +31,7 @@ use jiff::Timestamp;
 use super::copy::Micros;
 
 /// The time of a row, none for infinity.
-fn timestamp(time: Option<Micros>) -> Option<Timestamp> {
+pub(in crate::store) fn timestamp(time: Option<Micros>) -> Option<Timestamp> {
     let Micros(micros) = time.filter(|Micros(micros)| *micros != i64::MAX && *micros != i64::MIN)?;
     Timestamp::from_microsecond(micros.checked_add(super::copy::POSTGRES_EPOCH_MICROS)?).ok()
 }

@@ -32,7 +32,7 @@ impl Database {
             WHERE t.parent IN ('otel_spans', 'otel_logs') AND t.expires AND w.retired_at IS NULL
               AND EXISTS (SELECT FROM otel.otel_retirements r
                           WHERE r.parent IN ('otel_resources', 'otel_scopes') AND r.generation >= w.generation
-                            AND r.retired_at < now() - t.retention - 2 * ('1 ' || t.step)::interval - interval '2 days')
+                            AND r.retired_at < now() - t.retention - ('1 ' || t.step)::interval - interval '1 day')
               AND NOT EXISTS (SELECT FROM otel.otel_dropped_partitions d
                               WHERE d.parent = t.parent AND d.state IN ('retired', 'detached'))
             ORDER BY w.generation, p.partition";

@@ -30,6 +30,12 @@ pub struct RetentionState {
 /// The state of collecting rows that nothing refers to any more.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct CollectionState {
+    /// When collecting was last run; none when it never was, or by older programs only.
+    pub looked_at: Option<Timestamp>,
+    /// Why that run retired nothing, if so.
+    pub held_back: Option<String>,
+    /// What kept rows for longer than retention does, in that run.
+    pub waits_for: Vec<String>,
     /// When all rows were last looked at; none when they never were.
     pub swept_at: Option<Timestamp>,
     /// Whether an older program wrote within two days: as long as it does, nothing more is retired.
@@ -226,7 +232,8 @@ impl Database {
     async fn collection_state(&self) -> Result<CollectionState, StoreError> {
         let state = "SELECT nullif(swept_at, '-infinity'),
                             EXISTS (SELECT FROM otel.otel_ingest_ledger
-                                    WHERE refreshed IS NULL AND received_at > now() - interval '2 days')
+                                    WHERE refreshed IS NULL AND received_at > now() - interval '2 days'),
+                            looked_at, held_back, waits_for
                      FROM otel.otel_collection";
         let state = self.query_one(state, &[]).await?;
         let rows = self
@@ -252,6 +259,9 @@ impl Database {
         Ok(CollectionState {
             swept_at: timestamp(state.get(0)),
             older_program: state.get(1),
+            looked_at: timestamp(state.get(2)),
+            held_back: state.get(3),
+            waits_for: state.get(4),
             tables: rows.iter().map(table).collect(),
         })
     }

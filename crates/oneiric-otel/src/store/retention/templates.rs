@@ -1,6 +1,7 @@
 //! Collecting log templates that no record has any more, with their vectors.
 //!
-//! Whoever stores a record with a template notes once in half a day that it was seen. A template that is missing is made
+//! Whoever stores a record with a template notes once in half a day that it was seen, so records may have it until noon of the
+//! day after. A template that is missing is made
 //! again of one of its records when it is read, so nothing is lost where that was not noted.
 
 use std::time::Instant;
@@ -16,14 +17,17 @@ use crate::store::{Database, StoreError};
 const AT_ONCE: i64 = 2000;
 
 impl Database {
-    /// Deletes templates that were last seen longer ago than logs are kept, and that no older partition has. Returns how
+    /// Deletes templates that were last seen on a day whose logs are gone, and that no partition has that can have them. Returns how
     /// many.
     pub(super) async fn collect_templates(&self, until: Instant) -> Result<u64, StoreError> {
         let page = "WITH t AS MATERIALIZED (SELECT template_id, last_seen FROM otel.otel_log_templates
                                             WHERE template_id > $1 ORDER BY template_id LIMIT $2)
                     SELECT max(t.template_id), count(*),
-                           coalesce(array_agg(t.template_id) FILTER (WHERE t.last_seen < (now() - k.retention)::date - 2), '{}')
+                           coalesce(array_agg(t.template_id) FILTER (WHERE t.last_seen < (now() - k.retention - interval '13 hours')::date), '{}')
                     FROM t, otel.otel_partitioned_tables k WHERE k.parent = 'otel_logs' AND k.expires";
+        // Of a clock that went back.
+        let to_come = "UPDATE otel.otel_log_templates SET last_seen = current_date WHERE last_seen > current_date + 1";
+        self.query(to_come, &[]).await?;
         let (mut collected, mut after) = (0, i64::MIN);
         while Instant::now() < until {
             let row = self.query_one(page, &[(&after, Type::INT8), (&AT_ONCE, Type::INT8)]).await?;
@@ -45,7 +49,7 @@ impl Database {
                      LEFT JOIN otel.otel_partition_writes w ON w.partition = p.partition
                      WHERE coalesce(w.last_write, 'infinity') <> '-infinity'
                        AND coalesce(w.first_write, '-infinity')
-                           <= (SELECT max(last_seen) + 1 FROM otel.otel_log_templates WHERE template_id = ANY($1))";
+                           <= (SELECT max(last_seen) + interval '37 hours' FROM otel.otel_log_templates WHERE template_id = ANY($1))";
         for row in self.query(older, &[(&old, Type::INT8_ARRAY)]).await? {
             if Instant::now() >= until {
                 return Ok(0);
@@ -62,7 +66,7 @@ impl Database {
         // Who embeds a template has a lock on it.
         let lock = "SELECT t.template_id FROM otel.otel_log_templates t, otel.otel_partitioned_tables k
                     WHERE t.template_id = ANY($1) AND k.parent = 'otel_logs' AND k.expires
-                      AND t.last_seen < (now() - k.retention)::date - 2
+                      AND t.last_seen < (now() - k.retention - interval '13 hours')::date
                     FOR UPDATE OF t SKIP LOCKED";
         let rows = transaction.query_typed(lock, &[(&old, Type::INT8_ARRAY)]).await?;
         let locked: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();

@@ -1,14 +1,17 @@
-//! Embeds again, with another model, what was embedded before: the newest first, a share of the time, and only while nothing
-//! new waits. When all is done, says that the model is complete. Also what is looked after now and then: the index on vectors,
+//! Embeds again, with another model, what was embedded before: the newest first, a share of the time, and in turns with what
+//! is new. When all is done, says that the model is complete. Also what is looked after now and then: the index on vectors,
 //! and models that were replaced.
 //!
 //! Promise: until the model is complete another one answers, if there is one that was complete.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::EmbeddingWorker;
 use super::worker::{ALL, Stand};
+use super::{Embedder, EmbeddingWorker};
 use crate::store::StoreError;
+use crate::store::model_switch::KnownTexts;
 
 /// Texts that are embedded again before new ones have their turn.
 const RENEWED_AT_ONCE: usize = 32;
@@ -56,7 +59,7 @@ impl EmbeddingWorker {
     async fn renew_some(&self) -> Result<Option<Duration>, StoreError> {
         let Some(stand) = self.stand().await? else { return Ok(None) };
         if let Some(renewal) = &stand.renewal {
-            // New texts wait for one batch at most, and this for all new texts.
+            // This and new texts wait for one batch of the other at most.
             let _turn = self.turn.lock().await;
             let began = Instant::now();
             let own = self.batches(&self.embedder, &stand.model);
@@ -93,8 +96,11 @@ impl EmbeddingWorker {
             self.is_complete.set();
             return Ok(Standing::Complete);
         }
-        if !self.database.has_known_texts(model).await? {
-            return Ok(Standing::Lacking);
+        match self.database.known_texts(model).await? {
+            KnownTexts::Embedded => {}
+            // Else a model that cannot be reached for long would answer for one that can.
+            KnownTexts::Tried if answers_now(&self.embedder).await => {}
+            KnownTexts::Tried | KnownTexts::Waiting => return Ok(Standing::Lacking),
         }
         if stand.renewal.is_some()
             && let Some(kind) = self.options.index
@@ -107,6 +113,15 @@ impl EmbeddingWorker {
             }
         }
         if !self.database.complete_model(model).await? {
+            let times = self.put_off.fetch_add(1, Ordering::Relaxed) + 1;
+            if times.is_power_of_two() {
+                let model = self.embedder.model();
+                tracing::warn!(
+                    %model, times,
+                    "the model has all its vectors and cannot answer yet: somebody uses the view traces for long, such as a dump \
+                     or a long question; it is tried again"
+                );
+            }
             return Ok(Standing::Lacking);
         }
         self.is_complete.set();
@@ -117,6 +132,12 @@ impl EmbeddingWorker {
         }
         Ok(Standing::Complete)
     }
+}
+
+/// Whether the model embeds anything now.
+async fn answers_now(embedder: &Arc<dyn Embedder>) -> bool {
+    let embedder = Arc::clone(embedder);
+    matches!(tokio::task::spawn_blocking(move || embedder.embed(&["a trace"]).is_ok()).await, Ok(true))
 }
 
 /// How long to pause so that what took so long takes this share of the time.

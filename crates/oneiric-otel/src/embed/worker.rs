@@ -9,7 +9,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, Notify};
@@ -22,7 +22,7 @@ use super::{Embedder, FormerModel};
 use crate::self_trace;
 use crate::store::embeddings::RegisteredModel;
 use crate::store::model_switch::Renewal;
-use crate::store::{Database, StoreError};
+use crate::store::{Database, EMBEDDING, Lease, StoreError};
 
 /// Every text.
 pub(super) const ALL: RangeInclusive<i64> = 0..=i64::MAX;
@@ -128,13 +128,40 @@ pub struct EmbeddingWorker {
     maintenance: Option<Database>,
     /// What answers until the model is complete.
     pub(super) former: FormerModel,
-    has_ended_fallback: Once,
+    presence: Presence,
     has_begun: Once,
     pub(super) is_complete: Once,
     /// Held by whoever embeds.
     pub(super) turn: Mutex<()>,
     /// Wakes what says that the model is complete.
     pub(super) drained: Notify,
+    /// How often the model was complete and could not be said to be.
+    pub(super) put_off: AtomicU64,
+}
+
+/// Tells other processes that there is one with a model.
+struct Presence {
+    lease: Lease,
+    told: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Presence {
+    fn new(database: &Database, upkeep: Duration) -> Self {
+        /// It is told every `upkeep`, if the database answers.
+        const LEAST: Duration = Duration::from_secs(90);
+        let lease = Lease::new(database.clone(), EMBEDDING, LEAST.max(upkeep * 3));
+        Self { lease, told: std::sync::Mutex::default() }
+    }
+
+    /// Whether it was told this long ago, or never. Then it is to be told now.
+    fn is_due(&self, every: Duration) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_due = told.is_none_or(|told| told.elapsed() >= every);
+        if is_due {
+            *told = Some(Instant::now());
+        }
+        is_due
+    }
 }
 
 /// What a worker finds: its model, and whether another one answers for now.
@@ -153,17 +180,18 @@ impl EmbeddingWorker {
     /// Prepares a worker that `wake` wakes besides the clock. Nothing happens before [`Self::run`] or a pass.
     pub fn new(database: Database, embedder: Arc<dyn Embedder>, options: EmbedOptions, wake: Arc<NewTexts>) -> Self {
         Self {
+            presence: Presence::new(&database, options.upkeep),
             database,
             embedder,
             options,
             wake,
             maintenance: None,
             former: FormerModel::default(),
-            has_ended_fallback: Once::default(),
             has_begun: Once::default(),
             is_complete: Once::default(),
             turn: Mutex::default(),
             drained: Notify::default(),
+            put_off: AtomicU64::new(0),
         }
     }
 
@@ -184,6 +212,12 @@ impl EmbeddingWorker {
     pub async fn run(&self, token: CancellationToken) {
         let maintain = token.run_until_cancelled(self.renew_and_maintain());
         tokio::join!(maintain, self.embed_new(&token));
+        self.presence.lease.give_back().await;
+    }
+
+    /// How often the model had all its vectors and could not answer yet, because the view `traces` could not be had.
+    pub fn put_off(&self) -> u64 {
+        self.put_off.load(Ordering::Relaxed)
     }
 
     async fn embed_new(&self, token: &CancellationToken) {
@@ -251,7 +285,9 @@ impl EmbeddingWorker {
             }
             Ok(embedded)
         };
-        self.traced(work).await
+        let done = self.traced(work).await;
+        self.presence.lease.give_back().await;
+        done
     }
 
     /// Builds the index on vectors if there are enough of them, which [`Self::run`] does by itself. Returns whether there is one.
@@ -297,11 +333,12 @@ impl EmbeddingWorker {
     /// What there is to work with; none without pgvector.
     pub(super) async fn stand(&self) -> Result<Option<Stand>, StoreError> {
         let identity = self.embedder.model();
-        if !self.has_ended_fallback.is_set() {
+        if self.presence.is_due(self.options.upkeep) {
+            // A process without a model that finds this asks for no hashes.
+            self.presence.lease.take(Duration::ZERO).await?;
             if self.database.end_fallback().await? {
                 tracing::info!("there is an embedding model: hashes in place of vectors are gone");
             }
-            self.has_ended_fallback.set();
         }
         let Some(model) = self.database.register_model(identity).await? else { return Ok(None) };
         if !self.has_begun.is_set() {
@@ -325,17 +362,18 @@ impl EmbeddingWorker {
         let Some(stand) = self.stand().await? else {
             return Ok(Embedded { no_pgvector: true, ..Embedded::default() });
         };
-        let _turn = self.turn.lock().await;
         let mut new = ALL;
         if let Some(renewal) = &stand.renewal {
-            if let Some(served) = self.serve_with_former(renewal, upkeep).await? {
+            if let Some(served) = self.serve_with_former(&stand.model, renewal, upkeep).await? {
                 return Ok(served);
             }
             new = renewal.up_to.saturating_add(1)..=i64::MAX;
         }
         let own = self.batches(&self.embedder, &stand.model);
-        let total = own.all_texts(&new, self.options.batch_texts).await?;
+        let mut total = Embedded::default();
+        while self.embed_batch(&own, &new, &mut total).await? {}
         if upkeep {
+            let _turn = self.turn.lock().await;
             while own.templates(None, self.options.batch_texts).await? {}
         }
         if total.vectors > 0 && stand.renewal.is_none() && !self.is_complete.is_set() {
@@ -345,15 +383,37 @@ impl EmbeddingWorker {
     }
 
     /// Gives the model that answers for now what it lacks. None if it cannot be loaded here.
-    async fn serve_with_former(&self, renewal: &Renewal, upkeep: bool) -> Result<Option<Embedded>, StoreError> {
+    async fn serve_with_former(
+        &self,
+        own: &RegisteredModel,
+        renewal: &Renewal,
+        upkeep: bool,
+    ) -> Result<Option<Embedded>, StoreError> {
         let Some(embedder) = self.former.get(&renewal.former).await else { return Ok(None) };
         let Some(model) = self.database.registered_model(&renewal.former).await? else { return Ok(None) };
         self.database.serve_with_model(&model).await?;
         let former = self.batches(&embedder, &model);
-        let embedded = former.all_texts(&ALL, self.options.batch_texts).await?;
+        let mut embedded = Embedded::default();
+        // It may have much to do, and meanwhile nobody needs it any more.
+        while self.embed_batch(&former, &ALL, &mut embedded).await? && !self.database.is_complete(own).await? {}
         if upkeep {
+            let _turn = self.turn.lock().await;
             while former.templates(None, self.options.batch_texts).await? {}
         }
         Ok(Some(embedded))
+    }
+
+    /// Embeds a batch of these texts when it is its turn. Returns whether there may be more.
+    async fn embed_batch(
+        &self,
+        batches: &Batches<'_>,
+        ids: &RangeInclusive<i64>,
+        total: &mut Embedded,
+    ) -> Result<bool, StoreError> {
+        // Whoever waits for it has the next turn.
+        let _turn = self.turn.lock().await;
+        let (batch, claimed) = batches.texts(ids, self.options.batch_texts).await?;
+        total.add(batch);
+        Ok(claimed > 0)
     }
 }

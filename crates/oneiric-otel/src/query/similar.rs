@@ -77,9 +77,7 @@ impl QueryService {
         let limit = check_limit(request.limit)?;
         let mut filter = self.row_filter(&request.filter).await?;
         let row = self.row_of(request.trace_id).await?;
-        let model = self.compared().await?.map_err(no_vectors)?;
-        let vectors: Vec<Vec<f32>> =
-            self.database.vectors_of(&model, &row.text_ids).await?.into_iter().map(|(_, vector)| vector).collect();
+        let (model, vectors) = self.compared_vectors(&row.text_ids).await?;
         filter.except = Some(Uuid::from_bytes(request.trace_id.0));
         let hits = match vectors.as_slice() {
             [] => return Err(unavailable("the trace has no vector yet: it waits to be embedded")),
@@ -103,6 +101,25 @@ impl QueryService {
         }
         let model = self.own().await?.map_err(no_vectors)?;
         self.near(&model, &request.embedding, request.threshold, limit, &filter).await
+    }
+
+    /// The vectors of a trace's texts, of the model that has more of them: the one that answers for now, or the one at hand, which
+    /// alone has those of new texts where the other cannot be loaded.
+    async fn compared_vectors(&self, texts: &[i64]) -> Result<(RegisteredModel, Vec<Vec<f32>>), QueryError> {
+        let vectors = async |model: &RegisteredModel| -> Result<Vec<Vec<f32>>, QueryError> {
+            Ok(self.database.vectors_of(model, texts).await?.into_iter().map(|(_, vector)| vector).collect())
+        };
+        let model = self.compared().await?.map_err(no_vectors)?;
+        let answering = vectors(&model).await?;
+        if answering.len() < texts.len()
+            && let Ok(own) = self.own().await?
+        {
+            let at_hand = vectors(&own).await?;
+            if at_hand.len() > answering.len() {
+                return Ok((own, at_hand));
+            }
+        }
+        Ok((model, answering))
     }
 
     /// Texts near one vector, with their traces.

@@ -7,6 +7,7 @@ use tokio_postgres::types::Type;
 
 use super::database::Database;
 use super::error::StoreError;
+use super::leases::HAS_MODEL;
 
 /// Characters of a reason that are kept.
 const REASON_CHARACTERS: usize = 500;
@@ -33,14 +34,15 @@ impl Fallback {
 }
 
 impl Database {
-    /// Shows hashes in place of vectors from now on, because there is no embedding model for this reason. The schema must be
-    /// migrated.
-    pub async fn fall_back_to_hashes(&self, reason: &str) -> Result<(), StoreError> {
+    /// Shows hashes in place of vectors from now on, because there is no embedding model for this reason. Returns whether it does:
+    /// not while another process has a model. The schema must be migrated.
+    pub async fn fall_back_to_hashes(&self, reason: &str) -> Result<bool, StoreError> {
         let reason: String = reason.chars().filter(|c| *c != '\0').take(REASON_CHARACTERS).collect();
-        let sql = "INSERT INTO otel.otel_embedding_fallback (kind, reason) VALUES ('hash', $1)
-                   ON CONFLICT (kind) DO UPDATE SET reason = excluded.reason";
-        self.query(sql, &[(&reason, Type::TEXT)]).await?;
-        Ok(())
+        let sql = format!(
+            "INSERT INTO otel.otel_embedding_fallback (kind, reason) SELECT 'hash', $1 WHERE NOT {HAS_MODEL}
+             ON CONFLICT (kind) DO UPDATE SET reason = excluded.reason RETURNING 1"
+        );
+        Ok(!self.query(&sql, &[(&reason, Type::TEXT)]).await?.is_empty())
     }
 
     /// Shows them no more. Returns whether it did.

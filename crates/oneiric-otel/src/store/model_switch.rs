@@ -10,10 +10,22 @@ use super::embeddings::{RegisteredModel, Use, use_model};
 use super::error::StoreError;
 use crate::embed::EmbeddingModel;
 
-/// A text that failed so often does not hold up a model any more, if few do.
+/// A text that failed so often does not hold up a model any more, if few do: one of so many.
 const HOPELESS_AFTER: i32 = 5;
-/// Of so many texts one may be such.
 const TEXTS_OF_A_HOPELESS_ONE: i64 = 100;
+/// After so many failures, which take some hours, any do not that are fewer than the others.
+const GIVEN_UP_AFTER: i32 = 50;
+
+/// How far a model is with the texts that were there before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownTexts {
+    /// All have their vector.
+    Embedded,
+    /// All but some on which it failed again and again.
+    Tried,
+    /// Some wait, or may be embedded at the next try.
+    Waiting,
+}
 
 /// A model that is not complete while another one is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,24 +117,29 @@ impl Database {
         Ok(self.client().await?.query_typed_one(sql, &[(&model.id, Type::INT2)]).await?.get(0))
     }
 
-    /// Whether a model has the vectors of all texts that were there before it and failed on none since, but for a few on which it
-    /// fails again and again.
-    pub(crate) async fn has_known_texts(&self, model: &RegisteredModel) -> Result<bool, StoreError> {
+    /// How far a model is with the texts that were there before it. Newer ones hold up nothing: they wait for a model whichever
+    /// answers.
+    pub(crate) async fn known_texts(&self, model: &RegisteredModel) -> Result<KnownTexts, StoreError> {
         let client = self.client().await?;
         let row = client
             .query_typed_one(
                 "SELECT count(*), coalesce(min(w.attempts), 0)
                  FROM otel.otel_embedding_work w JOIN otel.otel_embedding_progress p USING (model_id)
-                 WHERE model_id = $1 AND (w.text_id <= p.renews_to OR w.attempts > 0)",
+                 WHERE model_id = $1 AND w.text_id <= p.renews_to",
                 &[(&model.id, Type::INT2)],
             )
             .await?;
         let (waiting, tries): (i64, i32) = (row.get(0), row.get(1));
-        if waiting == 0 || tries < HOPELESS_AFTER {
-            return Ok(waiting == 0);
+        if waiting == 0 {
+            return Ok(KnownTexts::Embedded);
+        }
+        if tries < HOPELESS_AFTER {
+            return Ok(KnownTexts::Waiting);
         }
         let texts: i64 = client.query_typed_one("SELECT count(*) FROM otel.otel_texts", &[]).await?.get(0);
-        Ok(waiting < texts && waiting <= 1 + texts / TEXTS_OF_A_HOPELESS_ONE)
+        let are_few = waiting < texts && waiting <= 1 + texts / TEXTS_OF_A_HOPELESS_ONE;
+        let are_given_up = tries >= GIVEN_UP_AFTER && waiting < texts - waiting;
+        Ok(if are_few || are_given_up { KnownTexts::Tried } else { KnownTexts::Waiting })
     }
 
     /// Whether the model is known to be complete.

@@ -69,13 +69,14 @@ impl fmt::Debug for ModelState {
 /// Says in the database that there is no model, and that hashes stand in place of vectors, or do not.
 pub(super) async fn set_fallback((database, fallback): &(Database, EmbeddingFallback), reason: &str) {
     let done = match fallback {
-        EmbeddingFallback::Hash => {
-            tracing::warn!(
-                reason,
-                "traces without a vector show a hash of their id in its place: these are not embeddings"
-            );
-            database.fall_back_to_hashes(reason).await
-        }
+        EmbeddingFallback::Hash => database.fall_back_to_hashes(reason).await.map(|is_shown| {
+            if is_shown {
+                tracing::warn!(
+                    reason,
+                    "traces without a vector show a hash of their id in its place: these are not embeddings"
+                );
+            }
+        }),
         EmbeddingFallback::None => database.end_fallback().await.map(drop),
     };
     if let Err(error) = done {

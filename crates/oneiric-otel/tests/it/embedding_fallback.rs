@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use oneiric_otel::embed::EmbedOptions;
 use oneiric_otel::query::{QueryError, QueryService, SearchRequest, SimilarRequest, TraceFilter, TraceId};
 use oneiric_otel::settings::EmbeddingFallback;
 use oneiric_otel::store::Database;
@@ -120,4 +121,29 @@ async fn nobody_gets_hashes_who_did_not_ask() {
     model.wait_for(|state| matches!(state, ModelState::Failed(_))).await.unwrap();
     assert_eq!(scene.bench.count("traces WHERE embedding_fallback IS NULL").await, 1);
     system.stop(ZERO).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_model_shows_no_hashes_beside_one_that_has_a_model() {
+    let scene = Scene::new().await;
+    let often = Duration::from_millis(20);
+    let options = SystemOptions {
+        model: Some(ModelLoader::ready(minilm())),
+        embed: EmbedOptions { upkeep: often, interval: often, ..EmbedOptions::default() },
+        ..SystemOptions::default()
+    };
+    let backend = Backend::new(Database::new(scene.bench.test.url()).unwrap(), None);
+    let system = System::start(backend, Schema::Ready, options);
+    until(&scene, "otel_leases WHERE job = 'embedding' AND until > now()", 1).await;
+    assert!(!scene.bench.store.fall_back_to_hashes("the network is away").await.unwrap());
+    assert_eq!(scene.bench.count("otel_embedding_fallback").await, 0);
+    // An older program asks nobody.
+    let client = scene.bench.test.client().await;
+    for _ in 0..2 {
+        let asked = "INSERT INTO otel_embedding_fallback (kind, reason) VALUES ('hash', 'the network is away')";
+        client.batch_execute(asked).await.unwrap();
+        until(&scene, "otel_embedding_fallback", 0).await;
+    }
+    system.stop(ZERO).await.unwrap();
+    assert!(scene.bench.store.fall_back_to_hashes("the network is away").await.unwrap());
 }

@@ -123,6 +123,16 @@ async fn shop() -> Scene {
     scene
 }
 
+/// So many texts more.
+async fn texts(scene: &Scene, count: usize) {
+    let letter = |number: usize| char::from(b'a' + (number % 26) as u8);
+    for number in 1..=count {
+        let name = format!("run {}{}", letter(number / 26), letter(number));
+        scene.spans("a", vec![span(1000 + number as u64, 1, 0, &name, ZERO)]).await;
+        scene.derive().await;
+    }
+}
+
 const QUESTIONS: [(&str, &str); 3] = [
     ("could not reach the payment service", "POST /checkout"),
     ("somebody entered a wrong date of birth", "PUT /profile"),
@@ -277,6 +287,8 @@ async fn a_former_model_that_cannot_be_loaded_still_compares_traces_and_what_is_
         filter: TraceFilter::default(),
     };
     queries.find_similar_traces(&similar).await.expect("it has a vector of the former model");
+    let new = SimilarRequest { trace_id: TraceId(trace_id(4).try_into().unwrap()), ..similar };
+    queries.find_similar_traces(&new).await.expect("it has a vector of the model at hand");
 
     scene.try_again().await;
     until(async || !scene.is_changing().await).await;
@@ -327,14 +339,9 @@ async fn a_model_answers_only_when_its_index_is_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_are_embedded_again_the_newest_first() {
-    const TEXTS: u64 = 40;
+    const TEXTS: usize = 40;
     let scene = Scene::new().await;
-    let letter = |number: u64| char::from(b'a' + (number % 26) as u8);
-    for trace in 1..=TEXTS {
-        let name = format!("run {}{}", letter(trace / 26), letter(trace));
-        scene.spans("a", vec![span(trace, 1, 0, &name, ZERO)]).await;
-        scene.derive().await;
-    }
+    texts(&scene, TEXTS).await;
     scene.worker_of(Small::named("first")).embed_all_now().await.unwrap();
     let model = Reluctant::new(Small::named("second"));
     model.answers.store(true, Ordering::SeqCst);
@@ -388,7 +395,106 @@ async fn a_few_texts_that_no_try_embeds_do_not_hold_a_model_up_for_ever() {
     let one = "DELETE FROM otel_embedding_work WHERE text_id <> (SELECT max(text_id) FROM otel_texts)";
     client.batch_execute(one).await.unwrap();
     worker.embed_all_now().await.unwrap();
+    assert!(scene.is_changing().await, "a model that answers nothing does not answer for another");
+    model.answers.store(true, Ordering::SeqCst);
+    worker.embed_all_now().await.unwrap();
     assert!(!scene.is_changing().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_that_fail_for_hours_or_are_new_do_not_hold_a_model_up() {
+    let scene = Scene::new().await;
+    texts(&scene, 5).await;
+    scene.worker_of(Small::named("first")).embed_all_now().await.unwrap();
+    let model = Reluctant::new(Small::named("second"));
+    let worker = scene.worker_of(Arc::clone(&model) as Arc<dyn Embedder>);
+    worker.embed_all_now().await.unwrap();
+    let client = scene.bench.test.client().await;
+    let set = async |attempts: u32| {
+        let sql =
+            format!("UPDATE otel_embedding_work SET attempts = {attempts}, not_before = now() + interval '1 hour'");
+        client.batch_execute(&sql).await.unwrap();
+    };
+    set(50).await;
+    model.answers.store(true, Ordering::SeqCst);
+    worker.embed_all_now().await.unwrap();
+    assert!(scene.is_changing().await, "no text has a vector of it");
+    // Two of five are not few.
+    let two = "DELETE FROM otel_embedding_work WHERE text_id NOT IN (SELECT text_id FROM otel_texts ORDER BY text_id LIMIT 2)";
+    client.batch_execute(two).await.unwrap();
+    set(49).await;
+    worker.embed_all_now().await.unwrap();
+    assert!(scene.is_changing().await, "they are tried for some hours");
+    set(50).await;
+    // One that came later, and failed once.
+    let new = "INSERT INTO otel_texts (text_hash, text_version, text, words) VALUES (gen_random_uuid(), 1, 'new', '');
+               INSERT INTO otel_embedding_work (text_id, model_id, attempts, not_before)
+               SELECT max(text_id), 2, 1, now() + interval '1 hour' FROM otel_texts";
+    client.batch_execute(new).await.unwrap();
+    worker.embed_all_now().await.unwrap();
+    assert!(!scene.is_changing().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_cannot_answer_yet_says_so_and_answers_later() {
+    let scene = shop().await;
+    scene.worker_of(Small::named("first")).embed_all_now().await.unwrap();
+    let model = Reluctant::new(Small::named("second"));
+    let worker = scene.worker_of(Arc::clone(&model) as Arc<dyn Embedder>);
+    worker.embed_all_now().await.unwrap();
+    model.answers.store(true, Ordering::SeqCst);
+    scene.try_again().await;
+    let client = scene.bench.test.client().await;
+    client.batch_execute("BEGIN; SELECT FROM traces").await.unwrap();
+    worker.embed_all_now().await.unwrap();
+    assert_eq!((worker.put_off(), scene.is_changing().await), (1, true));
+    client.batch_execute("COMMIT").await.unwrap();
+    worker.embed_all_now().await.unwrap();
+    assert_eq!((worker.put_off(), scene.is_changing().await), (1, false));
+}
+
+/// A model that takes its time, and tells in which order models were asked.
+struct Slow {
+    inner: Arc<dyn Embedder>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Embedder for Slow {
+    fn model(&self) -> &EmbeddingModel {
+        self.inner.model()
+    }
+
+    fn embed(&self, texts: &[&str]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        self.asked.lock().unwrap().push(self.model().name.clone());
+        std::thread::sleep(Duration::from_millis(20));
+        self.inner.embed(texts)
+    }
+
+    fn token_count(&self, text: &str) -> usize {
+        self.inner.token_count(text)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_former_model_has_left_to_do_and_what_is_embedded_again_take_turns() {
+    const TEXTS: usize = 60;
+    let scene = shop().await;
+    scene.worker_of(Small::named("first")).embed_all_now().await.unwrap();
+    texts(&scene, TEXTS).await;
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let slow =
+        |name: &str| -> Arc<dyn Embedder> { Arc::new(Slow { inner: Small::named(name), asked: Arc::clone(&asked) }) };
+    let first = slow("first");
+    let former = FormerModel::new(move |_| Some(Ok(Arc::clone(&first))));
+    let options = EmbedOptions { batch_texts: 1, ..options() };
+    let worker =
+        EmbeddingWorker::new(scene.bench.store.clone(), slow("second"), options, scene.deriver.texts_written());
+    let running = Running::start(worker.with_former(former));
+    until(async || asked.lock().unwrap().iter().any(|name| name == "second")).await;
+    running.stop().await;
+    let asked = asked.lock().unwrap();
+    let before = asked.iter().position(|name| name == "second").unwrap();
+    assert!(before < TEXTS, "the former model was done before: {before}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

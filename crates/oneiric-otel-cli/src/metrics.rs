@@ -69,6 +69,11 @@ impl Collector for Snapshot {
             "New templates of log records that were not stored, because an hour had too many",
             templates.left_out,
         )?;
+        page.gauge(
+            "metric_series_limit",
+            "Metric series beyond which points of new ones become dead letters",
+            self.ingest.max_metric_series as f64,
+        )?;
         page.counter("dropped_own_spans", "Spans of the server itself that were refused", self.dropped_own_spans)?;
         page.counter("derived_traces", "Rows of traces written or rewritten", self.derived.traces)?;
         page.counter("new_texts", "Traces whose text was not known and needed a vector", self.derived.texts_new)?;
@@ -88,6 +93,9 @@ impl Collector for Snapshot {
             page.gauge("embedding_fallback", "Whether hashes stand in place of vectors: not embeddings", is_on)?;
             let again = census.model_change.as_ref().map_or(0, |change| change.texts_left);
             page.gauge("texts_to_embed_again", "Of them, those that have one of the model before", again as f64)?;
+            if let Some(series) = census.approximate_rows.get("otel_metric_series").copied().flatten() {
+                page.gauge("metric_series", "Metric series in the database, about", series as f64)?;
+            }
             page.gauge("dead_letters", "Dead letters in the database, not processed", census.dead_letters as f64)?;
             if let Some(collecting) = &census.collecting {
                 page.collecting(collecting)?;

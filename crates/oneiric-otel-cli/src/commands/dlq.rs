@@ -36,7 +36,8 @@ pub(crate) async fn run(global: &Global, command: &Dlq) -> Result<Ending> {
         None => (String::new(), true),
     };
     let spools = oneiric_otel::system::spools_of(&data_dir::of(global)?, &target, is_embedded);
-    let mut letters = Letters { json: global.json, database: None, spools };
+    let max_metric_series = global.settings().limits.max_metric_series;
+    let mut letters = Letters { json: global.json, database: None, spools, max_metric_series };
     if !needs_database(command) {
         return letters.run(command).await;
     }
@@ -74,6 +75,8 @@ struct Letters {
     /// None where it is not needed, or away.
     database: Option<Database>,
     spools: Vec<PathBuf>,
+    /// See the setting.
+    max_metric_series: u64,
 }
 
 impl Letters {
@@ -171,7 +174,7 @@ impl Letters {
 
     async fn replay(&self, replay: &Replay) -> Result<Ending> {
         let database = self.database()?;
-        let replayer = Replayer::new(database.clone(), Replayer::EVERY);
+        let replayer = Replayer::new(database.clone(), Replayer::EVERY).with_max_metric_series(self.max_metric_series);
         let mut report = Report { json: self.json, lines: Vec::new(), failed: false };
         if !replay.all {
             // All are found before any is touched.

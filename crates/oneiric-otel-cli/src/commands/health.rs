@@ -39,6 +39,8 @@ pub(crate) async fn run(global: &Global) -> Result<Ending> {
     let health = match (look(global).await, server) {
         (Ok(Looked { status, telemetry, is_embedded }), server) => {
             let mut problems = problems(&status, telemetry.as_ref(), is_embedded);
+            let limit = global.settings().limits.max_metric_series;
+            problems.extend(telemetry.as_ref().and_then(|telemetry| too_many_series(telemetry, limit)));
             problems.extend(server.iter().flat_map(Report::problems));
             Health { healthy: problems.is_empty(), problems, server, database: Some(status), telemetry }
         }
@@ -154,6 +156,17 @@ fn problems(status: &DatabaseStatus, telemetry: Option<&Census>, is_embedded: bo
     problems
 }
 
+/// That there is no room for metric series, or hardly any: their number is known to some thousandths.
+fn too_many_series(telemetry: &Census, limit: u64) -> Option<String> {
+    let rows = telemetry.approximate_rows.get("otel_metric_series").copied().flatten()?;
+    (rows.unsigned_abs() >= limit - limit / 100).then(|| {
+        format!(
+            "there are about {rows} metric series, and the limit is {limit} (limits.max_metric_series): data points of new \
+             ones become dead letters. See which metric has too many labels, or raise the limit"
+        )
+    })
+}
+
 fn tell_server(server: &Report, row: &mut impl FnMut(&str, String)) {
     row("server", format!("process {}, since {}", server.pid, moment::show_time(server.started_at)));
     let per_signal = |counts: &BTreeMap<String, u64>| {
@@ -222,6 +235,7 @@ fn tell(health: &Health) -> String {
             ("otel_spans", "spans"),
             ("otel_logs", "log records"),
             ("otel_metrics", "data points"),
+            ("otel_metric_series", "metric series"),
             ("otel_traces", "traces"),
             ("otel_texts", "distinct texts"),
         ] {

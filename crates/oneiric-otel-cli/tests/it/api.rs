@@ -162,7 +162,11 @@ async fn logs_are_found_by_their_meaning_and_their_templates() {
     assert_eq!((&nothing["nothing_near"], nothing["page"]["logs"].as_array().unwrap().len()), (&true.into(), 0));
     assert_eq!(get("/api/v1/logs/search").await, None, "it says nothing without a description");
     let metrics = shell(&format!("curl -sSf {place}/metrics")).await.unwrap();
-    for line in ["oneiric_otel_stored_log_templates_total 0", "oneiric_otel_left_out_log_templates_total 0"] {
+    for line in [
+        "oneiric_otel_stored_log_templates_total 0",
+        "oneiric_otel_left_out_log_templates_total 0",
+        "oneiric_otel_metric_series_limit 10000000.0",
+    ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
     }
     serving.terminate().await;

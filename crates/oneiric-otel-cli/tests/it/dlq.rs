@@ -200,3 +200,33 @@ async fn what_the_spool_has_set_aside_is_shown_while_the_database_is_away() {
 fn short(id: &str) -> &str {
     id.split('-').next().unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_without_room_are_replayed_with_a_higher_limit() {
+    let (dir, from) = (data_dir(), data_dir());
+    let (dir, file) = (text(dir.path()), from.path().join("metrics.json"));
+    let (database, _) = database(dir, &[]).await;
+    let points = |name: &str| {
+        format!(
+            r#"{{"name":"{name}","gauge":{{"dataPoints":[{{"timeUnixNano":"1794000000000000000","asDouble":1}}]}}}}"#
+        )
+    };
+    let metrics = ["a", "b", "c"].map(points).join(",");
+    let json = format!(r#"{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{metrics}]}}]}}]}}"#);
+    std::fs::write(&file, json).unwrap();
+    let with_limit = async |arguments: &[&str], limit: &str| -> Run {
+        let place = ["--data-dir", dir, "--database-url", database.url()];
+        let limit = format!("limits.max_metric_series={limit}");
+        run(&[arguments, &place, &["--set", &limit]].concat()).await
+    };
+    with_limit(&["import", "--no-wait", text(&file)], "1").await.expect(0);
+    assert_eq!(database.count("SELECT count(*) FROM otel_metric_series").await, 1);
+    let refused = with_limit(&["dlq", "replay", "--all"], "1").await.expect(1).stdout;
+    assert!(refused.contains("no room for new metric series: 1 are stored, and the limit is 1"), "{refused}");
+    let stored = with_limit(&["dlq", "replay", "--all"], "2").await.expect(1).stdout;
+    assert!(stored.contains("stored 1 records; 1 were refused again"), "{stored}");
+    let stored = with_limit(&["dlq", "replay", "--all"], "3").await.expect(0).stdout;
+    assert!(stored.contains("stored 1 records"), "{stored}");
+    assert_eq!(database.count("SELECT count(*) FROM otel_metric_series").await, 3);
+    assert!(with_limit(&["health"], "0").await.expect(2).stderr.contains("limits.max_metric_series"));
+}

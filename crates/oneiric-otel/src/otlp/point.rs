@@ -178,6 +178,16 @@ impl Points {
         }
     }
 
+    /// Keeps those for which `keep`, which is asked for each in their order, says so.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut() -> bool) {
+        match self {
+            Self::Number(points) => points.retain(|_| keep()),
+            Self::Histogram(points) => points.retain(|_| keep()),
+            Self::ExponentialHistogram(points) => points.retain(|_| keep()),
+            Self::Summary(points) => points.retain(|_| keep()),
+        }
+    }
+
     /// The points, in their order.
     pub fn iter(&self) -> impl Iterator<Item = Point<'_>> {
         (0..self.len()).filter_map(|index| self.get(index))

@@ -48,7 +48,7 @@ pub use report::{IngestCounters, IngestCounts, Latencies};
 
 use crate::otlp::{Encoding, Signal};
 use crate::self_trace;
-use crate::store::{Batch, Database, Store, StoreError};
+use crate::store::{Batch, Database, MAX_METRIC_SERIES, Store, StoreError};
 use breaker::Breaker;
 use examine::{Verdict, examine};
 use prepare::Prepared;
@@ -76,6 +76,15 @@ pub struct Accepted {
     pub rejected: u64,
     /// Why records were rejected, or a warning. Empty when there is nothing to say.
     pub message: String,
+}
+
+impl Accepted {
+    fn add(&mut self, note: &str) {
+        if !self.message.is_empty() {
+            self.message.push_str("; ");
+        }
+        self.message.push_str(note);
+    }
 }
 
 /// Why a request was refused whole. Nothing of it is stored.
@@ -136,6 +145,8 @@ pub struct IngestOptions {
     pub breaker: BreakerOptions,
     /// What a record may be.
     pub limits: Limits,
+    /// Metric series that the database may have. Data points of a new one beyond it become dead letters.
+    pub max_metric_series: u64,
     /// What is stored at all.
     pub signals: StoredSignals,
     /// Where else acknowledged requests go.
@@ -185,6 +196,7 @@ impl Default for IngestOptions {
             write_timeout: Duration::from_secs(30),
             breaker: BreakerOptions::default(),
             limits: Limits::default(),
+            max_metric_series: MAX_METRIC_SERIES,
             signals: StoredSignals::default(),
             outlet: None,
         }
@@ -204,6 +216,8 @@ pub struct IngestStatus {
     pub waiting_requests: usize,
     /// Their rows.
     pub waiting_rows: usize,
+    /// See [`IngestOptions::max_metric_series`].
+    pub max_metric_series: u64,
     /// What has passed since the start.
     pub counts: IngestCounts,
 }
@@ -298,7 +312,8 @@ impl Ingest {
     /// Starts the writers on `database`, whose schema must be migrated. To be called once.
     pub fn start_writing(&self, database: Database) {
         let Handle { core, writers, stop } = &*self.handle;
-        let store = Arc::clone(core.store.get_or_init(|| Arc::new(Store::new(database))));
+        let limit = core.options.max_metric_series;
+        let store = Arc::clone(core.store.get_or_init(|| Arc::new(Store::new(database, limit))));
         let asked = store.database.clone();
         drop(tokio::spawn(self_trace::inherit(async move { asked.warn_of_volatility().await })));
         for _ in 0..core.options.writers.max(1) {
@@ -399,6 +414,7 @@ impl Ingest {
             spool,
             waiting_requests,
             waiting_rows,
+            max_metric_series: core.options.max_metric_series,
             counts: self.counts(),
         }
     }
@@ -476,11 +492,16 @@ impl Core {
             passed_on.await;
             return Ok(accepted);
         }
-        let refused = self.store_and_pass_on(request, prepared, own).await?.refused;
-        if refused > 0 {
-            // Kept, though not in its table: nothing for the sender to do, and nothing to hide.
-            let note = format!("the database refused {refused} records; they are kept as dead letters");
-            accepted.message = if accepted.message.is_empty() { note } else { format!("{}; {note}", accepted.message) };
+        let Outcome { refused, limited } = self.store_and_pass_on(request, prepared, own).await?;
+        // Kept, though not in its table: nothing for the sender to do, and nothing to hide.
+        if refused > limited {
+            accepted.add(&format!("the database refused {} records; they are kept as dead letters", refused - limited));
+        }
+        if limited > 0 {
+            accepted.add(&format!(
+                "there is no room for new metric series (limits.max_metric_series); {limited} data points of such are kept \
+                 as dead letters"
+            ));
         }
         Ok(accepted)
     }

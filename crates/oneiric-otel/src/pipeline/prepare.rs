@@ -104,6 +104,28 @@ fn single_points(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
     records.iter().map(|record| single(*record).unwrap_or_else(|| request.body.to_vec())).collect()
 }
 
+/// Data points of a request by their numbers, which ascend, in one request.
+pub(super) fn points_together(request: &Request, numbers: &[u32]) -> Vec<u8> {
+    let Ok(decoded) = otlp::decode::<Metric>(request.encoding, &request.body) else { return request.body.to_vec() };
+    let mut wanted = numbers.iter().copied().peekable();
+    let mut number = 0;
+    let mut pick = |metric: Metric| {
+        let (descriptor, mut points) = point::split(metric)?;
+        points.retain(|| {
+            let is_wanted = wanted.next_if_eq(&number).is_some();
+            number += 1;
+            is_wanted
+        });
+        if points.is_empty() { None } else { point::join(descriptor, points).ok() }
+    };
+    let mut groups = decoded.groups;
+    for group in &mut groups {
+        group.records = std::mem::take(&mut group.records).into_iter().filter_map(&mut pick).collect();
+    }
+    groups.retain(|group| !group.records.is_empty());
+    protobuf::encode(&groups)
+}
+
 /// For bytes that were decoded before and are not now, which nobody expects.
 fn whole(request: &Request, records: &[u32]) -> Vec<Vec<u8>> {
     vec![request.body.to_vec(); records.len()]

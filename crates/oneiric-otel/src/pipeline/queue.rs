@@ -84,6 +84,8 @@ pub(super) struct Reply {
 pub(super) struct Outcome {
     /// Records that are dead letters now.
     pub(super) refused: u64,
+    /// Of these, data points of series for which there is no room.
+    pub(super) limited: u64,
 }
 
 impl Entry {

@@ -16,7 +16,7 @@ use super::check::Limits;
 use super::prepare::{self, Prepared, prepare};
 use super::tag::Tag;
 use crate::otlp::{Encoding, Signal};
-use crate::store::{Database, MANY_DEAD_LETTERS, Replayed, Store, StoreError};
+use crate::store::{Database, MANY_DEAD_LETTERS, MAX_METRIC_SERIES, Render, Replayed, Store, StoreError, Written};
 
 /// Letters that are looked up at a time.
 const LETTERS: i64 = 100;
@@ -37,13 +37,32 @@ pub struct Replayer {
     every: Duration,
 }
 
+/// The request that a letter holds.
+struct Letter<'a>(&'a Request);
+
+impl Render for Letter<'_> {
+    fn singles(&self, _: usize, records: &[u32]) -> Result<Vec<Vec<u8>>, StoreError> {
+        Ok(prepare::dead_letters(self.0, records))
+    }
+
+    fn points(&self, _: usize, points: &[u32]) -> Result<Vec<u8>, StoreError> {
+        Ok(prepare::points_together(self.0, points))
+    }
+}
+
 impl Replayer {
     /// Replays due letters in the background this often.
     pub const EVERY: Duration = Duration::from_mins(5);
 
     /// Prepares a replayer of a database, whose schema must be migrated before anything is replayed.
     pub fn new(database: Database, every: Duration) -> Self {
-        Self { store: Arc::new(Store::new(database)), every }
+        Self { store: Arc::new(Store::new(database, MAX_METRIC_SERIES)), every }
+    }
+
+    /// The same, with another limit to the metric series of the database: see [`super::IngestOptions::max_metric_series`].
+    #[must_use]
+    pub fn with_max_metric_series(self, limit: u64) -> Self {
+        Self { store: Arc::new(Store::new(self.store.database.clone(), limit)), ..self }
     }
 
     /// Replays what is due, now and every so often, until `stop`. Trouble is logged and tried again.
@@ -72,14 +91,14 @@ impl Replayer {
         }
     }
 
-    /// Replays every letter whose time has come.
+    /// Replays every letter whose time has come. Those that wait for room for metric series wait until there is some.
     ///
     /// # Errors
     /// When the database does not answer. What was replayed before stays so.
     pub async fn replay_due(&self) -> Result<ReplayCounts, StoreError> {
         let mut counts = ReplayCounts::default();
         loop {
-            let due = self.store.database.due_dead_letters(LETTERS).await?;
+            let due = self.store.due_dead_letters(LETTERS).await?;
             let before = counts;
             for letter in due {
                 match self.replay(letter).await? {
@@ -109,8 +128,7 @@ impl Replayer {
         let request = Request { signal: entry.signal(), encoding: Encoding::Protobuf, body: body.into() };
         let outcome = match self.prepare(&request).await {
             Ok(prepared) => {
-                let render = |_: usize, records: &[u32]| Ok(prepare::dead_letters(&request, records));
-                self.store.replay(letter, &prepared.batch, &render).await.map_err(|error| error.to_string())
+                self.store.replay(letter, &prepared.batch, &Letter(&request)).await.map_err(|error| error.to_string())
             }
             Err(reason) => Err(reason),
         };
@@ -136,9 +154,9 @@ impl Replayer {
         let tag = tag.map(Tag::from_bits).ok_or("how it is encoded cannot be told")?;
         let request = Request { signal, encoding: tag.encoding, body };
         let prepared = self.prepare(&request).await?;
-        let render = |_: usize, records: &[u32]| Ok(prepare::dead_letters(&request, records));
-        let written = self.store.write(&[&prepared.batch], &render).await.map_err(|error| error.to_string())?;
-        let refused = written.iter().map(|written| written.refused.len() as u64).sum();
+        let written =
+            self.store.write(&[&prepared.batch], &Letter(&request)).await.map_err(|error| error.to_string())?;
+        let refused = written.iter().map(Written::dead_letters).sum();
         Ok(Replayed::Stored { records: prepared.batch.rows.len() as u64 - refused, refused })
     }
 

@@ -20,7 +20,7 @@ use super::tag::Tag;
 use super::{Core, Limits, Refused, Request};
 use crate::otlp::Signal;
 use crate::self_trace;
-use crate::store::{DeadLetter, ErrorClass, Store, StoreError, Written};
+use crate::store::{DeadLetter, ErrorClass, Render, SERIES_LIMIT, Store, StoreError, Written};
 
 /// A pause before a retry doubles up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ impl Writer {
 
     async fn write_with_retries(&self, work: &Work, span: &Span) -> Result<Vec<Written>, StoreError> {
         let batches: Vec<_> = work.entries.iter().map(|entry| &entry.batch).collect();
-        let render = |batch: usize, records: &[u32]| self.render(&work.entries[batch].source, records);
+        let render = Rendered { core: &self.core, entries: &work.entries };
         let mut pause = self.core.options.retry_backoff;
         let mut retries = 0;
         loop {
@@ -156,25 +156,18 @@ impl Writer {
         }
     }
 
-    /// Records of a request as dead letters: each a request of its own.
-    fn render(&self, source: &Source, records: &[u32]) -> Result<Vec<Vec<u8>>, StoreError> {
-        Ok(match self.core.request(source)? {
-            Some(request) => prepare::dead_letters(&request, records),
-            None => vec![Vec::new(); records.len()],
-        })
-    }
-
     /// The batch is committed.
     fn finish(&self, work: Work, written: &[Written]) {
         for (entry, written) in work.entries.into_iter().zip(written) {
-            let refused = written.refused.len() as u64;
+            let (refused, limited) = (written.dead_letters(), written.limited);
             if written.duplicate {
                 self.core.counters.duplicate_request();
             } else {
                 self.core.counters.written(entry.source.signal, entry.records - refused);
-                self.core.counters.dead_lettered(ErrorClass::BadData.as_str(), refused);
+                self.core.counters.dead_lettered(ErrorClass::BadData.as_str(), refused - limited);
+                self.core.counters.dead_lettered(SERIES_LIMIT, limited);
             }
-            self.settle(entry, Outcome { refused });
+            self.settle(entry, Outcome { refused, limited });
         }
     }
 
@@ -220,7 +213,7 @@ impl Writer {
                     let records = entry.records;
                     tracing::error!(class, records, %error, "a request became a dead letter");
                     self.core.counters.dead_lettered(class, records);
-                    self.settle(entry, Outcome { refused: records });
+                    self.settle(entry, Outcome { refused: records, limited: 0 });
                 }
             }
             Err(reason) => {
@@ -261,6 +254,24 @@ impl Writer {
             Read { entries: Vec::new(), to: from, last: None, trouble: true }
         });
         self.core.queue.refill(&reading, read);
+    }
+}
+
+/// The requests that are being written, for dead letters. Of one that is damaged by now nothing is left.
+struct Rendered<'a> {
+    core: &'a Core,
+    entries: &'a [Entry],
+}
+
+impl Render for Rendered<'_> {
+    fn singles(&self, batch: usize, records: &[u32]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let request = self.core.request(&self.entries[batch].source)?;
+        Ok(request.map_or_else(|| vec![Vec::new(); records.len()], |request| prepare::dead_letters(&request, records)))
+    }
+
+    fn points(&self, batch: usize, points: &[u32]) -> Result<Vec<u8>, StoreError> {
+        let request = self.core.request(&self.entries[batch].source)?;
+        Ok(request.map_or_else(Vec::new, |request| prepare::points_together(&request, points)))
     }
 }
 

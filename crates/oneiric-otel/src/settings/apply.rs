@@ -30,6 +30,7 @@ impl Settings {
                 ..defaults.breaker
             },
             limits: Limits { record_bytes: self.limits.max_record_bytes, attributes: self.limits.max_attributes },
+            max_metric_series: self.limits.max_metric_series,
             signals: StoredSignals { traces: self.store_traces, metrics: self.store_metrics, logs: self.store_logs },
             ..defaults
         }

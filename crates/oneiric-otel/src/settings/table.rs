@@ -428,6 +428,9 @@ group! {
         max_record_bytes: usize = 16 << 20, whole(1024, 1 << 30);
         /// Attributes of a record, or of an event, link or exemplar in it
         max_attributes: usize = 10_000, whole(1, 1_000_000);
+        /// Metric series in the database, of all servers on it together. Data points of a new one beyond it are kept as dead
+        /// letters until there is room; those of series that are there are stored
+        max_metric_series: u64 = crate::store::MAX_METRIC_SERIES, whole(1, u64::MAX);
     }
 }
 

@@ -73,6 +73,7 @@ fn settings_become_options() {
             ("MAHAVISHNU_OTEL_STORAGE__CIRCUIT_BREAKER_TIMEOUT_SECONDS", "10"),
             ("MAHAVISHNU_OTEL_STORAGE__STORE_LOGS", "off"),
             ("MAHAVISHNU_OTEL_STORAGE__LIMITS__MAX_ATTRIBUTES", "3"),
+            ("MAHAVISHNU_OTEL_STORAGE__LIMITS__MAX_METRIC_SERIES", "20000000"),
             ("MAHAVISHNU_OTEL_STORAGE__VECTOR_INDEX", "none"),
             ("MAHAVISHNU_OTEL_STORAGE__SEARCH_FLOOR", "0.4"),
             ("MAHAVISHNU_OTEL_STORAGE__CACHE_SIZE", "100"),
@@ -82,6 +83,7 @@ fn settings_become_options() {
     let settings = settings.expect("all are in range").settings;
     let options = settings.ingest_options(Ack::Stored);
     assert_eq!((options.batch_rows, options.max_retries, options.limits.attributes), (10, 0, 3));
+    assert_eq!(options.max_metric_series, 20_000_000);
     assert_eq!((options.batch_interval, options.retry_backoff), (Duration::from_millis(500), Duration::ZERO));
     assert_eq!((options.breaker.threshold, options.breaker.open_for), (7, Duration::from_secs(10)));
     let stored = Signal::ALL.map(|signal| options.signals.has(signal));
@@ -110,6 +112,8 @@ fn out_of_range_is_refused_with_source_key_range_and_what_was_found() {
         ("OTEL_STORAGE_STORE_LOGS", "maybe", "store_logs", "true or false"),
         ("OTEL_STORAGE_LISTEN__GRPC_ADDR", "4317", "listen.grpc_addr", "HOST:PORT"),
         ("OTEL_STORAGE_LIMITS__MAX_ATTRIBUTES", "0", "limits.max_attributes", "a whole number from 1 to 1000000"),
+        ("OTEL_STORAGE_LIMITS__MAX_METRIC_SERIES", "0", "limits.max_metric_series", "a whole number from 1 up"),
+        ("OTEL_STORAGE_LIMITS__MAX_METRIC_SERIES", "1e7", "limits.max_metric_series", "a whole number from 1 up"),
         ("OTEL_STORAGE_EMBEDDING_DIMENSION", "0", "embedding_dimension", "a whole number from 1 to 16000"),
         ("OTEL_STORAGE_EMBEDDING_ENDPOINT__URL", "h:80", "embedding_endpoint.url", "a URL such as http://"),
         ("OTEL_STORAGE_STORAGE_BACKEND", "jaeger", "storage_backend", "otlp, postgresql or both"),

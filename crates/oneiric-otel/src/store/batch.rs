@@ -111,16 +111,18 @@ pub(crate) struct Ids {
     pub(crate) resources: HashMap<Hash128, i64>,
     pub(crate) scopes: HashMap<Hash128, i32>,
     pub(crate) series: HashMap<Hash128, i64>,
+    /// Why some series have none, if so.
+    pub(crate) no_room: Option<String>,
 }
 
 impl Ids {
-    /// The ids of a batch's owners, by number.
-    pub(crate) fn owners(&self, batch: &Batch) -> Vec<OwnerIds> {
+    /// The ids of a batch's owners, by number. A series for which there was no room has none.
+    pub(crate) fn owners(&self, batch: &Batch) -> Vec<Option<OwnerIds>> {
         let ids = |owner: &Owner| match owner {
             Owner::Scoped { resource, scope } => {
-                OwnerIds::Scoped { resource: self.resources[resource], scope: self.scopes[scope] }
+                Some(OwnerIds::Scoped { resource: self.resources[resource], scope: self.scopes[scope] })
             }
-            Owner::Series(series) => OwnerIds::Series(self.series[series]),
+            Owner::Series(series) => self.series.get(series).copied().map(OwnerIds::Series),
         };
         batch.references.owners.iter().map(ids).collect()
     }

@@ -129,7 +129,8 @@ impl Database {
                        FROM pg_class p LEFT JOIN pg_inherits i ON i.inhparent = p.oid
                        JOIN pg_class c ON c.oid = coalesce(i.inhrelid, p.oid)
                        WHERE p.relnamespace = 'otel'::regnamespace
-                         AND p.relname IN ('otel_spans', 'otel_logs', 'otel_metrics', 'otel_traces', 'otel_texts')) t
+                         AND p.relname IN ('otel_spans', 'otel_logs', 'otel_metrics', 'otel_metric_series', 'otel_traces',
+                                           'otel_texts')) t
                  GROUP BY name",
                 &[],
             )

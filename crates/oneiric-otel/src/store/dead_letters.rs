@@ -3,8 +3,9 @@
 //! # Promise
 //! [`Store::replay`] stores what a letter holds and marks the letter as processed in one transaction, so that it happens
 //! exactly once, whoever tries, however often, and wherever it is cut off. What is refused again stays: the letter, or,
-//! where other records of it are stored, a letter of its own for each refused record. A letter's place in the ledger of
-//! requests is not asked for: the request that it came from stands there since it was refused.
+//! where other records of it are stored, a letter of its own for each refused record, and one for all points of series for
+//! which there is no room. A letter's place in the ledger of requests is not asked for: the request that it came from stands
+//! there since it was refused.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -18,9 +19,10 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::batch::Batch;
-use super::database::Database;
+use super::database::{Argument, Database};
 use super::error::StoreError;
 use super::residue::without_nul;
+use super::series_cap::SERIES_LIMIT;
 use super::write::{Render, SETTINGS, Store};
 use crate::otlp::Signal;
 use crate::otlp::canonical::Hash128;
@@ -78,7 +80,7 @@ pub struct DeadLetterEntry {
     pub id: Uuid,
     /// `trace`, `metric` or `log`.
     pub telemetry_type: String,
-    /// The class of the error: `bad-data`, `stuck`.
+    /// The class of the error: `bad-data`, `stuck`, `series-limit`.
     pub error_class: String,
     /// Why it was refused.
     pub error_message: String,
@@ -180,7 +182,7 @@ struct Values<'a> {
 }
 
 impl Values<'_> {
-    fn arguments(&self) -> [super::database::Argument<'_>; 5] {
+    fn arguments(&self) -> [Argument<'_>; 5] {
         [
             (&self.since, Type::INT8),
             (&self.until, Type::INT8),
@@ -195,7 +197,7 @@ impl Values<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Replayed {
-    /// Its records are stored, but for some that are letters of their own now.
+    /// Its records are stored, but for some that are in other letters now.
     Stored {
         /// Records stored, now or before.
         records: u64,
@@ -216,7 +218,7 @@ impl fmt::Display for Replayed {
         match self {
             Self::Stored { records, refused: 0 } => write!(f, "stored {records} records"),
             Self::Stored { records, refused } => {
-                write!(f, "stored {records} records; {refused} were refused again and are letters of their own")
+                write!(f, "stored {records} records; {refused} were refused again and stay dead letters")
             }
             Self::Refused { reason } => write!(f, "refused again: {reason}"),
             Self::Elsewhere => f.write_str("processed, purged or being replayed by another process"),
@@ -279,7 +281,12 @@ impl Store {
     ///
     /// # Errors
     /// When nothing was changed.
-    pub(crate) async fn replay(&self, letter: Uuid, batch: &Batch, render: Render<'_>) -> Result<Replayed, StoreError> {
+    pub(crate) async fn replay(
+        &self,
+        letter: Uuid,
+        batch: &Batch,
+        render: &dyn Render,
+    ) -> Result<Replayed, StoreError> {
         match self.replay_once(letter, batch, render).await {
             Err(error) if error.is_stale() || error.is_missing_partition() => {
                 self.forget();
@@ -289,7 +296,7 @@ impl Store {
         }
     }
 
-    async fn replay_once(&self, letter: Uuid, batch: &Batch, render: Render<'_>) -> Result<Replayed, StoreError> {
+    async fn replay_once(&self, letter: Uuid, batch: &Batch, render: &dyn Render) -> Result<Replayed, StoreError> {
         let batches = [batch];
         let resolved = self.resolve(&batches).await?;
         let mut client = self.database.lease().await?;
@@ -304,10 +311,7 @@ impl Store {
             return Ok(Replayed::Elsewhere);
         };
         let mut poison = resolved.insert_carefully(&transaction).await?;
-        if poison.len() == batch.rows.len()
-            && let Some(first) = poison.first()
-        {
-            let reason = first.reason.to_string();
+        if let Some(reason) = resolved.refusal(0, &poison) {
             refuse(&transaction, letter, &reason).await?;
             commits.store(true, Ordering::Relaxed);
             transaction.commit().await?;
@@ -315,13 +319,14 @@ impl Store {
             return Ok(Replayed::Refused { reason });
         }
         resolved.bury(&transaction, &mut poison, claimed.get(0), render).await?;
+        let limited = resolved.bury_limited(&transaction, 0, claimed.get(0), render).await?;
         resolved.touch(&transaction, &[true]).await?;
         let done = "UPDATE otel.otel_telemetry_dlq SET processed_at = now() WHERE id = $1";
         transaction.execute(done, &[&letter]).await?;
         commits.store(true, Ordering::Relaxed);
         transaction.commit().await?;
         client.keep();
-        let (rows, refused) = (batch.rows.len() as u64, poison.len() as u64);
+        let (rows, refused) = (batch.rows.len() as u64, poison.len() as u64 + limited);
         Ok(Replayed::Stored { records: rows - refused, refused })
     }
 }
@@ -372,11 +377,15 @@ impl Database {
         Ok(rows.first().map(|row| (DeadLetterEntry::of_row(row), row.get(11))))
     }
 
-    /// The unprocessed letters that are due, those that have waited longest first, at most `limit`.
-    pub(crate) async fn due_dead_letters(&self, limit: i64) -> Result<Vec<Uuid>, StoreError> {
-        let sql = "SELECT id FROM otel.otel_telemetry_dlq WHERE processed_at IS NULL AND next_retry_at <= now()
-                   ORDER BY next_retry_at, id LIMIT $1";
-        Ok(self.query(sql, &[(&limit, Type::INT8)]).await?.iter().map(|row| row.get(0)).collect())
+    /// The unprocessed letters that are due, those that have waited longest first, at most `limit`. `with_limited`: also
+    /// those of points for whose series there was no room.
+    pub(super) async fn due_dead_letters(&self, with_limited: bool, limit: i64) -> Result<Vec<Uuid>, StoreError> {
+        let sql = "SELECT id FROM otel.otel_telemetry_dlq
+                   WHERE processed_at IS NULL AND next_retry_at <= now() AND ($1 OR error_class <> $2)
+                   ORDER BY next_retry_at, id LIMIT $3";
+        let arguments: [Argument<'_>; 3] =
+            [(&with_limited, Type::BOOL), (&SERIES_LIMIT, Type::TEXT), (&limit, Type::INT8)];
+        Ok(self.query(sql, &arguments).await?.iter().map(|row| row.get(0)).collect())
     }
 
     /// Unprocessed letters in the order of their ids, those after `after`, at most `limit`.

@@ -20,6 +20,8 @@ use super::error::StoreError;
 use super::fidelity::Writer;
 use super::residue::without_nul;
 use super::rows::find as find_attribute;
+use super::series;
+use super::series_cap::SeriesCap;
 use super::write::{SETTINGS, check_references};
 use crate::otlp::canonical::Hash128;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
@@ -28,8 +30,6 @@ use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 const REMEMBERED: usize = 200_000;
 /// Seconds for which they are remembered: `last_seen` is right to a day.
 const REMEMBERED_FOR: u32 = 12 * 3600;
-/// Says to a trigger that it need not look whether a series' resource and scope are in use.
-const OWNERS_ARE_CHECKED: &str = "SET LOCAL oneiric_otel.owners_are_checked = on";
 
 /// A table whose rows many records share.
 #[derive(Debug, Clone, Copy)]
@@ -43,11 +43,12 @@ const SCOPES: Shared = Shared { table: "otel.otel_scopes", id: "scope_id" };
 const SERIES: Shared = Shared { table: "otel.otel_metric_series", id: "series_id" };
 
 /// Ids of resources, scopes and series by the hash of their content.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Dimensions {
     resources: Known,
     scopes: Known,
     series: Known,
+    cap: SeriesCap,
 }
 
 /// Remembered ids in two generations. When the young one is full it becomes the old one, and what was old and not asked
@@ -130,14 +131,27 @@ impl Known {
 }
 
 impl Dimensions {
+    /// Knows nothing yet, and lets the database have so many series.
+    pub(crate) fn new(max_metric_series: u64) -> Self {
+        let (resources, scopes, series) = Default::default();
+        Self { resources, scopes, series, cap: SeriesCap::new(max_metric_series) }
+    }
+
+    /// Whether there is no room for another metric series.
+    pub(crate) async fn is_series_limit_reached(&self, database: &Database) -> Result<bool, StoreError> {
+        self.cap.is_reached(database).await
+    }
+
     /// Forgets every id: the rows may have been collected, or the database replaced by another.
     pub(crate) fn forget(&self) {
+        self.cap.doubt();
         for known in [&self.resources, &self.scopes, &self.series] {
             *known.lock() = Generations::default();
         }
     }
 
-    /// The ids of everything that `batches` refer to, stored now where it is new.
+    /// The ids of everything that `batches` refer to, stored now where it is new. A new series for which there is no room has
+    /// none.
     pub(crate) async fn resolve(&self, database: &Database, batches: &[&Batch]) -> Result<Ids, StoreError> {
         let references = || batches.iter().map(|batch| &batch.references);
         let resources = references().flat_map(|all| &all.resources).map(|(hash, one)| (*hash, &**one)).collect();
@@ -145,8 +159,8 @@ impl Dimensions {
         let series = references().flat_map(|all| &all.series).map(|(hash, one)| (*hash, one)).collect();
         let resources = self.resources(database, &resources).await?;
         let scopes = self.scopes(database, &scopes).await?;
-        let series = self.series(database, &series, &resources, &scopes).await?;
-        Ok(Ids { resources, scopes, series })
+        let SeriesIds { ids: series, no_room } = self.series(database, &series, &resources, &scopes).await?;
+        Ok(Ids { resources, scopes, series, no_room })
     }
 
     /// The ids of these resources, stored now where they are new.
@@ -240,78 +254,56 @@ impl Dimensions {
             .collect()
     }
 
-    /// The ids of these series, stored now where they are new. Their resources and scopes are known already.
+    /// The ids of these series, stored now where they are new and there is room for them. Their resources and scopes are
+    /// known already.
     async fn series(
         &self,
         database: &Database,
         wanted: &HashMap<Hash128, &Series>,
         resource_ids: &HashMap<Hash128, i64>,
         scope_ids: &HashMap<Hash128, i32>,
-    ) -> Result<HashMap<Hash128, i64>, StoreError> {
+    ) -> Result<SeriesIds, StoreError> {
         let (mut ids, mut missing) = self.series.look_up(wanted.keys());
-        if missing.is_empty() {
-            return Ok(ids);
-        }
-        let mut client = database.lease().await?;
-        let transaction = begin(&mut client).await?;
-        let mut found = find(&transaction, SERIES, &mut missing).await?;
-        if !missing.is_empty() {
-            // What a series refers to is not looked at again once it is stored.
-            check_references(&transaction, resource_ids, scope_ids, &HashMap::new()).await?;
-            transaction.batch_execute(OWNERS_ARE_CHECKED).await?;
-        }
-        let statement = transaction
-            .prepare(
-                "INSERT INTO otel.otel_metric_series (content_hash, resource_id, scope_id, monotonic, service_name, metric_name,
-                   metric_type, temporality, unit, description, attributes, metadata, explicit_bounds, residue)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text::jsonb, $12::text::jsonb, $13, $14)
-                 ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
-                 RETURNING series_id",
-            )
-            .await?;
-        let inserts = missing.iter().map(|hash| {
-            let series = wanted[hash];
-            let (statement, transaction) = (&statement, &transaction);
-            async move {
-                let row = &series.row;
-                let id: i64 = transaction
-                    .query_one(
-                        statement,
-                        &[
-                            &Uuid::from_bytes(hash.0),
-                            &resource_ids[&series.resource],
-                            &scope_ids[&series.scope],
-                            &row.monotonic,
-                            &series.service_name,
-                            &row.metric_name,
-                            &row.metric_type,
-                            &row.temporality,
-                            &row.unit,
-                            &row.description,
-                            &row.attributes,
-                            &row.metadata,
-                            &row.explicit_bounds,
-                            &row.residue,
-                        ],
-                    )
-                    .await?
-                    .get(0);
-                Ok::<_, tokio_postgres::Error>((*hash, id))
+        let mut no_room = None;
+        let mut has_counted = false;
+        while !missing.is_empty() {
+            let mut client = database.lease().await?;
+            let transaction = begin(&mut client).await?;
+            let mut found = find(&transaction, SERIES, &mut missing).await?;
+            let mut should_count = false;
+            if !missing.is_empty() {
+                let room = self.cap.room(&transaction, missing.len()).await?;
+                // Not with the locks of a transaction in hand.
+                should_count = room.should_count && !has_counted;
+                if !should_count {
+                    let beyond = missing.split_off(room.fits);
+                    no_room = (!beyond.is_empty()).then(|| self.cap.refuse(beyond.len(), room.rows));
+                    let new: Vec<_> = missing.drain(..).map(|hash| (hash, wanted[&hash])).collect();
+                    if !new.is_empty() {
+                        // What a series refers to is not looked at again once it is stored.
+                        check_references(&transaction, resource_ids, scope_ids, &HashMap::new()).await?;
+                    }
+                    series::insert(&transaction, &new, resource_ids, scope_ids, &mut found).await?;
+                }
             }
-        });
-        // Pipelined: one round trip for all of them.
-        for inserted in futures::future::join_all(inserts).await {
-            let (hash, id) = inserted?;
-            found.insert(hash, id);
+            transaction.commit().await?;
+            client.keep();
+            self.series.remember(&found);
+            ids.extend(found);
+            if should_count {
+                self.cap.count(database).await;
+                has_counted = true;
+            }
         }
-        // Closed in the transaction: behind a pooler the session is another one afterwards.
-        drop(statement);
-        transaction.commit().await?;
-        client.keep();
-        self.series.remember(&found);
-        ids.extend(found);
-        Ok(ids)
+        Ok(SeriesIds { ids, no_room })
     }
+}
+
+/// The ids of series.
+struct SeriesIds {
+    ids: HashMap<Hash128, i64>,
+    /// Why some have none, if so.
+    no_room: Option<String>,
 }
 
 /// A transaction whose rows survive whatever happens once it is committed: records will refer to them.

@@ -32,6 +32,7 @@ use super::dimensions::Dimensions;
 use super::error::{ErrorClass, StoreError};
 use super::partitions::Partitions;
 use super::rows;
+use super::series_cap::SERIES_LIMIT;
 use super::spools::{COUNTS, in_no_spool_before};
 use super::templates::{KnownTemplates, TemplateCounts, store_templates};
 use crate::otlp::Signal;
@@ -61,6 +62,15 @@ pub(crate) struct Written {
     pub(crate) duplicate: bool,
     /// Records that the database refused, by number. They are dead letters now.
     pub(crate) refused: Vec<u32>,
+    /// Data points of series for which there was no room. They are one dead letter now.
+    pub(crate) limited: u64,
+}
+
+impl Written {
+    /// Records that are dead letters now.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        self.refused.len() as u64 + self.limited
+    }
 }
 
 /// A record that the database refused.
@@ -70,9 +80,15 @@ pub(super) struct Poison {
     pub(super) reason: StoreError,
 }
 
-/// Renders records of a batch, by number, each as an OTLP request that can be sent again. Fails when that cannot be done
-/// now; what can never be done is empty.
-pub(crate) type Render<'a> = &'a (dyn Fn(usize, &[u32]) -> Result<Vec<Vec<u8>>, StoreError> + Sync);
+/// Renders records of a batch, by number, as OTLP requests that can be sent again. Fails when that cannot be done now; what
+/// can never be done is empty.
+pub(crate) trait Render: Sync {
+    /// Each as a request of its own.
+    fn singles(&self, batch: usize, records: &[u32]) -> Result<Vec<Vec<u8>>, StoreError>;
+
+    /// Data points, whose numbers ascend, in one request.
+    fn points(&self, batch: usize, points: &[u32]) -> Result<Vec<u8>, StoreError>;
+}
 
 /// A table that records go to.
 struct Table {
@@ -91,9 +107,10 @@ fn table(signal: Signal) -> Table {
 }
 
 impl Store {
-    pub(crate) fn new(database: Database) -> Self {
-        let (dimensions, partitions, templates) = Default::default();
-        Self { database, dimensions, partitions, templates }
+    /// The write side of a database that may have so many metric series.
+    pub(crate) fn new(database: Database, max_metric_series: u64) -> Self {
+        let (partitions, templates) = Default::default();
+        Self { database, dimensions: Dimensions::new(max_metric_series), partitions, templates }
     }
 
     /// Writes the batches in one transaction. `dead_letter` is asked only for records that the database refuses.
@@ -101,7 +118,7 @@ impl Store {
     /// # Errors
     /// When nothing was committed. The class says whether to try again; [`ErrorClass::BadData`] here is about what the
     /// records belong to, since a record that is refused becomes a dead letter.
-    pub(crate) async fn write(&self, batches: &[&Batch], dead_letter: Render<'_>) -> Result<Vec<Written>, StoreError> {
+    pub(crate) async fn write(&self, batches: &[&Batch], dead_letter: &dyn Render) -> Result<Vec<Written>, StoreError> {
         let outcome = match self.write_known(batches, dead_letter).await {
             Err(error) if error.is_stale() => {
                 tracing::warn!(%error, "looking everything up again");
@@ -119,7 +136,7 @@ impl Store {
     }
 
     /// [`Self::write`], relying on the ids that are remembered.
-    async fn write_known(&self, batches: &[&Batch], dead_letter: Render<'_>) -> Result<Vec<Written>, StoreError> {
+    async fn write_known(&self, batches: &[&Batch], dead_letter: &dyn Render) -> Result<Vec<Written>, StoreError> {
         let resolved = self.resolve(batches).await?;
         match self.attempt(&resolved, Pass::Direct, dead_letter).await {
             Err(error) if error.is_missing_partition() => {
@@ -136,6 +153,13 @@ impl Store {
         }
     }
 
+    /// The unprocessed dead letters that are due, those that have waited longest first, at most `limit`. Those that wait for
+    /// room for metric series are not due while there is none.
+    pub(crate) async fn due_dead_letters(&self, limit: i64) -> Result<Vec<Uuid>, StoreError> {
+        let has_room = !self.dimensions.is_series_limit_reached(&self.database).await?;
+        self.database.due_dead_letters(has_room, limit).await
+    }
+
     /// What became of templates that were new.
     pub(crate) fn template_counts(&self) -> TemplateCounts {
         self.templates.counts()
@@ -145,8 +169,12 @@ impl Store {
     pub(super) async fn resolve<'a>(&self, batches: &'a [&'a Batch]) -> Result<Resolved<'a>, StoreError> {
         let ids = self.dimensions.resolve(&self.database, batches).await?;
         self.ensure_partitions(batches).await?;
-        let owners = batches.iter().map(|batch| ids.owners(batch)).collect();
-        Ok(Resolved { batches, owners, ids, templates: self.templates.unknown(batches) })
+        let owners: Vec<_> = batches.iter().map(|batch| ids.owners(batch)).collect();
+        let limited = match ids.no_room {
+            Some(_) => batches.iter().zip(&owners).map(|(batch, owners)| without_owner(batch, owners)).collect(),
+            None => vec![Vec::new(); batches.len()],
+        };
+        Ok(Resolved { batches, owners, limited, ids, templates: self.templates.unknown(batches) })
     }
 
     /// Forgets what is remembered of the database.
@@ -167,7 +195,7 @@ impl Store {
         &self,
         resolved: &Resolved<'_>,
         pass: Pass,
-        dead_letter: Render<'_>,
+        dead_letter: &dyn Render,
     ) -> Result<Vec<Written>, StoreError> {
         let mut connection = self.database.lease().await?;
         let commits = connection.commits();
@@ -193,8 +221,10 @@ impl Store {
 pub(super) struct Resolved<'a> {
     batches: &'a [&'a Batch],
     ids: Ids,
-    /// Of each batch the ids of its owners.
-    owners: Vec<Vec<OwnerIds>>,
+    /// Of each batch the ids of its owners. A series for which there was no room has none.
+    owners: Vec<Vec<Option<OwnerIds>>>,
+    /// Of each batch the points of such series, by number.
+    limited: Vec<Vec<u32>>,
     /// Those that may be new, in ascending order of their ids.
     templates: Vec<(i64, &'a LogTemplate)>,
 }
@@ -205,17 +235,20 @@ impl Resolved<'_> {
         &self,
         transaction: &Transaction<'_>,
         pass: Pass,
-        dead_letter: Render<'_>,
+        dead_letter: &dyn Render,
     ) -> Result<Vec<Written>, StoreError> {
         transaction.batch_execute(SETTINGS).await?;
         self.ids.check(transaction).await?;
         let fresh = enter_ledger(transaction, self.batches).await?;
         let mut written: Vec<Written> =
-            fresh.iter().map(|fresh| Written { duplicate: !fresh, refused: Vec::new() }).collect();
+            fresh.iter().map(|fresh| Written { duplicate: !fresh, ..Written::default() }).collect();
         let mut poison = self.insert(transaction, &fresh, pass).await?;
         self.bury(transaction, &mut poison, 0, dead_letter).await?;
         for refused in &poison {
             written[refused.batch].refused.push(refused.record);
+        }
+        for (batch, written) in written.iter_mut().enumerate().filter(|(_, written)| !written.duplicate) {
+            written.limited = self.bury_limited(transaction, batch, 0, dead_letter).await?;
         }
         self.touch(transaction, &fresh).await?;
         Ok(written)
@@ -227,13 +260,13 @@ impl Resolved<'_> {
         transaction: &Transaction<'_>,
         poison: &mut [Poison],
         retries: i32,
-        render: Render<'_>,
+        render: &dyn Render,
     ) -> Result<(), StoreError> {
         poison.sort_unstable_by_key(|refused| (refused.batch, refused.record));
         for of_batch in poison.chunk_by(|one, next| one.batch == next.batch) {
             let batch = of_batch[0].batch;
             let records: Vec<u32> = of_batch.iter().map(|refused| refused.record).collect();
-            for (refused, raw_data) in of_batch.iter().zip(render(batch, &records)?) {
+            for (refused, raw_data) in of_batch.iter().zip(render.singles(batch, &records)?) {
                 let dead = DeadLetter {
                     signal: self.batches[batch].signal,
                     records: 1,
@@ -246,6 +279,34 @@ impl Resolved<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Makes one dead letter of the points of a batch whose series have no room, which were replayed so many times. Returns
+    /// how many they are.
+    pub(super) async fn bury_limited(
+        &self,
+        transaction: &Transaction<'_>,
+        batch: usize,
+        retries: i32,
+        render: &dyn Render,
+    ) -> Result<u64, StoreError> {
+        let (points, Some(message)) = (&self.limited[batch], &self.ids.no_room) else { return Ok(0) };
+        let records = points.len() as u64;
+        if records > 0 {
+            let signal = self.batches[batch].signal;
+            let raw_data = render.points(batch, points)?;
+            let dead = DeadLetter { signal, records, class: SERIES_LIMIT, message, retries, raw_data: &raw_data };
+            bury(transaction, &dead).await?;
+        }
+        Ok(records)
+    }
+
+    /// Why nothing of a batch can be stored, if so, when the database has refused these of its rows.
+    pub(super) fn refusal(&self, batch: usize, poison: &[Poison]) -> Option<String> {
+        if poison.len() + self.limited[batch].len() < self.batches[batch].rows.len() {
+            return None;
+        }
+        poison.first().map(|first| first.reason.to_string()).or_else(|| self.ids.no_room.clone())
     }
 
     /// Inserts all rows, those that are there already aside. Returns those that are refused.
@@ -265,7 +326,7 @@ impl Resolved<'_> {
         let mut poison = Vec::new();
         for signal in [Signal::Traces, Signal::Logs, Signal::Metrics] {
             let table = table(signal);
-            let rows = ordered_rows(&table, signal, self.batches, fresh);
+            let rows = self.ordered_rows(&table, signal, fresh);
             if rows.is_empty() {
                 continue;
             }
@@ -282,15 +343,37 @@ impl Resolved<'_> {
         Ok(poison)
     }
 
+    /// The rows for a table in the order of their keys, without those that have no owner. Of rows with one key the first is
+    /// enough.
+    fn ordered_rows(&self, table: &Table, signal: Signal, fresh: &[bool]) -> Vec<RowRef> {
+        let mut rows = Vec::new();
+        for (i, batch) in self.batches.iter().enumerate().filter(|(i, batch)| fresh[*i] && batch.signal == signal) {
+            let of_batch = (0..batch.rows.len()).map(|row| RowRef { key: batch.rows.key(row), batch: i, row });
+            if self.limited[i].is_empty() {
+                rows.extend(of_batch);
+            } else {
+                rows.extend(of_batch.filter(|at| self.owners[i][batch.rows.owner(at.row) as usize].is_some()));
+            }
+        }
+        if table.keyed {
+            rows.sort_by_key(|row| row.key);
+            rows.dedup_by_key(|row| row.key);
+        }
+        rows
+    }
+
     /// Records which traces the batches that are `fresh` have something of, and the templates that they are the first to
     /// have.
     pub(super) async fn touch(&self, transaction: &Transaction<'_>, fresh: &[bool]) -> Result<(), StoreError> {
         if fresh.contains(&true) {
             store_templates(transaction, &self.templates).await?;
         }
-        let fresh_metrics =
-            self.batches.iter().zip(fresh).filter(|(batch, fresh)| **fresh && batch.signal == Signal::Metrics);
-        touch_hours(transaction, fresh_metrics.flat_map(|(batch, _)| &batch.times)).await?;
+        let has_new_points = |batch: usize| {
+            let of_batch = self.batches[batch];
+            fresh[batch] && of_batch.signal == Signal::Metrics && self.limited[batch].len() < of_batch.rows.len()
+        };
+        let hours = (0..self.batches.len()).filter(|batch| has_new_points(*batch));
+        touch_hours(transaction, hours.flat_map(|batch| &self.batches[batch].times)).await?;
         let touching = self.batches.iter().zip(fresh).filter(|(_, fresh)| **fresh).map(|(batch, _)| batch);
         touch(transaction, touching).await
     }
@@ -406,25 +489,18 @@ async fn enter_ledger(transaction: &Transaction<'_>, batches: &[&Batch]) -> Resu
     Ok(batches.iter().map(|batch| entered.remove(&Uuid::from_bytes(batch.request_hash.0))).collect())
 }
 
+/// The records whose owners have no ids, by number.
+fn without_owner(batch: &Batch, owners: &[Option<OwnerIds>]) -> Vec<u32> {
+    let has_none = |row: &usize| owners[batch.rows.owner(*row) as usize].is_none();
+    (0..batch.rows.len()).filter(has_none).map(|row| batch.records[row]).collect()
+}
+
 /// A row of a batch.
 #[derive(Debug, Clone, Copy)]
 struct RowRef {
     key: RowKey,
     batch: usize,
     row: usize,
-}
-
-/// The rows for a table in the order of their keys. Of rows with one key the first is enough.
-fn ordered_rows(table: &Table, signal: Signal, batches: &[&Batch], fresh: &[bool]) -> Vec<RowRef> {
-    let mut rows = Vec::new();
-    for (i, batch) in batches.iter().enumerate().filter(|(i, batch)| fresh[*i] && batch.signal == signal) {
-        rows.extend((0..batch.rows.len()).map(|row| RowRef { key: batch.rows.key(row), batch: i, row }));
-    }
-    if table.keyed {
-        rows.sort_by_key(|row| row.key);
-        rows.dedup_by_key(|row| row.key);
-    }
-    rows
 }
 
 /// Copies encoded rows, with the ids of their owners filled in.
@@ -436,7 +512,7 @@ async fn copy(
 ) -> Result<(), StoreError> {
     let pieces = rows.iter().map(|at| {
         let rows = &resolved.batches[at.batch].rows;
-        (rows.bytes(at.row..at.row + 1), Some(resolved.owners[at.batch][rows.owner(at.row) as usize]))
+        (rows.bytes(at.row..at.row + 1), resolved.owners[at.batch][rows.owner(at.row) as usize])
     });
     copy_bytes(transaction, statement, pieces).await
 }

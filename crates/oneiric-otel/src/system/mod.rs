@@ -147,6 +147,7 @@ impl System {
         } = options;
         let upkeep = Upkeep { remember_requests, retention, options: maintenance };
         let database = backend.database().clone();
+        let max_metric_series = ingest.max_metric_series;
         let left_ingest = IngestOptions { ack: Ack::Stored, ..ingest.clone() };
         let ingest = Ingest::new(ingest);
         let mut tasks = Tasks::default();
@@ -180,7 +181,7 @@ impl System {
                 left::write(options, name, database, left_ingest, told, stop)
             });
         }
-        let replayer = Replayer::new(database.clone(), Replayer::EVERY);
+        let replayer = Replayer::new(database.clone(), Replayer::EVERY).with_max_metric_series(max_metric_series);
         tasks.spawn_after("dead-letters", &is_ready, |stop| async move { replayer.run(stop).await });
         let deriver = Deriver::new(database.clone(), derive).maintaining_over(backend.maintenance().clone());
         let derived = Arc::new(deriver.totals());

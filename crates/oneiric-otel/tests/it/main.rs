@@ -34,6 +34,7 @@ mod roles;
 mod rollups;
 mod scene;
 mod search;
+mod series_cap;
 mod span_list;
 mod spooling;
 mod spools;

@@ -2,6 +2,7 @@
 //!
 //! SQL of its own, on connections of its own: what is measured is not asked how it did.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -55,6 +56,16 @@ pub async fn connect(url: &str) -> Result<Client> {
     // Ends with the client; its errors reach whoever uses the client.
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// Uses the embedded database of a server that runs, and lets go of it, so that it ends with the server.
+pub(crate) async fn with_embedded<T>(data: &Path, work: impl AsyncFnOnce(String) -> Result<T>) -> Result<T> {
+    let Some(embedded) = oneiric_otel_postgres::Server::attach(data)? else {
+        bail!("the embedded PostgreSQL does not run");
+    };
+    let done = work(embedded.connection().url()).await;
+    embedded.release()?;
+    done
 }
 
 /// What server it is.

@@ -19,6 +19,7 @@ pub mod questions;
 pub mod retention;
 pub mod search;
 mod sender;
+pub mod series;
 pub mod server;
 pub mod size;
 pub mod standard;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
-use oneiric_otel_testkit::send::{Signal, send_once};
+pub use oneiric_otel_testkit::send::Signal;
+use oneiric_otel_testkit::send::send_once;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
@@ -110,22 +111,27 @@ pub async fn run(server: SocketAddr, load: Load, go: impl Future<Output = Result
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     go.await?;
-    let sent = send(server, queued, load.connections).await?;
+    let sent = send(server, Signal::Traces, queued, load.connections).await?;
     making.await?;
     Ok(sent)
 }
 
-/// Sends what is queued, on so many connections.
+/// Sends what is queued, which is all of one signal, on so many connections.
 ///
 /// # Errors
 /// If the server rejects anything, or refuses a request for minutes.
-pub async fn send(server: SocketAddr, queued: mpsc::Receiver<Bytes>, connections: usize) -> Result<Sent> {
+pub async fn send(
+    server: SocketAddr,
+    signal: Signal,
+    queued: mpsc::Receiver<Bytes>,
+    connections: usize,
+) -> Result<Sent> {
     let endpoint = Endpoint::from_shared(format!("http://{server}"))?;
     let queued = Arc::new(Mutex::new(queued));
     let began = Instant::now();
     let mut senders = JoinSet::new();
     for _ in 0..connections.max(1) {
-        senders.spawn(send_in_turn(endpoint.connect_lazy(), Arc::clone(&queued)));
+        senders.spawn(send_in_turn(endpoint.connect_lazy(), signal, Arc::clone(&queued)));
     }
     let (mut latencies, mut requests, mut bytes, mut refused) = (Latencies::default(), 0, 0, 0);
     while let Some(joined) = senders.join_next().await {
@@ -147,14 +153,14 @@ struct Part {
     refused: u64,
 }
 
-async fn send_in_turn(channel: Channel, queued: Arc<Mutex<mpsc::Receiver<Bytes>>>) -> Result<Part> {
+async fn send_in_turn(channel: Channel, signal: Signal, queued: Arc<Mutex<mpsc::Receiver<Bytes>>>) -> Result<Part> {
     let mut client = tonic::client::Grpc::new(channel);
     let mut part = Part::default();
     loop {
         let next = queued.lock().await.recv().await;
         let Some(request) = next else { return Ok(part) };
         let began = Instant::now();
-        part.refused += deliver(&mut client, Signal::Traces, &request).await?;
+        part.refused += deliver(&mut client, signal, &request).await?;
         part.latencies.add(began.elapsed());
         part.requests += 1;
         part.bytes += request.len() as u64;

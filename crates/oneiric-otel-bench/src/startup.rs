@@ -103,7 +103,7 @@ async fn search(options: &Options, server: &Server, data: &Path, embedder: Arc<d
     drop(sender);
 
     let began = Instant::now();
-    load::send(server.addresses.grpc, queued, CONNECTIONS).await?;
+    load::send(server.addresses.grpc, load::Signal::Traces, queued, CONNECTIONS).await?;
     let spans = options.traces * standard::SPANS_PER_TRACE;
     database::wait_for_rows(&client, spans, Duration::from_millis(20), |_| {}).await?;
     let stored_seconds = began.elapsed().as_secs_f64();

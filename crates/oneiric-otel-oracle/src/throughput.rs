@@ -124,7 +124,7 @@ async fn round(bench: &Bench, serving: &Serving, url: &str, ack: &str, load: Loa
 
     let cpu_before = cpu();
     let began = Instant::now();
-    let sent = load::send(addresses.grpc, queued, load.connections as usize).await?;
+    let sent = load::send(addresses.grpc, load::Signal::Traces, queued, load.connections as usize).await?;
     let acknowledged = began.elapsed();
     let client = postgres::connect(url).await?;
     database::wait_for_rows(&client, spans, LOOK_EVERY, |_| {}).await?;

@@ -7,7 +7,7 @@
 pub mod chart;
 mod vectors;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -137,7 +137,8 @@ pub async fn run(options: &Options, tell: &impl Fn(&str)) -> Result<Report> {
     for size in &options.at {
         tell(&format!("{size} spans"));
         let server = start().await?;
-        let mut point = with_database(&data, async |url| grow(options, &server, &url, there, *size).await).await;
+        let mut point =
+            database::with_embedded(&data, async |url| grow(options, &server, &url, there, *size).await).await;
         server.stop().await?;
         let mut starts = Latencies::default();
         for _ in 0..options.starts {
@@ -152,7 +153,7 @@ pub async fn run(options: &Options, tell: &impl Fn(&str)) -> Result<Report> {
         there = *size;
     }
     let server = start().await?;
-    let rest = with_database(&data, async |url| {
+    let rest = database::with_embedded(&data, async |url| {
         let client = database::connect(&url).await?;
         let vacuum = match options.vectors {
             0 => None,
@@ -164,16 +165,6 @@ pub async fn run(options: &Options, tell: &impl Fn(&str)) -> Result<Report> {
     server.stop().await?;
     let (vacuum, database) = rest?;
     Ok(Report { machine: Machine::here(), database, points, vacuum })
-}
-
-/// Uses the embedded database of a server that runs, and lets go of it, so that it ends with the server.
-async fn with_database<T>(data: &Path, work: impl AsyncFnOnce(String) -> Result<T>) -> Result<T> {
-    let Some(embedded) = oneiric_otel_postgres::Server::attach(data)? else {
-        bail!("the embedded PostgreSQL does not run");
-    };
-    let done = work(embedded.connection().url()).await;
-    embedded.release()?;
-    done
 }
 
 async fn grow(options: &Options, server: &Server, url: &str, there: u64, size: u64) -> Result<Point> {

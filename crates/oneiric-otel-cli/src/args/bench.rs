@@ -50,6 +50,23 @@ pub(crate) enum Bench {
     ///
     /// Starts servers of its own on an embedded database in the directory `bench` of the data directory, removed afterwards.
     Growth(Growth),
+    /// What metric series cost with a hundred thousand, one and ten million of them: new ones, known ones, those without room
+    ///
+    /// Starts servers of its own on an embedded database in the directory `bench` of the data directory, removed afterwards.
+    Series(Series),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Series {
+    /// How many series there are when it is measured, rising; each at least --points above the one before
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "100000,1000000,10000000")]
+    pub(crate) at: Vec<u64>,
+    /// Points that are sent each time, of as many series
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub(crate) points: u64,
+    /// Points of a request
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=50_000))]
+    pub(crate) points_per_request: u64,
 }
 
 #[derive(Debug, Args)]

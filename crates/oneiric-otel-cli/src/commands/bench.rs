@@ -6,6 +6,7 @@ mod ingest;
 mod query;
 mod retention;
 mod search;
+mod series;
 mod size;
 mod startup;
 
@@ -31,6 +32,7 @@ pub(crate) async fn run(global: &Global, bench: &Bench) -> Result<Ending> {
         Bench::Startup(startup) => startup::run(global, startup).await,
         Bench::Retention(retention) => Box::pin(retention::run(global, retention)).await,
         Bench::Growth(growth) => Box::pin(growth::run(global, growth)).await,
+        Bench::Series(series) => Box::pin(series::run(global, series)).await,
     }
 }
 

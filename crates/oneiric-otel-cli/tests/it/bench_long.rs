@@ -89,3 +89,26 @@ async fn sizes_that_do_not_rise_by_multiples_are_refused() {
     let refused = run(&[&url[..], &at[..2]].concat()).await.expect(1);
     assert!(refused.stderr.contains("measured with the embedded PostgreSQL"), "{}", refused.stderr);
 }
+
+#[tokio::test]
+async fn series_are_measured_at_each_size_and_at_the_cap() {
+    let dir = data_dir();
+    let size = ["--at=500,2000", "--points=400", "--points-per-request=100"];
+    let at = ["bench", "series", "--json", "--data-dir", text(dir.path())];
+    let report = run(&[&at[..], &size].concat()).await.expect(0).json();
+    let sizes = report["sizes"].as_array().unwrap();
+    assert_eq!((count(&sizes[0], "/series"), count(&sizes[1], "/series")), (500, 2000));
+    for size in sizes {
+        for rate in ["new", "known", "remembered", "refused"] {
+            assert_eq!(count(size, &format!("/{rate}/points")), 400, "{size:#}");
+            assert!(number(size, &format!("/{rate}/per_second")) > 0.0, "{size:#}");
+        }
+        for at in ["/table_bytes", "/index_bytes", "/count/p50_ms", "/letter_bytes"] {
+            assert!(number(size, at) > 0.0, "{at} of {size:#}");
+        }
+    }
+    assert!(std::fs::read_dir(dir.path().join("bench")).unwrap().next().is_none(), "the database is gone");
+
+    let near = run(&[&at[..], &["--at=500,600", "--points=400", "--points-per-request=100"]].concat()).await.expect(1);
+    assert!(near.stderr.contains("each at least 400 above the one before, found 600 after 500"), "{}", near.stderr);
+}

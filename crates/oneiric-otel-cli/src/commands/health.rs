@@ -202,14 +202,10 @@ fn tell_server(server: &Report, row: &mut impl FnMut(&str, String)) {
 fn tell_collecting(collecting: &Collecting) -> String {
     let Some(at) = collecting.looked_at else { return "never run".to_owned() };
     let rows: i64 = collecting.collected.values().sum();
-    let mut told = format!("last run {}; {rows} rows deleted that nothing referred to", moment::show_time(at));
-    if let Some(reason) = &collecting.held_back {
-        told.push_str(&format!("; nothing is retired: {reason}"));
-    }
-    if !collecting.waits_for.is_empty() {
-        told.push_str(&format!("; waits for {}", collecting.waits_for.join("; ")));
-    }
-    told
+    let mut told = vec![format!("last run {}; {rows} rows deleted that nothing referred to", moment::show_time(at))];
+    told.extend(collecting.held_back.iter().map(|reason| format!("nothing is retired: {reason}")));
+    told.extend(collecting.waits_for.iter().map(|what| format!("waits for {what}")));
+    told.join("; ")
 }
 
 fn tell(health: &Health) -> String {

@@ -277,7 +277,7 @@ impl Dimensions {
                 should_count = room.should_count && !has_counted;
                 if !should_count {
                     let beyond = missing.split_off(room.fits);
-                    no_room = (!beyond.is_empty()).then(|| self.cap.refuse(beyond.len(), room.rows));
+                    no_room = (!beyond.is_empty()).then(|| self.cap.refuse(beyond.len(), room.rows + room.fits as u64));
                     let new: Vec<_> = missing.drain(..).map(|hash| (hash, wanted[&hash])).collect();
                     if !new.is_empty() {
                         // What a series refers to is not looked at again once it is stored.

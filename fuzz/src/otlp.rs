@@ -4,6 +4,8 @@ use bytes::Bytes;
 use oneiric_otel::otlp::canonical::{Canonical, Hash128, bits_equal};
 use oneiric_otel::otlp::record::Record;
 use oneiric_otel::otlp::{Decoded, Encoding, Group, decode, json as otlp_json, point, protobuf as otlp_protobuf};
+use oneiric_otel::pipeline::Limits;
+use oneiric_otel::pipeline::fuzzing::check_in_place;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use std::any::Any;
@@ -22,6 +24,17 @@ pub fn protobuf<R: Record>(body: &[u8]) {
 /// Checks a request in OTLP/JSON.
 pub fn json<R: Record>(body: &[u8]) {
     memory::bounded(body.len(), FACTOR, || check::<R>(Encoding::Json, body));
+}
+
+/// Checks that a request of traces becomes the same rows whether its spans are read in place or not. The first two bytes are the
+/// limits of a record; none where both are 0.
+pub fn in_place(input: &[u8]) {
+    let Some(([bytes, attributes], body)) = input.split_first_chunk() else { return };
+    let limits = match (bytes, attributes) {
+        (0, 0) => Limits::default(),
+        _ => Limits { record_bytes: usize::from(*bytes) * 4, attributes: usize::from(*attributes) },
+    };
+    memory::bounded(body.len(), FACTOR, || check_in_place(&Bytes::copy_from_slice(body), &limits));
 }
 
 fn check<R: Record>(encoding: Encoding, body: &[u8]) {

@@ -3,6 +3,7 @@
 //! Tests that need it say plainly that they skip where it is absent.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folder that `ONEIRIC_OTEL_TEST_DATA` names, else `../shared/data` beside the workspace. None if it is not
@@ -38,4 +39,22 @@ pub fn shared_data_for(test: &str, path: &str) -> Option<PathBuf> {
     let found = data.join(path);
     assert!(found.exists(), "the shared test data in {} lacks {path}", data.display());
     Some(found)
+}
+
+/// The files in a folder and in what is below it, in the order of their paths.
+///
+/// # Panics
+/// If a folder cannot be read.
+pub fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder of the shared data") {
+        let path = entry.expect("a file of the shared data").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
 }

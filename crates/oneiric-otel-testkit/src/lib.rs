@@ -25,6 +25,8 @@ pub mod send;
 #[cfg(feature = "harness")]
 mod server;
 pub mod who_and_when;
+#[cfg(feature = "harness")]
+pub mod wire;
 
 #[cfg(feature = "harness")]
 pub use database::{TestDatabase, TestRole};

@@ -148,6 +148,9 @@ impl Seeds {
         let (binary, text) = (protobuf::encode(group), json::encode(group));
         self.write(&format!("protobuf_{signal}"), &binary)?;
         self.write(&format!("json_{signal}"), &text)?;
+        if R::SIGNAL == Signal::Traces {
+            self.write("in_place", &[&[0, 0], &binary[..]].concat())?;
+        }
         let hint = match R::SIGNAL {
             Signal::Traces => 5,
             Signal::Metrics => 6,

@@ -34,6 +34,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 pub use encode::Encode;
 
 use super::point::{MetricDescriptor, Point};
+use super::view::SpanView;
 use super::{ResourceEnvelope, ScopeEnvelope};
 
 /// The version of the encoding. Another encoding needs another number.
@@ -104,6 +105,11 @@ impl Canonical {
 
     /// Of a span under its resource and scope.
     pub fn span(&mut self, resource: Hash128, scope: Hash128, span: &Span) -> Hash128 {
+        self.span_view(resource, scope, &SpanView::from(span))
+    }
+
+    /// Of a span under its resource and scope.
+    pub(crate) fn span_view(&mut self, resource: Hash128, scope: Hash128, span: &SpanView<'_>) -> Hash128 {
         self.hash(Domain::Span, &[resource, scope], span)
     }
 

@@ -3,6 +3,7 @@
 //! Both encodings split a request into the parts of an [`UnreadResource`] list and leave the rest to [`read`], so that
 //! an error costs the same in both: a bad record itself, a bad resource or scope the records under it.
 
+use std::mem;
 use std::sync::Arc;
 
 use super::record::{Names, Record};
@@ -14,6 +15,8 @@ pub(super) trait Unread {
     fn message<M: prost::Message + json::Message>(&self) -> Result<M, Fault>;
     /// Reads the slice as a text.
     fn text(&self) -> Result<String, Fault>;
+    /// The slice, where it is protobuf.
+    fn encoded(&self) -> Option<&[u8]>;
     /// How many records are lost with this slice, which cannot be read as `R`.
     fn count_lost<R: Record>(&self) -> u64;
 }
@@ -53,6 +56,12 @@ pub(crate) trait Sink<R> {
     fn group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>, most: usize);
     /// A record of the group. Nothing is read ahead of it.
     fn record(&mut self, record: R);
+    /// A record of the group as protobuf, which is taken only if it can be read as it lies there: after `begin`, which
+    /// names the group where that is still to be done. Otherwise the record comes read.
+    fn encoded(&mut self, record: &[u8], begin: impl FnOnce(&mut Self)) -> bool {
+        let (_, _) = (record, begin);
+        false
+    }
 }
 
 /// Keeps everything.
@@ -124,11 +133,11 @@ fn read_resource<R: Record, P: Unread>(
     }
 }
 
-fn read_scope<R: Record, P: Unread>(
+fn read_scope<R: Record, P: Unread, S: Sink<R>>(
     path: &str,
     resource: &Arc<ResourceEnvelope>,
     unread: &UnreadScope<P>,
-    sink: &mut impl Sink<R>,
+    sink: &mut S,
     undecodable: &mut Vec<Undecodable>,
 ) {
     let read = read_part("scope", unread.scope.as_ref(), P::message)
@@ -142,12 +151,17 @@ fn read_scope<R: Record, P: Unread>(
     };
     let mut is_known = false;
     for (index, record) in unread.records.iter().enumerate() {
+        let mut begin = |sink: &mut S| {
+            if !mem::replace(&mut is_known, true) {
+                sink.group(resource, &scope, unread.records.len() - index);
+            }
+        };
+        if record.encoded().is_some_and(|bytes| sink.encoded(bytes, &mut begin)) {
+            continue;
+        }
         match record.message::<R>() {
             Ok(record) => {
-                if !is_known {
-                    sink.group(resource, &scope, unread.records.len() - index);
-                    is_known = true;
-                }
+                begin(sink);
                 sink.record(record);
             }
             Err(fault) => {

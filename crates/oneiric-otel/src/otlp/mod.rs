@@ -11,6 +11,7 @@ pub mod json;
 pub mod point;
 pub mod protobuf;
 pub mod record;
+pub(crate) mod view;
 
 use std::sync::Arc;
 

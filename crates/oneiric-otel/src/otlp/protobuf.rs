@@ -7,6 +7,7 @@
 //! Guaranteed: reading what was written gives the same records by their bits, -0.0 included; no input panics, a record is either in a group or counted as undecodable, and what protobuf allows for a
 //! field that occurs twice (merge a message, keep the last string) holds for envelopes too.
 
+pub(crate) mod borrowed;
 mod exact;
 pub(crate) mod plain;
 
@@ -127,6 +128,10 @@ impl Unread for Bytes {
             Ok(text) => Ok(text.to_owned()),
             Err(error) => Err(Fault { path: String::new(), reason: format!("not UTF-8: {error}") }),
         }
+    }
+
+    fn encoded(&self) -> Option<&[u8]> {
+        Some(self)
     }
 
     fn count_lost<R: Record>(&self) -> u64 {

@@ -7,6 +7,9 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
+use crate::otlp::protobuf::plain::most_bytes;
+use crate::otlp::view::SpanView;
+
 /// Bounds on a record. One beyond them is rejected, never cut.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -51,6 +54,17 @@ impl Limits {
             self.check_attributes(&link.attributes)?;
         }
         Ok(())
+    }
+
+    /// Whether [`Self::check_span`] accepts a span for sure. It came in so many bytes.
+    pub(crate) fn admit(&self, span: &SpanView<'_>, bytes: usize) -> bool {
+        let lists = || {
+            let of_events = span.events.iter().map(|event| &event.attributes);
+            of_events.chain(span.links.iter().map(|link| &link.attributes)).chain([&span.attributes])
+        };
+        most_bytes(bytes) <= self.record_bytes
+            && Self::check_ids(span.trace_id, span.span_id).is_ok()
+            && lists().all(|attributes| attributes.len() <= self.attributes)
     }
 
     /// Of a span's own ids.

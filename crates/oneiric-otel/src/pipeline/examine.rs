@@ -13,8 +13,10 @@ use super::check::Limits;
 use super::report::Rejections;
 use super::{Accepted, Request};
 use crate::otlp::point::{self, MetricDescriptor, Point};
+use crate::otlp::protobuf::borrowed;
 use crate::otlp::protobuf::plain::{self, Part, PartKind};
-use crate::otlp::{self, Encoding, ResourceEnvelope, ScopeEnvelope, Signal, Sink};
+use crate::otlp::view::SpanView;
+use crate::otlp::{self, Encoding, ResourceEnvelope, ScopeEnvelope, Signal, Sink, Undecodable};
 
 /// What is said of a request.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +39,7 @@ pub(super) trait Visitor {
     type Owner;
 
     fn owner(&mut self, resource: Arc<ResourceEnvelope>, scope: Arc<ScopeEnvelope>) -> Self::Owner;
-    fn span(&mut self, owner: &Self::Owner, number: u32, span: &Span);
+    fn span(&mut self, owner: &Self::Owner, number: u32, span: &SpanView<'_>);
     fn log(&mut self, owner: &Self::Owner, number: u32, log: &LogRecord);
     /// The next points are of this metric.
     fn metric(&mut self, descriptor: &MetricDescriptor);
@@ -51,7 +53,7 @@ impl Visitor for Nobody {
     type Owner = ();
 
     fn owner(&mut self, _: Arc<ResourceEnvelope>, _: Arc<ScopeEnvelope>) {}
-    fn span(&mut self, (): &(), _: u32, _: &Span) {}
+    fn span(&mut self, (): &(), _: u32, _: &SpanView<'_>) {}
     fn log(&mut self, (): &(), _: u32, _: &LogRecord) {}
     fn metric(&mut self, _: &MetricDescriptor) {}
     fn point(&mut self, (): &(), _: u32, _: &MetricDescriptor, _: Point<'_>) {}
@@ -86,31 +88,25 @@ fn accepts(limits: &Limits, part: Part<'_>) -> bool {
 /// # Errors
 /// Says what is wrong when nothing of the request can be read.
 pub(super) fn walk(request: &Request, limits: &Limits, visitor: &mut impl Visitor) -> Result<Verdict, String> {
-    let mut walk = Walk {
-        limits,
-        visitor,
-        records: 0,
-        rejections: Rejections::default(),
-        number: 0,
-        groups: 0,
-        owner: None,
-        homeless: None,
-    };
+    let mut walk = Walk::new(limits, visitor);
     let undecodable = match request.signal {
         Signal::Traces => otlp::read::<Span>(request.encoding, &request.body, &mut walk),
         Signal::Metrics => otlp::read::<Metric>(request.encoding, &request.body, &mut walk),
         Signal::Logs => otlp::read::<LogRecord>(request.encoding, &request.body, &mut walk),
     };
-    let undecodable = undecodable.map_err(|malformed| malformed.to_string())?;
-    walk.end_group();
-    let Walk { records, rejections: others, groups, .. } = walk;
-    let mut rejections = Rejections::default();
-    rejections.add_undecodable(&undecodable);
-    if groups == 0 && !undecodable.is_empty() {
-        return Err(rejections.text());
+    walk.finish(&undecodable.map_err(|malformed| malformed.to_string())?)
+}
+
+/// [`walk`] over spans all of which become messages first: nothing is read in place.
+#[cfg(any(test, fuzzing))]
+pub(super) fn walk_messages(request: &Request, limits: &Limits, visitor: &mut impl Visitor) -> Result<Verdict, String> {
+    let decoded = otlp::decode::<Span>(request.encoding, &request.body).map_err(|malformed| malformed.to_string())?;
+    let mut walk = Walk::new(limits, visitor);
+    for otlp::Group { resource, scope, records } in decoded.groups {
+        walk.begin_group(&resource, &scope);
+        records.into_iter().for_each(|span| walk.record(span));
     }
-    rejections.append(others);
-    Ok(Verdict { rejections, records })
+    walk.finish(&decoded.undecodable)
 }
 
 struct Walk<'a, V: Visitor> {
@@ -129,7 +125,31 @@ struct Walk<'a, V: Visitor> {
     homeless: Option<(String, u64)>,
 }
 
-impl<V: Visitor> Walk<'_, V> {
+impl<'a, V: Visitor> Walk<'a, V> {
+    fn new(limits: &'a Limits, visitor: &'a mut V) -> Self {
+        Self {
+            limits,
+            visitor,
+            records: 0,
+            rejections: Rejections::default(),
+            number: 0,
+            groups: 0,
+            owner: None,
+            homeless: None,
+        }
+    }
+
+    fn finish(mut self, undecodable: &[Undecodable]) -> Result<Verdict, String> {
+        self.end_group();
+        let mut rejections = Rejections::default();
+        rejections.add_undecodable(undecodable);
+        if self.groups == 0 && !undecodable.is_empty() {
+            return Err(rejections.text());
+        }
+        rejections.append(self.rejections);
+        Ok(Verdict { rejections, records: self.records })
+    }
+
     /// Resource and scope of a group whose records come now. Where they are beyond the limits, its records are rejected.
     fn begin_group(&mut self, resource: &Arc<ResourceEnvelope>, scope: &Arc<ScopeEnvelope>) {
         self.end_group();
@@ -166,13 +186,27 @@ impl<V: Visitor> Sink<Span> for Walk<'_, V> {
         self.begin_group(resource, scope);
     }
 
+    fn encoded(&mut self, record: &[u8], begin: impl FnOnce(&mut Self)) -> bool {
+        let Some(span) = borrowed::span(record).filter(|span| self.limits.admit(span, record.len())) else {
+            return false;
+        };
+        begin(self);
+        if let Some(number) = self.next_number()
+            && let Some(owner) = &self.owner
+        {
+            self.records += 1;
+            self.visitor.span(owner, number, &span);
+        }
+        true
+    }
+
     fn record(&mut self, span: Span) {
         let Some(number) = self.next_number() else { return };
         let Some(owner) = &self.owner else { return };
         match self.limits.check_span(&span) {
             Ok(()) => {
                 self.records += 1;
-                self.visitor.span(owner, number, &span);
+                self.visitor.span(owner, number, &SpanView::from(&span));
             }
             Err(reason) => self.rejections.add(&format!("spans[{number}]"), &reason, 1),
         }

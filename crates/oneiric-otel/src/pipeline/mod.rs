@@ -16,6 +16,9 @@
 pub(crate) mod breaker;
 mod check;
 mod examine;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod outlet;
 mod prepare;
 mod queue;

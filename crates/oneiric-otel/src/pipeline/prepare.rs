@@ -16,6 +16,7 @@ use super::{Request, template};
 use crate::otlp::canonical::{Canonical, Hash128};
 use crate::otlp::point::{self, MetricDescriptor, Point};
 use crate::otlp::record::Record;
+use crate::otlp::view::SpanView;
 use crate::otlp::{self, Encoding, Group, ResourceEnvelope, ScopeEnvelope, Signal, protobuf};
 use crate::store::rows::metric::StreamRef;
 use crate::store::rows::{self, INDEXED_TEXT_BYTES, Scratch};
@@ -40,6 +41,14 @@ pub(super) struct Prepared {
 pub(super) fn prepare(request: &Request, limits: &Limits) -> Result<Prepared, String> {
     let mut preparation = Preparation::new(request.signal);
     let verdict = walk(request, limits, &mut preparation)?;
+    Ok(Prepared { verdict, batch: preparation.finish(request) })
+}
+
+/// [`prepare`] for a request of traces, without reading its spans in place.
+#[cfg(any(test, fuzzing))]
+pub(super) fn prepare_from_messages(request: &Request, limits: &Limits) -> Result<Prepared, String> {
+    let mut preparation = Preparation::new(request.signal);
+    let verdict = super::examine::walk_messages(request, limits, &mut preparation)?;
     Ok(Prepared { verdict, batch: preparation.finish(request) })
 }
 
@@ -247,13 +256,13 @@ impl Visitor for Preparation {
         GroupOwner { resource: resource_hash, scope: scope_hash, number, service_name }
     }
 
-    fn span(&mut self, owner: &GroupOwner, number: u32, span: &Span) {
-        let hash = self.canonical.span(owner.resource, owner.scope, span);
+    fn span(&mut self, owner: &GroupOwner, number: u32, span: &SpanView<'_>) {
+        let hash = self.canonical.span_view(owner.resource, owner.scope, span);
         if !self.seen.insert(hash) {
             return; // the same span twice is one span
         }
         let time = Micros::from_unix_nanos(span.start_time_unix_nano).0;
-        let trace_id = span.trace_id.as_slice().try_into().unwrap_or_default();
+        let trace_id = span.trace_id.try_into().unwrap_or_default();
         let has_root = span.parent_span_id.iter().all(|byte| *byte == 0);
         self.touch(trace_id, time, has_root);
         self.row(number, time);

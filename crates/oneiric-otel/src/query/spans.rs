@@ -14,6 +14,7 @@ use super::range::from_unix_nanos;
 use super::trace::{TraceId, TraceOverview};
 use super::value::{AttributeValue, Attributes, Detail};
 use super::{QueryError, QueryService};
+use crate::otlp::view::SpanView;
 use crate::otlp::{Group, ResourceEnvelope, ScopeEnvelope};
 use crate::store::rows::span::{error_of, kind_name, status_name};
 use crate::store::{Stored, service_name};
@@ -434,7 +435,8 @@ impl Renderer {
         let Stored { resource, scope, record: span } = stored;
         let detail = self.detail;
         let (resource, scope) = (self.resource(resource), self.scope(scope));
-        let (error_type, error_message) = error_of(&span);
+        let view = SpanView::from(&span);
+        let (error_type, error_message) = error_of(&view);
         let (error_type, error_message) = (error_type.map(str::to_owned), error_message.map(str::to_owned));
         let status = span.status.unwrap_or_default();
         SpanRecord {

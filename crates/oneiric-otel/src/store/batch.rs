@@ -71,7 +71,7 @@ pub(crate) struct Series {
 }
 
 /// What a batch has of a trace.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Touch {
     pub(crate) first: Micros,
     pub(crate) last: Micros,

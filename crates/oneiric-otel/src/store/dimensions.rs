@@ -24,6 +24,7 @@ use super::series;
 use super::series_cap::SeriesCap;
 use super::write::{SETTINGS, check_references};
 use crate::otlp::canonical::Hash128;
+use crate::otlp::view::ValueView;
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 
 /// Ids remembered per table, at most twice as many: see [`Known`].
@@ -371,12 +372,11 @@ pub(crate) fn service_name(envelope: &ResourceEnvelope) -> String {
 }
 
 fn attribute_text(attributes: &[KeyValue], keys: &[&str]) -> Option<String> {
-    use opentelemetry_proto::tonic::common::v1::any_value::Value;
     let text = match find_attribute(attributes, keys)? {
-        Value::StringValue(text) => text.clone(),
-        Value::IntValue(number) => number.to_string(),
-        Value::DoubleValue(number) => number.to_string(),
-        Value::BoolValue(flag) => flag.to_string(),
+        ValueView::String(text) => text.to_owned(),
+        ValueView::Int(number) => number.to_string(),
+        ValueView::Double(number) => number.to_string(),
+        ValueView::Bool(flag) => flag.to_string(),
         _ => return None,
     };
     (!text.is_empty()).then(|| without_nul(&text).into_owned())

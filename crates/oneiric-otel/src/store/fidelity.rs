@@ -24,12 +24,15 @@
 //! A permutation of up to 20 keys is its rank in as few bytes as `n!` needs, of more keys a list of u16 positions. Below
 //! a node with a `value` or `map` hint nothing is numbered.
 
+use std::mem;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
 
 use super::tree::Tree;
+use crate::otlp::view::{Attribute, ValueView};
 
 const PERMUTATION: u64 = 0;
 const VALUE: u64 = 1;
@@ -55,6 +58,8 @@ pub(crate) struct Writer {
     last_hinted: u64,
     /// Above zero while the natural form of something that has an exact hint is written.
     muted: u32,
+    /// Room for the order of the keys of a map.
+    order: Vec<u32>,
 }
 
 impl Writer {
@@ -92,64 +97,65 @@ impl Writer {
     }
 
     /// Appends attributes as a JSON object.
-    pub(crate) fn attributes(&mut self, attributes: &[KeyValue]) {
+    pub(crate) fn attributes(&mut self, attributes: &[impl Attribute]) {
         let node = self.take_node();
         self.map(node, attributes);
     }
 
     /// Appends any value.
-    pub(crate) fn value(&mut self, value: Option<&AnyValue>) {
+    pub(crate) fn value(&mut self, value: Option<ValueView<'_>>) {
         let node = self.take_node();
-        let Some(any) = value else {
+        let Some(value) = value else {
             self.hint(node, ABSENT);
             return self.raw("null");
         };
-        match &any.value {
-            None => self.raw("null"),
-            Some(Value::StringValue(text)) => {
+        match value {
+            ValueView::Empty => self.raw("null"),
+            ValueView::String(text) => {
                 if !self.string(text) {
-                    self.exact_value(node, any);
+                    self.exact_value(node, value);
                 }
             }
-            Some(Value::BoolValue(flag)) => self.raw(if *flag { "true" } else { "false" }),
-            Some(Value::IntValue(number)) => self.number(*number),
-            Some(Value::DoubleValue(number)) => self.double(node, any, *number),
-            Some(Value::ArrayValue(array)) => {
+            ValueView::Bool(flag) => self.raw(if flag { "true" } else { "false" }),
+            ValueView::Int(number) => self.number(number),
+            ValueView::Double(number) => self.double(node, number),
+            ValueView::Array(array) => {
                 self.raw("[");
                 for (i, element) in array.values.iter().enumerate() {
                     if i > 0 {
                         self.raw(",");
                     }
-                    self.value(Some(element));
+                    self.value(Some(element.into()));
                 }
                 self.raw("]");
             }
-            Some(Value::KvlistValue(map)) => self.map(node, &map.values),
-            Some(Value::BytesValue(bytes)) => {
+            ValueView::Map(map) => self.map(node, &map.values),
+            ValueView::Bytes(bytes) => {
                 self.hint(node, BYTES);
                 self.raw("\"");
                 self.raw(&BASE64.encode(bytes));
                 self.raw("\"");
             }
-            Some(Value::StringValueStrindex(index)) => {
-                self.exact_value(node, any);
-                self.number(*index);
+            ValueView::Strindex(index) => {
+                self.exact_value(node, value);
+                self.number(index);
             }
         }
     }
 
-    fn double(&mut self, node: u64, any: &AnyValue, number: f64) {
+    fn double(&mut self, node: u64, number: f64) {
         use std::io::Write as _;
+        let value = ValueView::Double(number);
         if number.is_nan() {
-            self.exact_value(node, any);
+            self.exact_value(node, value);
             return self.raw("\"NaN\"");
         }
         if number.is_infinite() {
-            self.exact_value(node, any);
+            self.exact_value(node, value);
             return self.raw(if number > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" });
         }
         if number == 0.0 && number.is_sign_negative() {
-            self.exact_value(node, any);
+            self.exact_value(node, value);
             return self.raw("0.0");
         }
         // From 1e16 on Rust writes an exponent, and jsonb expands it to an integer without a fraction.
@@ -159,16 +165,18 @@ impl Writer {
         write!(self.json, "{number:?}").expect("writing to memory does not fail");
     }
 
-    fn map(&mut self, node: u64, entries: &[KeyValue]) {
-        let mut order: Vec<u32> = (0..entries.len() as u32).collect();
-        let key = |position: &u32| entries[*position as usize].key.as_bytes();
+    fn map(&mut self, node: u64, entries: &[impl Attribute]) {
+        let mut order = mem::take(&mut self.order);
+        order.clear();
+        order.extend(0..entries.len() as u32);
+        let key = |position: &u32| entries[*position as usize].key().as_bytes();
         order.sort_by(|a, b| key(a).len().cmp(&key(b).len()).then_with(|| key(a).cmp(key(b))));
 
         let irregular = entries.len() > usize::from(u16::MAX)
             || order.windows(2).any(|pair| key(&pair[0]) == key(&pair[1]))
-            || entries.iter().any(|entry| entry.key_strindex != 0 || entry.key.contains('\0'));
+            || entries.iter().any(|entry| entry.key_strindex() != 0 || entry.key().contains('\0'));
         if irregular {
-            let exact = KeyValueList { values: entries.to_vec() };
+            let exact = KeyValueList { values: entries.iter().map(Attribute::to_message).collect() };
             self.exact(node, MAP, &exact);
             self.muted += 1;
         } else if !order.is_sorted() {
@@ -182,14 +190,15 @@ impl Writer {
             if i > 0 {
                 self.raw(",");
             }
-            self.string(&entry.key);
+            self.string(entry.key());
             self.raw(":");
-            self.value(entry.value.as_ref());
+            self.value(entry.value());
         }
         self.raw("}");
         if irregular {
             self.muted -= 1;
         }
+        self.order = order;
     }
 
     fn permutation(&mut self, order: &[u32]) {
@@ -221,8 +230,8 @@ impl Writer {
         self.last_hinted = node;
     }
 
-    fn exact_value(&mut self, node: u64, value: &AnyValue) {
-        self.exact(node, VALUE, value);
+    fn exact_value(&mut self, node: u64, value: ValueView<'_>) {
+        self.exact(node, VALUE, &value.to_message());
     }
 
     fn exact(&mut self, node: u64, kind: u64, message: &impl prost::Message) {

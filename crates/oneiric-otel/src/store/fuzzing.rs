@@ -12,6 +12,7 @@ use super::tls::take_parameters;
 use super::tree::Tree;
 use crate::otlp::canonical::Hash128;
 use crate::otlp::point::Point;
+use crate::otlp::view::{SpanView, ValueView};
 
 /// Attributes, and a value beside them in the same column, as JSON `[attributes, value]` and the hints for both.
 pub fn write(attributes: &[KeyValue], value: Option<&AnyValue>) -> (Vec<u8>, Vec<u8>) {
@@ -19,7 +20,7 @@ pub fn write(attributes: &[KeyValue], value: Option<&AnyValue>) -> (Vec<u8>, Vec
     writer.raw("[");
     writer.attributes(attributes);
     writer.raw(",");
-    writer.value(value);
+    writer.value(value.map(ValueView::from));
     writer.raw("]");
     (writer.json().to_vec(), writer.hints().to_vec())
 }
@@ -49,7 +50,7 @@ const SCOPED: OwnerIds = OwnerIds::Scoped { resource: -1, scope: -2 };
 /// The row of a span.
 pub fn span_row(record: &Span) -> Columns {
     let mut rows = Rows::default();
-    span::encode(&mut rows, &mut Scratch::default(), OWNER, -3, record);
+    span::encode(&mut rows, &mut Scratch::default(), OWNER, -3, &SpanView::from(record));
     columns(&rows, SCOPED, span::COLUMNS)
 }
 

@@ -10,7 +10,7 @@ use oneiric_otel::otlp::{self, Decoded, Encoding, Group, ResourceEnvelope, Scope
 use oneiric_otel::pipeline::{Refused, Request};
 use oneiric_otel::store::Stored;
 use oneiric_otel_testkit::arbitrary;
-use oneiric_otel_testkit::data::shared_data_for;
+use oneiric_otel_testkit::data::{files, shared_data_for};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -170,9 +170,7 @@ async fn recorded_telemetry_comes_back_as_it_came() {
     let bench = Bench::new().await;
     let (mut spans, mut logs, mut metrics) = (Vec::new(), Vec::new(), Vec::new());
     let mut sent = HashSet::new();
-    let mut files = Vec::new();
-    collect_files(&folder, &mut files);
-    for file in files {
+    for file in files(&folder) {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         for request in otlp::file::requests(&name, std::fs::read(&file).unwrap().into(), None).flatten() {
             let (signal, encoding, body) = (request.signal, request.encoding, request.body);
@@ -197,12 +195,4 @@ async fn recorded_telemetry_comes_back_as_it_came() {
 
 fn decoded<R>(result: Result<Decoded<R>, otlp::Malformed>) -> Vec<Group<R>> {
     result.unwrap().groups
-}
-
-fn collect_files(folder: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
-    let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    entries.sort();
-    for path in entries {
-        if path.is_dir() { collect_files(&path, files) } else { files.push(path) }
-    }
 }

@@ -5,15 +5,14 @@
 
 mod metrics;
 
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{
     AnyValue, ArrayValue, EntityRef, InstrumentationScope, KeyValue, KeyValueList,
 };
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
-use opentelemetry_proto::tonic::trace::v1::{Span, Status};
+use opentelemetry_proto::tonic::trace::v1::Span;
 
+use crate::otlp::view::{Attribute, AttributeView, EventView, LinkView, SpanView, StatusView, ValueView};
 use crate::otlp::{ResourceEnvelope, ScopeEnvelope};
 
 /// Ends a message; no field has this tag.
@@ -193,27 +192,41 @@ impl Encode for [KeyValue] {
 
 impl Encode for KeyValue {
     fn encode(&self, out: &mut Vec<u8>) {
-        let Self { key, value, key_strindex } = self;
-        text(1, key, out);
-        optional(2, value.as_ref(), out);
-        signed32(3, *key_strindex, out);
-        out.push(END);
+        attribute(self, out);
     }
+}
+
+impl Encode for AttributeView<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        attribute(self, out);
+    }
+}
+
+fn attribute(attribute: &impl Attribute, out: &mut Vec<u8>) {
+    text(1, attribute.key(), out);
+    optional(2, attribute.value().as_ref(), out);
+    signed32(3, attribute.key_strindex(), out);
+    out.push(END);
 }
 
 impl Encode for AnyValue {
     fn encode(&self, out: &mut Vec<u8>) {
-        let Self { value } = self;
-        match value {
-            None => {}
-            Some(Value::StringValue(value)) => present_bytes(1, value.as_bytes(), out),
-            Some(Value::BoolValue(value)) => out.extend_from_slice(&[2, u8::from(*value)]),
-            Some(Value::IntValue(value)) => signed64(3, *value, out),
-            Some(Value::DoubleValue(value)) => present_double(4, *value, out),
-            Some(Value::ArrayValue(value)) => message(5, value, out),
-            Some(Value::KvlistValue(value)) => message(6, value, out),
-            Some(Value::BytesValue(value)) => present_bytes(7, value, out),
-            Some(Value::StringValueStrindex(value)) => present_fixed32(8, *value as u32, out),
+        ValueView::from(self).encode(out);
+    }
+}
+
+impl Encode for ValueView<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self::Empty => {}
+            Self::String(value) => present_bytes(1, value.as_bytes(), out),
+            Self::Bool(value) => out.extend_from_slice(&[2, u8::from(value)]),
+            Self::Int(value) => signed64(3, value, out),
+            Self::Double(value) => present_double(4, value, out),
+            Self::Array(value) => message(5, value, out),
+            Self::Map(value) => message(6, value, out),
+            Self::Bytes(value) => present_bytes(7, value, out),
+            Self::Strindex(value) => present_fixed32(8, value as u32, out),
         }
         out.push(END);
     }
@@ -236,6 +249,12 @@ impl Encode for KeyValueList {
 }
 
 impl Encode for Span {
+    fn encode(&self, out: &mut Vec<u8>) {
+        SpanView::from(self).encode(out);
+    }
+}
+
+impl Encode for SpanView<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let Self {
             trace_id,
@@ -275,7 +294,7 @@ impl Encode for Span {
     }
 }
 
-impl Encode for Event {
+impl Encode for EventView<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let Self { time_unix_nano, name, attributes, dropped_attributes_count } = self;
         fixed64(1, *time_unix_nano, out);
@@ -286,7 +305,7 @@ impl Encode for Event {
     }
 }
 
-impl Encode for Link {
+impl Encode for LinkView<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let Self { trace_id, span_id, trace_state, attributes, dropped_attributes_count, flags } = self;
         bytes(1, trace_id, out);
@@ -299,7 +318,7 @@ impl Encode for Link {
     }
 }
 
-impl Encode for Status {
+impl Encode for StatusView<'_> {
     fn encode(&self, out: &mut Vec<u8>) {
         let Self { message, code } = self;
         text(2, message, out);

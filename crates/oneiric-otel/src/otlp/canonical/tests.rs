@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 
 use super::*;
 use crate::otlp::point::MetricKind;
+use crate::otlp::view::EventView;
 
 fn attribute(key: &str, value: Option<Value>) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value }), key_strindex: 0 }
@@ -217,7 +218,7 @@ fn canonical_bytes_are_as_documented() {
     let value = attribute("k", Some(Value::DoubleValue(1.0)));
     assert_eq!(bytes(&value), [1, 1, b'k', 2, 4, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0]);
     let long = Event { name: "x".repeat(300), ..Event::default() };
-    assert_eq!(bytes(&long).get(..3), Some(&[2, 0xac, 0x02][..]));
+    assert_eq!(bytes(&EventView::from(&long)).get(..3), Some(&[2, 0xac, 0x02][..]));
     assert_eq!(bytes(&Span::default()), [0]);
     assert_eq!(
         bytes(&Buckets { offset: -1, bucket_counts: vec![2] }),

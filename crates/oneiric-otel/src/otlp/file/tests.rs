@@ -1,8 +1,8 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use oneiric_otel_testkit::data::shared_data_for;
+use oneiric_otel_testkit::data::{files, shared_data_for};
 use opentelemetry_proto::tonic::metrics::v1::Gauge;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use serde_json::Value;
@@ -218,20 +218,6 @@ fn check<R: Record>(path: &Path, request: &FileRequest) -> (u64, Vec<Undecodable
         assert_eq!(decoded.groups.len(), again.groups.len());
     }
     (kept, decoded.undecodable)
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
 }
 
 #[test]

@@ -91,6 +91,10 @@ impl Unread for &RawValue {
         serde_json::from_str(self.get()).map_err(|error| Fault { path: String::new(), reason: reason(&error) })
     }
 
+    fn encoded(&self) -> Option<&[u8]> {
+        None
+    }
+
     fn count_lost<R: Record>(&self) -> u64 {
         R::count_lost(Encoding::Json, self.get().as_bytes())
     }

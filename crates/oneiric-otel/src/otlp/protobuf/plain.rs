@@ -102,8 +102,13 @@ fn owner(bytes: &[u8], shape: &Shape, accepts: &dyn Fn(Part<'_>) -> bool) -> Opt
 fn part(bytes: &[u8], kind: PartKind<'_>, shape: &Shape, accepts: &dyn Fn(Part<'_>) -> bool) -> Option<()> {
     let mut attributes = 0;
     message(bytes, shape, DEPTH, &mut attributes)?;
-    // A negative number may have come in five bytes and is written in ten.
-    accepts(Part { kind, most_bytes: bytes.len().saturating_mul(2), attributes }).then_some(())
+    accepts(Part { kind, most_bytes: most_bytes(bytes.len()), attributes }).then_some(())
+}
+
+/// How many bytes a record that came in so many takes at most when it is written again: a negative number may have come in
+/// five bytes and is written in ten.
+pub(crate) fn most_bytes(came_in: usize) -> usize {
+    came_in.saturating_mul(2)
 }
 
 /// A span's own ids: of a field that occurs several times the last one counts.
@@ -208,10 +213,10 @@ fn message(mut bytes: &[u8], shape: &Shape, depth: u32, most: &mut usize) -> Opt
         match (kind, value) {
             (Unknown, _)
             | (Kind::Bytes, Value::Bytes(_))
-            | (Varint, Value::Varint)
-            | (Fixed32, Value::Fixed32)
-            | (Fixed64, Value::Fixed64) => {}
-            (Text, Value::Bytes(text)) => is_text(text)?,
+            | (Varint, Value::Varint(_))
+            | (Fixed32, Value::Fixed32(_))
+            | (Fixed64, Value::Fixed64(_)) => {}
+            (Text, Value::Bytes(bytes)) => is_text(bytes)?,
             (Kind::Message(shape), Value::Bytes(bytes)) => message(bytes, shape, depth, most)?,
             (Attribute, Value::Bytes(bytes)) => {
                 attributes += 1;
@@ -224,17 +229,23 @@ fn message(mut bytes: &[u8], shape: &Shape, depth: u32, most: &mut usize) -> Opt
     Some(())
 }
 
-/// What a field holds, as far as it matters here.
-enum Value<'a> {
-    Varint,
-    Fixed32,
-    Fixed64,
+/// Whether the decoder reads this as an `AnyValue`.
+pub(super) fn is_any_value(bytes: &[u8]) -> bool {
+    message(bytes, &ANY_VALUE, DEPTH, &mut 0).is_some()
+}
+
+/// What a field holds.
+#[derive(Clone, Copy)]
+pub(super) enum Value<'a> {
+    Varint(u64),
+    Fixed32(u32),
+    Fixed64(u64),
     Bytes(&'a [u8]),
 }
 
 /// Takes the next field off a message. None if it is cut off, or a group.
 #[inline]
-fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
+pub(super) fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
     // Nearly every number and length is a byte.
     let (number, wire_type) = match message.split_first() {
         Some((&key @ 0x08..0x80, rest)) => {
@@ -244,17 +255,16 @@ fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
         _ => decode_key(message).ok()?,
     };
     let value = match wire_type {
-        WireType::Varint => {
-            varint(message)?;
-            Value::Varint
-        }
+        WireType::Varint => Value::Varint(varint(message)?),
         WireType::ThirtyTwoBit => {
-            *message = message.get(4..)?;
-            Value::Fixed32
+            let (bytes, rest) = message.split_first_chunk()?;
+            *message = rest;
+            Value::Fixed32(u32::from_le_bytes(*bytes))
         }
         WireType::SixtyFourBit => {
-            *message = message.get(8..)?;
-            Value::Fixed64
+            let (bytes, rest) = message.split_first_chunk()?;
+            *message = rest;
+            Value::Fixed64(u64::from_le_bytes(*bytes))
         }
         WireType::LengthDelimited => {
             let length = usize::try_from(varint(message)?).ok()?;
@@ -279,4 +289,10 @@ fn varint(message: &mut &[u8]) -> Option<u64> {
 #[inline]
 fn is_text(bytes: &[u8]) -> Option<()> {
     (bytes.is_ascii() || std::str::from_utf8(bytes).is_ok()).then_some(())
+}
+
+/// The bytes, if they are UTF-8.
+#[inline]
+pub(super) fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
 }

@@ -1,17 +1,22 @@
+use std::fs;
 use std::ops::Range;
 
 use bytes::Bytes;
-use oneiric_otel_testkit::arbitrary;
+use oneiric_otel_testkit::data::{files, shared_data_for};
+use oneiric_otel_testkit::{arbitrary, nezha, who_and_when, wire};
 use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use super::super::fuzzing::check_in_place;
 use super::super::prepare::prepare;
 use super::*;
 use crate::otlp::record::Record;
-use crate::otlp::{Group, protobuf};
+use crate::otlp::{Group, decode, file, json, protobuf};
 
 const FEW: Range<usize> = 0..4;
 
@@ -72,6 +77,27 @@ proptest! {
     }
 
     #[test]
+    fn rows_are_the_same_whether_spans_are_read_in_place_or_not(
+        groups in groups(prop_oneof![1 => arbitrary::span(), 3 => arbitrary::valid_span()]),
+        changes in wire::changes(),
+        bytes in vec((any::<Index>(), any::<u8>()), 0..2),
+        cut in proptest::option::weighted(0.1, any::<Index>()),
+        limits in limits(),
+    ) {
+        let request = request(&groups);
+        let body = changes.iter().fold(request.body.to_vec(), |body, change| change.apply(&body)).into();
+        check_in_place(&damaged(&Request { body, ..request }, &bytes, cut).body, &limits);
+    }
+
+    #[test]
+    fn rows_are_the_same_whether_spans_came_as_json_or_not(groups in groups(arbitrary::valid_span())) {
+        let json = Request { encoding: Encoding::Json, body: json::encode(&groups).into(), ..request(&groups) };
+        let [in_place, read] = [request(&groups), json].map(|request| prepare(&request, &Limits::NONE).unwrap().batch);
+        prop_assert_eq!(in_place.rows.bytes(0..in_place.rows.len()), read.rows.bytes(0..read.rows.len()));
+        prop_assert_eq!(in_place.records, read.records);
+    }
+
+    #[test]
     fn a_request_in_which_nothing_is_odd_is_not_decoded(
         spans in groups(arbitrary::valid_span()),
         logs in groups(arbitrary::log_record()),
@@ -94,4 +120,53 @@ fn what_would_be_merged_or_is_too_deep_is_left_to_the_decoder() {
     assert_eq!(count(&[0x0b, 0x0c]), None, "a group, which is no message");
     assert_eq!(count(&[0x08, 1]), None, "a number in the place of a message");
     assert_eq!(count(&[0x0a, 5, 0x12]), None, "cut off");
+}
+
+/// A request of one span with such an attribute.
+fn with_attribute(attribute: KeyValue) -> Bytes {
+    let span = Span { trace_id: vec![1; 16], span_id: vec![2; 8], attributes: vec![attribute], ..Span::default() };
+    let (resource, scope) = (Arc::default(), Arc::default());
+    request(&[Group { resource, scope, records: vec![span] }]).body
+}
+
+#[test]
+fn values_of_any_depth_are_stored_or_refused_alike() {
+    let text = AnyValue { value: Some(Value::StringValue("x".to_owned())) };
+    let attribute = |value| KeyValue { key: "k".to_owned(), value: Some(value), key_strindex: 0 };
+    let array = |inner| Value::ArrayValue(ArrayValue { values: vec![inner] });
+    let map = |inner| Value::KvlistValue(KeyValueList { values: vec![attribute(inner)] });
+    let wraps: [&dyn Fn(AnyValue) -> Value; 2] = [&array, &map];
+    for wrap in wraps {
+        let mut value = text.clone();
+        let mut stored = Vec::new();
+        for _ in 0..110 {
+            stored.push(check_in_place(&with_attribute(attribute(value.clone())), &Limits::default()));
+            value = AnyValue { value: Some(wrap(value)) };
+        }
+        let refused_from = stored.iter().position(Option::is_none).expect("there is a limit");
+        assert!((30..60).contains(&refused_from), "{refused_from}");
+        assert!(stored[refused_from..].iter().all(Option::is_none));
+    }
+}
+
+#[test]
+fn rows_of_recorded_spans_are_the_same_whether_they_are_read_in_place_or_not() {
+    const NAME: &str = "rows_of_recorded_spans_are_the_same_whether_they_are_read_in_place_or_not";
+    let Some(folder) = shared_data_for(NAME, "otlp") else { return };
+    let mut rows = 0;
+    for path in files(&folder) {
+        let bytes = Bytes::from(fs::read(&path).unwrap());
+        let found = file::requests(path.to_str().unwrap(), bytes, None).flatten();
+        for found in found.filter(|found| found.signal == Signal::Traces) {
+            let groups = decode::<Span>(found.encoding, &found.body).unwrap().groups;
+            rows += check_in_place(&request(&groups).body, &Limits::default()).unwrap_or_default();
+        }
+    }
+    assert!(rows > 40, "{rows}");
+
+    let Some(trains) = shared_data_for(NAME, nezha::FOLDER) else { return };
+    let Some(agents) = shared_data_for(NAME, who_and_when::FOLDER) else { return };
+    for body in nezha::traces(&trains).take(2).chain(who_and_when::traces(&agents)) {
+        assert!(check_in_place(&body.unwrap(), &Limits::default()).is_some_and(|rows| rows > 0));
+    }
 }

@@ -64,7 +64,7 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, t
         if let Some(Value::StringValue(text)) = &value.value {
             body = Some(residue.text(Column::Body, text));
         } else {
-            scratch.details.value(Some(value));
+            scratch.details.value(Some(value.into()));
             residue.details = scratch.details.hints().to_vec();
         }
     }

@@ -15,6 +15,7 @@ use tokio_postgres::types::{FromSql, Type};
 use super::fidelity::{Mismatch, Reader, Writer};
 use super::residue::{prefix, without_nul};
 use super::tree::Tree;
+use crate::otlp::view::{Attribute, ValueView};
 
 /// Under a btree a text column holds this many bytes at most; the full text stays in the record.
 pub(crate) const INDEXED_TEXT_BYTES: usize = 256;
@@ -96,14 +97,14 @@ fn count(row: &Row, column: &str) -> Result<u32, DecodeError> {
 }
 
 /// The first of `keys` that the attributes have. Order `keys` from the current name to the oldest.
-pub(crate) fn find<'a>(attributes: &'a [KeyValue], keys: &[&str]) -> Option<&'a Value> {
-    keys.iter()
-        .find_map(|key| attributes.iter().find(|attribute| attribute.key == *key)?.value.as_ref()?.value.as_ref())
+pub(crate) fn find<'a>(attributes: &'a [impl Attribute], keys: &[&str]) -> Option<ValueView<'a>> {
+    let value = |key: &&str| attributes.iter().find(|attribute| attribute.key() == *key)?.value();
+    keys.iter().filter_map(value).find(|value| *value != ValueView::Empty)
 }
 
-fn find_text<'a>(attributes: &'a [KeyValue], keys: &[&str]) -> Option<&'a str> {
+fn find_text<'a>(attributes: &'a [impl Attribute], keys: &[&str]) -> Option<&'a str> {
     match find(attributes, keys)? {
-        Value::StringValue(text) if !text.is_empty() => Some(text),
+        ValueView::String(text) if !text.is_empty() => Some(text),
         _ => None,
     }
 }

@@ -1,6 +1,5 @@
 //! `otel_spans`.
 
-use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
 use opentelemetry_proto::tonic::trace::v1::{Span, Status};
 use prost::Message as _;
@@ -10,6 +9,7 @@ use super::{
     DecodeError, Owner, Scratch, count, count_or_null, elements, enum_name, enum_number, find, find_text,
     read_attributes, read_hex, read_number, read_text, tree,
 };
+use crate::otlp::view::{EventView, LinkView, SpanView, ValueView};
 use crate::store::copy::{Micros, Rows};
 use crate::store::fidelity::{Reader, Writer};
 use crate::store::residue::{Column, Residue, prefix, without_nul};
@@ -53,32 +53,33 @@ const ERROR: i32 = 2;
 const MESSAGE_BYTES: usize = 4096;
 
 /// Appends the span as a row. The caller has checked that its own ids are valid.
-pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, hash: i64, span: &Span) {
+pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, hash: i64, span: &SpanView<'_>) {
     let mut residue = Residue::default();
     scratch.clear();
 
-    let name = residue.text(Column::Name, &span.name);
-    let trace_state = residue.text(Column::TraceState, &span.trace_state);
-    let status_message =
-        span.status.as_ref().map(|status| residue.text(Column::StatusMessage, &status.message).into_owned());
+    let name = residue.text(Column::Name, span.name);
+    let trace_state = residue.text(Column::TraceState, span.trace_state);
+    let status_message = span.status.map(|status| residue.text(Column::StatusMessage, status.message));
     scratch.attributes.attributes(&span.attributes);
     residue.attributes = scratch.attributes.hints().to_vec();
     if write_events(&mut scratch.details, &span.events) {
         residue.details = scratch.details.hints().to_vec();
     } else {
-        residue.exact_details = Span { events: span.events.clone(), ..Span::default() }.encode_to_vec();
+        let events = span.events.iter().map(EventView::to_message).collect();
+        residue.exact_details = Span { events, ..Span::default() }.encode_to_vec();
     }
     if write_links(&mut scratch.links, &span.links) {
         residue.links = scratch.links.hints().to_vec();
     } else {
-        residue.exact_links = Span { links: span.links.clone(), ..Span::default() }.encode_to_vec();
+        let links = span.links.iter().map(LinkView::to_message).collect();
+        residue.exact_links = Span { links, ..Span::default() }.encode_to_vec();
     }
 
     let (start_time, start_ns) = Micros::from_unix_nanos(span.start_time_unix_nano);
-    let status = span.status.as_ref().map_or(0, |status| status.code);
+    let status = span.status.map_or(0, |status| status.code);
     let (error_type, error_message) = error_of(span);
 
-    let trace_id: [u8; 16] = span.trace_id.as_slice().try_into().unwrap_or_default();
+    let trace_id: [u8; 16] = span.trace_id.try_into().unwrap_or_default();
     let (high, low) = trace_id.split_at(8);
     let half = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap_or_default());
     let key = [start_time.ordered(), half(high), half(low), hash as u64];
@@ -95,8 +96,8 @@ pub(crate) fn encode(rows: &mut Rows, scratch: &mut Scratch, owner: Owner<'_>, h
     row.int4_or_null(count_or_null(span.dropped_links_count));
     row.int2(start_ns);
     row.int2_or_null(http_status_code(span));
-    row.bytes(&span.span_id);
-    row.bytes_or_null(&span.parent_span_id);
+    row.bytes(span.span_id);
+    row.bytes_or_null(span.parent_span_id);
     row.text(owner.service_name);
     row.text(&name);
     row.text(&enum_name(KINDS, span.kind));
@@ -163,12 +164,12 @@ pub(crate) fn status_name(code: i32) -> String {
 }
 
 /// Writes `[{"name", "time_unix_nano", "attributes", "dropped_attributes_count"}]`. Returns whether it is exact.
-fn write_events(json: &mut Writer, events: &[Event]) -> bool {
+fn write_events(json: &mut Writer, events: &[EventView<'_>]) -> bool {
     let mut exact = true;
     json.raw("[");
     for (i, event) in events.iter().enumerate() {
         json.raw(if i > 0 { ",{\"name\":" } else { "{\"name\":" });
-        exact &= json.string(&event.name);
+        exact &= json.string(event.name);
         json.raw(",\"time_unix_nano\":");
         json.number(event.time_unix_nano);
         json.raw(",\"attributes\":");
@@ -199,19 +200,19 @@ fn read_events(events: Option<Tree>, hints: &[u8]) -> Result<Vec<Event>, DecodeE
 
 /// Writes `[{"trace_id", "span_id", "attributes", "trace_state", "flags", "dropped_attributes_count"}]`, ids in hex.
 /// Returns whether it is exact.
-fn write_links(json: &mut Writer, links: &[Link]) -> bool {
+fn write_links(json: &mut Writer, links: &[LinkView<'_>]) -> bool {
     let mut exact = true;
     json.raw("[");
     for (i, link) in links.iter().enumerate() {
         json.raw(if i > 0 { ",{\"trace_id\":" } else { "{\"trace_id\":" });
-        json.string(&hex::encode(&link.trace_id));
+        json.string(&hex::encode(link.trace_id));
         json.raw(",\"span_id\":");
-        json.string(&hex::encode(&link.span_id));
+        json.string(&hex::encode(link.span_id));
         json.raw(",\"attributes\":");
         json.attributes(&link.attributes);
         if !link.trace_state.is_empty() {
             json.raw(",\"trace_state\":");
-            exact &= json.string(&link.trace_state);
+            exact &= json.string(link.trace_state);
         }
         for (name, number) in [("flags", link.flags), ("dropped_attributes_count", link.dropped_attributes_count)] {
             if number != 0 {
@@ -243,24 +244,21 @@ fn read_links(links: Option<Tree>, hints: &[u8]) -> Result<Vec<Link>, DecodeErro
     Ok(read)
 }
 
-fn http_status_code(span: &Span) -> Option<i16> {
+fn http_status_code(span: &SpanView<'_>) -> Option<i16> {
     let code = match find(&span.attributes, &["http.response.status_code", "http.status_code"])? {
-        Value::IntValue(code) => *code,
-        Value::StringValue(code) => code.parse().ok()?,
+        ValueView::Int(code) => code,
+        ValueView::String(code) => code.parse().ok()?,
         _ => return None,
     };
     i16::try_from(code).ok()
 }
 
 /// Type and message of the span's error: its own attribute or status, else its last exception.
-pub(crate) fn error_of(span: &Span) -> (Option<&str>, Option<&str>) {
+pub(crate) fn error_of<'a>(span: &'a SpanView<'_>) -> (Option<&'a str>, Option<&'a str>) {
     let exception = span.events.iter().rev().find(|event| event.name == "exception");
     let of_exception = |key| exception.and_then(|event| find_text(&event.attributes, &[key]));
-    let status_message = span
-        .status
-        .as_ref()
-        .filter(|status| status.code == ERROR && !status.message.is_empty())
-        .map(|status| status.message.as_str());
+    let status_message =
+        span.status.filter(|status| status.code == ERROR && !status.message.is_empty()).map(|status| status.message);
     let error_type = find_text(&span.attributes, &["error.type"]).or_else(|| of_exception("exception.type"));
     let error_message = of_exception("exception.message")
         .or(status_message)

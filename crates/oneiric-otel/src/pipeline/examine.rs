@@ -14,7 +14,7 @@ use super::report::Rejections;
 use super::{Accepted, Request};
 use crate::otlp::point::{self, MetricDescriptor, Point};
 use crate::otlp::protobuf::borrowed;
-use crate::otlp::protobuf::plain::{self, Part, PartKind};
+use crate::otlp::protobuf::plain::{self, Part};
 use crate::otlp::view::SpanView;
 use crate::otlp::{self, Encoding, ResourceEnvelope, ScopeEnvelope, Signal, Sink, Undecodable};
 
@@ -76,11 +76,10 @@ pub(super) fn examine(request: &Request, limits: &Limits) -> Result<Verdict, Str
 
 /// Whether a part is within the limits for sure.
 fn accepts(limits: &Limits, part: Part<'_>) -> bool {
-    let has_ids = match part.kind {
-        PartKind::Owner | PartKind::Log => true,
-        PartKind::Span { trace_id, span_id } => Limits::check_ids(trace_id, span_id).is_ok(),
-    };
-    has_ids && part.most_bytes <= limits.record_bytes && part.attributes <= limits.attributes
+    match part {
+        Part::Span(span, bytes) => limits.admit(span, bytes),
+        Part::Other { most_bytes, attributes } => most_bytes <= limits.record_bytes && attributes <= limits.attributes,
+    }
 }
 
 /// Reads a request and shows what is accepted of it to `visitor`, a record at a time: there is never more than one.

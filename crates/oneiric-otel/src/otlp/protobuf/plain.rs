@@ -1,34 +1,28 @@
 //! Requests that are known to be readable without being read.
 //!
-//! [`walk`] looks at every byte of a request and builds nothing, which takes a fraction of the time that decoding takes.
+//! [`walk`] looks at every byte of a request and keeps nothing, which takes a fraction of the time that decoding takes.
 //! Its yes is certain: the decoder reads every record that it has shown, and no other. Its no says nothing: whatever is
 //! odd, or unknown to it, is left to the decoder. Of data points it knows nothing at all.
 
 use prost::encoding::{WireType, decode_key, decode_varint};
 
-use super::{MAX_TINY_FIELDS, TINY_FIELD_BYTES};
+use super::{MAX_TINY_FIELDS, TINY_FIELD_BYTES, borrowed};
 use crate::otlp::Signal;
 use crate::otlp::envelope::MAX_RECORDS;
+use crate::otlp::view::SpanView;
 
 /// A part of a request, as far as somebody may have to say whether it is acceptable.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Part<'a> {
-    pub(crate) kind: PartKind<'a>,
-    /// It has at most so many bytes when it is written again.
-    pub(crate) most_bytes: usize,
-    /// Its longest list of attributes.
-    pub(crate) attributes: usize,
-}
-
-/// What a part is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum PartKind<'a> {
-    /// A resource or a scope.
-    Owner,
-    /// A span with its own ids.
-    Span { trace_id: &'a [u8], span_id: &'a [u8] },
-    /// A log record.
-    Log,
+pub(crate) enum Part<'a> {
+    /// A span, and how many bytes it came in.
+    Span(&'a SpanView<'a>, usize),
+    /// A log record, a resource or a scope.
+    Other {
+        /// It has at most so many bytes when it is written again.
+        most_bytes: usize,
+        /// Its longest list of attributes.
+        attributes: usize,
+    },
 }
 
 /// Shows every resource, scope and record of a request to `accepts`. Returns how many records there are, if all can be
@@ -37,13 +31,23 @@ pub(crate) fn walk(signal: Signal, body: &[u8], accepts: &dyn Fn(Part<'_>) -> bo
     if body.len() > MAX_TINY_FIELDS * TINY_FIELD_BYTES {
         return None;
     }
-    let record = match signal {
-        Signal::Traces => &SPAN,
-        Signal::Logs => &LOG_RECORD,
+    let span = |bytes: &[u8]| accepts(Part::Span(&borrowed::span(bytes)?, bytes.len())).then_some(());
+    let log = |bytes: &[u8]| part(bytes, &LOG_RECORD, accepts);
+    let records = match signal {
+        Signal::Traces => groups(body, &span, accepts)?,
+        Signal::Logs => groups(body, &log, accepts)?,
         Signal::Metrics => return None,
     };
+    (records <= MAX_RECORDS as u64).then_some(records)
+}
+
+/// A request.
+fn groups(
+    mut request: &[u8],
+    record: &impl Fn(&[u8]) -> Option<()>,
+    accepts: &dyn Fn(Part<'_>) -> bool,
+) -> Option<u64> {
     let mut records = 0;
-    let mut request = body;
     while !request.is_empty() {
         match next_field(&mut request)? {
             (1, Value::Bytes(group)) => records += resource_group(group, record, accepts)?,
@@ -51,17 +55,21 @@ pub(crate) fn walk(signal: Signal, body: &[u8], accepts: &dyn Fn(Part<'_>) -> bo
             _ => {}
         }
     }
-    (records <= MAX_RECORDS as u64).then_some(records)
+    Some(records)
 }
 
 /// `ResourceSpans` and its like.
-fn resource_group(mut group: &[u8], record: &Shape, accepts: &dyn Fn(Part<'_>) -> bool) -> Option<u64> {
+fn resource_group(
+    mut group: &[u8],
+    record: &impl Fn(&[u8]) -> Option<()>,
+    accepts: &dyn Fn(Part<'_>) -> bool,
+) -> Option<u64> {
     let (mut records, mut resources) = (0, 0);
     while !group.is_empty() {
         match next_field(&mut group)? {
             (1, Value::Bytes(resource)) => {
                 resources += 1;
-                owner(resource, &RESOURCE, accepts)?;
+                part(resource, &RESOURCE, accepts)?;
             }
             (2, Value::Bytes(group)) => records += scope_group(group, record, accepts)?,
             (3, Value::Bytes(schema_url)) => is_text(schema_url)?,
@@ -74,18 +82,21 @@ fn resource_group(mut group: &[u8], record: &Shape, accepts: &dyn Fn(Part<'_>) -
 }
 
 /// `ScopeSpans` and its like.
-fn scope_group(mut group: &[u8], record: &Shape, accepts: &dyn Fn(Part<'_>) -> bool) -> Option<u64> {
+fn scope_group(
+    mut group: &[u8],
+    record: &impl Fn(&[u8]) -> Option<()>,
+    accepts: &dyn Fn(Part<'_>) -> bool,
+) -> Option<u64> {
     let (mut records, mut scopes) = (0, 0);
     while !group.is_empty() {
         match next_field(&mut group)? {
             (1, Value::Bytes(scope)) => {
                 scopes += 1;
-                owner(scope, &SCOPE, accepts)?;
+                part(scope, &SCOPE, accepts)?;
             }
             (2, Value::Bytes(bytes)) => {
                 records += 1;
-                let kind = if std::ptr::eq(record, &raw const SPAN) { ids(bytes)? } else { PartKind::Log };
-                part(bytes, kind, record, accepts)?;
+                record(bytes)?;
             }
             (3, Value::Bytes(schema_url)) => is_text(schema_url)?,
             (1..=3, _) => return None,
@@ -95,33 +106,16 @@ fn scope_group(mut group: &[u8], record: &Shape, accepts: &dyn Fn(Part<'_>) -> b
     (scopes <= 1).then_some(records)
 }
 
-fn owner(bytes: &[u8], shape: &Shape, accepts: &dyn Fn(Part<'_>) -> bool) -> Option<()> {
-    part(bytes, PartKind::Owner, shape, accepts)
-}
-
-fn part(bytes: &[u8], kind: PartKind<'_>, shape: &Shape, accepts: &dyn Fn(Part<'_>) -> bool) -> Option<()> {
+fn part(bytes: &[u8], shape: &Shape, accepts: &dyn Fn(Part<'_>) -> bool) -> Option<()> {
     let mut attributes = 0;
     message(bytes, shape, DEPTH, &mut attributes)?;
-    accepts(Part { kind, most_bytes: most_bytes(bytes.len()), attributes }).then_some(())
+    accepts(Part::Other { most_bytes: most_bytes(bytes.len()), attributes }).then_some(())
 }
 
 /// How many bytes a record that came in so many takes at most when it is written again: a negative number may have come in
 /// five bytes and is written in ten.
 pub(crate) fn most_bytes(came_in: usize) -> usize {
     came_in.saturating_mul(2)
-}
-
-/// A span's own ids: of a field that occurs several times the last one counts.
-fn ids(mut span: &[u8]) -> Option<PartKind<'_>> {
-    let (mut trace_id, mut span_id) = (&[][..], &[][..]);
-    while !span.is_empty() {
-        match next_field(&mut span)? {
-            (1, Value::Bytes(id)) => trace_id = id,
-            (2, Value::Bytes(id)) => span_id = id,
-            _ => {}
-        }
-    }
-    Some(PartKind::Span { trace_id, span_id })
 }
 
 /// Messages lie in each other this deep at most; the decoder allows more.
@@ -148,28 +142,6 @@ use Kind::{Attribute, Fixed32, Fixed64, Text, Unknown, Varint};
 
 const BYTES: Kind = Kind::Bytes;
 
-static SPAN: Shape = Shape(&[
-    Unknown,
-    BYTES,
-    BYTES,
-    Text,
-    BYTES,
-    Text,
-    Varint,
-    Fixed64,
-    Fixed64,
-    Attribute,
-    Varint,
-    Kind::Message(&EVENT),
-    Varint,
-    Kind::Message(&LINK),
-    Varint,
-    Kind::Message(&STATUS),
-    Fixed32,
-]);
-static EVENT: Shape = Shape(&[Unknown, Fixed64, Text, Attribute, Varint]);
-static LINK: Shape = Shape(&[Unknown, BYTES, BYTES, Text, Attribute, Varint, Fixed32]);
-static STATUS: Shape = Shape(&[Unknown, Unknown, Text, Varint]);
 static LOG_RECORD: Shape = Shape(&[
     Unknown,
     Fixed64,
@@ -246,7 +218,18 @@ pub(super) enum Value<'a> {
 /// Takes the next field off a message. None if it is cut off, or a group.
 #[inline]
 pub(super) fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
-    // Nearly every number and length is a byte.
+    // Most fields are texts and messages, and their numbers and lengths a byte each.
+    if let [key @ 0x08..0x80, length @ 0..0x80, rest @ ..] = *message
+        && key & 7 == WireType::LengthDelimited as u8
+    {
+        let (bytes, rest) = rest.split_at_checked(usize::from(*length))?;
+        *message = rest;
+        return Some((u32::from(key >> 3), Value::Bytes(bytes)));
+    }
+    any_field(message)
+}
+
+fn any_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
     let (number, wire_type) = match message.split_first() {
         Some((&key @ 0x08..0x80, rest)) => {
             *message = rest;

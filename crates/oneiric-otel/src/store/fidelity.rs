@@ -24,7 +24,7 @@
 //! A permutation of up to 20 keys is its rank in as few bytes as `n!` needs, of more keys a list of u16 positions. Below
 //! a node with a `value` or `map` hint nothing is numbered.
 
-use std::mem;
+mod keys;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -33,6 +33,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, Key
 
 use super::tree::Tree;
 use crate::otlp::view::{Attribute, ValueView};
+use keys::{KnownKeys, permutation_bytes, read_permutation};
 
 const PERMUTATION: u64 = 0;
 const VALUE: u64 = 1;
@@ -40,9 +41,6 @@ const ABSENT: u64 = 2;
 const BYTES: u64 = 3;
 const DOUBLE: u64 = 4;
 const MAP: u64 = 5;
-
-/// The most keys whose order fits a 64-bit rank: 20! < 2^64 < 21!.
-const MAX_RANKED: usize = 20;
 
 /// Stored values cannot be turned back: somebody changed the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,8 +56,7 @@ pub(crate) struct Writer {
     last_hinted: u64,
     /// Above zero while the natural form of something that has an exact hint is written.
     muted: u32,
-    /// Room for the order of the keys of a map.
-    order: Vec<u32>,
+    keys: KnownKeys,
 }
 
 impl Writer {
@@ -166,53 +163,27 @@ impl Writer {
     }
 
     fn map(&mut self, node: u64, entries: &[impl Attribute]) {
-        let mut order = mem::take(&mut self.order);
-        order.clear();
-        order.extend(0..entries.len() as u32);
-        let key = |position: &u32| entries[*position as usize].key().as_bytes();
-        order.sort_by(|a, b| key(a).len().cmp(&key(b).len()).then_with(|| key(a).cmp(key(b))));
-
-        let irregular = entries.len() > usize::from(u16::MAX)
-            || order.windows(2).any(|pair| key(&pair[0]) == key(&pair[1]))
-            || entries.iter().any(|entry| entry.key_strindex() != 0 || entry.key().contains('\0'));
+        let keys = self.keys.take(entries);
+        let irregular = keys.irregular || entries.iter().any(|entry| entry.key_strindex() != 0);
         if irregular {
             let exact = KeyValueList { values: entries.iter().map(Attribute::to_message).collect() };
             self.exact(node, MAP, &exact);
             self.muted += 1;
-        } else if !order.is_sorted() {
+        } else if !keys.permutation.is_empty() && self.muted == 0 {
             self.hint(node, PERMUTATION);
-            self.permutation(&order);
+            self.hints.extend_from_slice(&keys.permutation);
         }
 
         self.raw("{");
-        for (i, position) in order.iter().enumerate() {
-            let entry = &entries[*position as usize];
-            if i > 0 {
-                self.raw(",");
-            }
-            self.string(entry.key());
-            self.raw(":");
-            self.value(entry.value());
+        for (position, json) in keys.in_order() {
+            self.json.extend_from_slice(json);
+            self.value(entries[position].value());
         }
         self.raw("}");
         if irregular {
             self.muted -= 1;
         }
-        self.order = order;
-    }
-
-    fn permutation(&mut self, order: &[u32]) {
-        if self.muted > 0 {
-            return;
-        }
-        if order.len() <= MAX_RANKED {
-            let bytes = rank(order).to_le_bytes();
-            self.hints.extend_from_slice(&bytes[..rank_bytes(order.len())]);
-        } else {
-            for position in order {
-                self.hints.extend_from_slice(&(*position as u16).to_le_bytes());
-            }
-        }
+        self.keys.keep(keys);
     }
 
     fn take_node(&mut self) -> u64 {
@@ -340,14 +311,7 @@ impl<'a> Reader<'a> {
     }
 
     fn permutation(&mut self, count: usize) -> Result<Vec<u32>, Mismatch> {
-        if count <= MAX_RANKED {
-            let bytes = self.bytes(rank_bytes(count))?;
-            let mut rank = [0; 8];
-            rank[..bytes.len()].copy_from_slice(bytes);
-            return Ok(unrank(u64::from_le_bytes(rank), count));
-        }
-        let bytes = self.bytes(count * 2)?;
-        Ok(bytes.chunks_exact(2).map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]]))).collect())
+        Ok(read_permutation(self.bytes(permutation_bytes(count))?, count))
     }
 
     /// The kind of the hint for the current node, if there is one. Its payload is next in `hints`.
@@ -418,34 +382,6 @@ fn write_string(json: &mut Vec<u8>, text: &str) -> bool {
     json.extend_from_slice(&bytes[start..]);
     json.push(b'"');
     exact
-}
-
-/// Bytes that a rank of `count` keys needs.
-fn rank_bytes(count: usize) -> usize {
-    let highest = (2..=count as u64).product::<u64>().saturating_sub(1);
-    (64 - highest.leading_zeros() as usize).div_ceil(8)
-}
-
-/// The number of a permutation in lexicographic order.
-fn rank(order: &[u32]) -> u64 {
-    let mut rank = 0;
-    for (i, position) in order.iter().enumerate() {
-        let smaller_later = order[i + 1..].iter().filter(|later| *later < position).count() as u64;
-        rank = rank * (order.len() - i) as u64 + smaller_later;
-    }
-    rank
-}
-
-/// The permutation with this number.
-fn unrank(mut rank: u64, count: usize) -> Vec<u32> {
-    let mut digits = vec![0; count];
-    for i in (0..count).rev() {
-        let base = (count - i) as u64;
-        digits[i] = (rank % base) as usize;
-        rank /= base;
-    }
-    let mut free: Vec<u32> = (0..count as u32).collect();
-    digits.into_iter().map(|digit| free.remove(digit)).collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
+use oneiric_otel_testkit::arbitrary;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
 use proptest::prelude::*;
 
-use super::{Reader, Writer, rank, rank_bytes, unrank};
+use super::keys::{rank, rank_bytes, unrank};
+use super::{Reader, Writer};
 use crate::store::tree::Tree;
 
 fn entry(key: &str, value: Value) -> KeyValue {
@@ -63,6 +65,32 @@ fn hints_that_do_not_fit_are_an_error_and_no_panic() {
     }
 }
 
+fn written(writer: &mut Writer, attributes: &[KeyValue]) -> (Vec<u8>, Vec<u8>) {
+    writer.clear();
+    writer.attributes(attributes);
+    (writer.json().to_vec(), writer.hints().to_vec())
+}
+
+#[test]
+fn keys_that_are_alike_are_not_taken_for_each_other() {
+    let entries = |keys: &[&str]| keys.iter().map(|key| entry(key, Value::IntValue(1))).collect::<Vec<_>>();
+    let nested = Value::KvlistValue(KeyValueList { values: entries(&["ab", "c"]) });
+    let mut used = Writer::default();
+    for attributes in [
+        entries(&["ab", "c"]),
+        entries(&["a", "bc"]),
+        entries(&["bc", "a"]),
+        entries(&["abc"]),
+        entries(&["a\0", "b"]),
+        entries(&["", "abc"]),
+        entries(&["abc", ""]),
+        vec![entry("ab", nested), entry("c", Value::IntValue(2))],
+        entries(&["ab", "c"]),
+    ] {
+        assert_eq!(written(&mut used, &attributes), written(&mut Writer::default(), &attributes), "{attributes:?}");
+    }
+}
+
 #[test]
 fn ranks_need_the_bytes_that_factorials_say() {
     assert_eq!([0, 1, 2, 5, 6, 8, 9, 11, 20].map(rank_bytes), [0, 0, 1, 1, 2, 2, 3, 4, 8]);
@@ -72,5 +100,13 @@ proptest! {
     #[test]
     fn every_permutation_has_a_rank(order in (0usize..21).prop_flat_map(|n| Just((0..n as u32).collect::<Vec<_>>()).prop_shuffle())) {
         prop_assert_eq!(unrank(rank(&order), order.len()), order);
+    }
+
+    #[test]
+    fn what_was_written_before_changes_nothing(lists in proptest::collection::vec(arbitrary::attributes(), 1..12)) {
+        let mut used = Writer::default();
+        for attributes in lists {
+            prop_assert_eq!(written(&mut used, &attributes), written(&mut Writer::default(), &attributes));
+        }
     }
 }

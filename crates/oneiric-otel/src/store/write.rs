@@ -14,11 +14,12 @@
 //! their hash: two transactions that meet in the same rows wait for each other in the same order, not in a circle.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::SinkExt as _;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::Type;
@@ -38,8 +39,8 @@ use super::templates::{KnownTemplates, TemplateCounts, store_templates};
 use crate::otlp::Signal;
 use crate::otlp::canonical::Hash128;
 
-/// COPY data is handed to the connection in pieces of about this size.
-const COPY_CHUNK_BYTES: usize = 256 * 1024;
+/// COPY data is handed to the connection in pieces of this size: not more than a processor's cache holds until it is sent.
+const COPY_CHUNK_BYTES: usize = 64 * 1024;
 
 /// Whatever the role's defaults: an acknowledgement promises a durable commit, who waits for a lock is not to hold up those
 /// who could write meanwhile, and what is remembered is compared with what is there then, not when the transaction began.
@@ -524,20 +525,21 @@ async fn copy_bytes<'a>(
     pieces: impl Iterator<Item = (&'a [u8], Option<OwnerIds>)>,
 ) -> Result<(), StoreError> {
     let mut sink = pin!(transaction.copy_in::<_, Bytes>(statement).await?);
-    let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES);
-    chunk.put_slice(HEADER);
+    let mut chunk = Vec::with_capacity(COPY_CHUNK_BYTES);
+    chunk.extend_from_slice(HEADER);
     for (piece, owner) in pieces {
+        if chunk.len() + piece.len() > COPY_CHUNK_BYTES {
+            let full = mem::replace(&mut chunk, Vec::with_capacity(COPY_CHUNK_BYTES));
+            sink.feed(full.into()).await?;
+        }
         let at = chunk.len();
-        chunk.put_slice(piece);
+        chunk.extend_from_slice(piece);
         if let Some(owner) = owner {
             owner.fill_in(&mut chunk[at..]);
         }
-        if chunk.len() >= COPY_CHUNK_BYTES {
-            sink.feed(chunk.split().freeze()).await?;
-        }
     }
-    chunk.put_slice(TRAILER);
-    sink.feed(chunk.freeze()).await?;
+    chunk.extend_from_slice(TRAILER);
+    sink.feed(chunk.into()).await?;
     sink.as_mut().finish().await?;
     Ok(())
 }

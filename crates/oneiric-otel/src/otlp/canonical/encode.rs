@@ -39,8 +39,12 @@ fn bytes(tag: u8, value: &[u8], out: &mut Vec<u8>) {
 }
 
 fn present_bytes(tag: u8, value: &[u8], out: &mut Vec<u8>) {
-    out.push(tag);
-    length(value.len(), out);
+    if let short @ 0..0x80 = value.len() {
+        out.extend_from_slice(&[tag, short as u8]);
+    } else {
+        out.push(tag);
+        length(value.len(), out);
+    }
     out.extend_from_slice(value);
 }
 

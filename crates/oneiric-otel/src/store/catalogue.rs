@@ -8,10 +8,10 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
+use super::attributes::{Values, push};
 use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
-use super::search::begins_not_before;
 
 /// Times of the traces that are meant: when they began.
 pub(crate) type Range = (Micros, Micros);
@@ -117,14 +117,15 @@ impl SampleArrays {
 impl Database {
     /// Services by name, with the traces in which they took part.
     pub(crate) async fn service_rows(&self, (start, end): Range) -> Result<Vec<ServiceRow>, StoreError> {
+        let buckets = self.buckets(start, end).await?;
+        let mut arguments: Values<'_> = vec![(&start, Type::TIMESTAMPTZ), (&end, Type::TIMESTAMPTZ)];
         let sql = format!(
             "SELECT s.name, count(*), count(*) FILTER (WHERE t.status = 'error'), max(t.start_time)
              FROM otel.otel_traces t CROSS JOIN LATERAL unnest(t.services) AS s (name)
              WHERE t.start_time >= $1 AND t.start_time < $2 AND {}
              GROUP BY s.name ORDER BY s.name COLLATE \"C\"",
-            begins_not_before("t.bucket", 1)
+            buckets.hold(&mut arguments, "t.bucket")
         );
-        let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&start, Type::TIMESTAMPTZ), (&end, Type::TIMESTAMPTZ)];
         let rows = self.reader().await?.query_typed(&sql, &arguments).await?;
         rows.iter()
             .map(|row| {
@@ -146,13 +147,13 @@ impl Database {
         service: Option<&str>,
         limit: i64,
     ) -> Result<(i64, Vec<SampledTrace>), StoreError> {
-        let mut arguments: Vec<(&(dyn ToSql + Sync), Type)> =
-            vec![(&start, Type::TIMESTAMPTZ), (&end, Type::TIMESTAMPTZ)];
+        let buckets = self.buckets(start, end).await?;
+        let mut arguments: Values<'_> = vec![(&start, Type::TIMESTAMPTZ), (&end, Type::TIMESTAMPTZ)];
         let mut condition =
-            format!("t.start_time >= $1 AND t.start_time < $2 AND {}", begins_not_before("t.bucket", 1));
+            format!("t.start_time >= $1 AND t.start_time < $2 AND {}", buckets.hold(&mut arguments, "t.bucket"));
         if let Some(service) = &service {
-            arguments.push((service, Type::TEXT));
-            condition.push_str(" AND $3 = ANY(t.services)");
+            let service = push(&mut arguments, service, Type::TEXT);
+            condition = format!("{condition} AND {service} = ANY(t.services)");
         }
         let reader = self.reader().await?;
         let count = format!("SELECT count(*) FROM otel.otel_traces t WHERE {condition}");

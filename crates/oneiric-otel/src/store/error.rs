@@ -147,6 +147,11 @@ impl StoreError {
         self.is_undefined_table() || self.code == Some(SqlState::UNDEFINED_COLUMN)
     }
 
+    /// The role may not do it.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.code == Some(SqlState::INSUFFICIENT_PRIVILEGE)
+    }
+
     /// The table is not there.
     pub(crate) fn is_undefined_table(&self) -> bool {
         self.code == Some(SqlState::UNDEFINED_TABLE)

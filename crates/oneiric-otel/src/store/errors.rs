@@ -4,10 +4,11 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::attributes::{Values, push};
+use super::buckets::Buckets;
 use super::copy::Micros;
 use super::database::{Argument, Database};
 use super::error::StoreError;
-use super::search::{TRACE_COLUMNS, TraceRow, begins_not_before};
+use super::search::{TRACE_COLUMNS, TraceRow};
 use super::traces::{NewTrace, Transaction};
 
 /// Columns that [`TraceRow::from_row`] reads.
@@ -98,20 +99,26 @@ impl Database {
         filter: &ErrorFilter<'_>,
         limit: i64,
     ) -> Result<Vec<TraceRow>, StoreError> {
-        let (rows, walked) = self.walk_errors(filter, limit).await?;
+        let buckets = &self.buckets(filter.start, filter.end).await?;
+        let (rows, walked) = self.walk_errors(filter, buckets, limit).await?;
         if rows.len() as i64 >= limit || walked < WALKED {
             return Ok(rows);
         }
-        let errors = self.errors_like(filter).await?;
+        let errors = self.errors_like(filter, buckets).await?;
         let wanted = if errors.ids.len() > MAX_ERRORS { None } else { Some(&errors) };
-        self.traces_of_errors(filter, wanted, limit).await
+        self.traces_of_errors(filter, buckets, wanted, limit).await
     }
 
     /// Those of the newest traces with an error whose error fits, and how many were looked at.
-    async fn walk_errors(&self, filter: &ErrorFilter<'_>, limit: i64) -> Result<(Vec<TraceRow>, i64), StoreError> {
+    async fn walk_errors(
+        &self,
+        filter: &ErrorFilter<'_>,
+        buckets: &Buckets,
+        limit: i64,
+    ) -> Result<(Vec<TraceRow>, i64), StoreError> {
         let mut values: Values<'_> = vec![(&filter.start, Type::TIMESTAMPTZ), (&filter.end, Type::TIMESTAMPTZ)];
         let position = filter.before.map(|(start, id)| (Micros::from_unix_nanos(start), id));
-        let within = within(&mut values, position.as_ref());
+        let within = within(&mut values, buckets, position.as_ref());
         let fits = fits(&mut values, filter);
         let (walked, limit) = (push(&mut values, &WALKED, Type::INT8), push(&mut values, &limit, Type::INT8));
         let sql = format!(
@@ -133,21 +140,19 @@ impl Database {
     }
 
     /// Errors that fit, one more than [`MAX_ERRORS`] at most.
-    async fn errors_like(&self, filter: &ErrorFilter<'_>) -> Result<Errors, StoreError> {
+    async fn errors_like(&self, filter: &ErrorFilter<'_>, buckets: &Buckets) -> Result<Errors, StoreError> {
         let limit = MAX_ERRORS as i64 + 1;
         let (operator, operand) = &filter.pattern;
         let indexed = filter.indexed();
-        let mut values: Values<'_> =
-            vec![(operand, Type::TEXT), (&filter.start, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
-        // No trace begins after its bucket, unless it was first derived from spans without a start.
+        let mut values: Values<'_> = vec![(operand, Type::TEXT), (&limit, Type::INT8)];
+        let overlap = buckets.overlap(&mut values, "e.first_day", "e.last_day");
         let fitting = format!(
             "SELECT e.error_id, e.first_day::timestamp AT TIME ZONE 'UTC', (e.last_day + 1)::timestamp AT TIME ZONE 'UTC'
              FROM otel.otel_errors e
-             WHERE (e.error_message {operator} $1 OR e.error_type {operator} $1)
-               AND (e.last_day >= ($2 AT TIME ZONE 'UTC')::date OR e.first_day < date '2000-01-01')"
+             WHERE (e.error_message {operator} $1 OR e.error_type {operator} $1) AND {overlap}"
         );
         let sql = if indexed.is_empty() {
-            format!("{fitting} LIMIT $3")
+            format!("{fitting} LIMIT $2")
         } else {
             let literals = push(&mut values, &indexed, Type::TEXT_ARRAY);
             format!(
@@ -158,7 +163,7 @@ impl Database {
                             CROSS JOIN LATERAL unnest(otel.otel_trigrams(l.literal)) AS g (trigram)))
                  UNION ALL
                  ({fitting} AND {IS_LONG})
-                 LIMIT $3"
+                 LIMIT $2"
             )
         };
         let mut errors = Errors::default();
@@ -174,12 +179,13 @@ impl Database {
     async fn traces_of_errors(
         &self,
         filter: &ErrorFilter<'_>,
+        buckets: &Buckets,
         errors: Option<&Errors>,
         limit: i64,
     ) -> Result<Vec<TraceRow>, StoreError> {
         let mut values: Values<'_> = vec![(&filter.start, Type::TIMESTAMPTZ), (&filter.end, Type::TIMESTAMPTZ)];
         let position = filter.before.map(|(start, id)| (Micros::from_unix_nanos(start), id));
-        let within = within(&mut values, position.as_ref());
+        let within = within(&mut values, buckets, position.as_ref());
         let fits = fits(&mut values, filter);
         let limit = push(&mut values, &limit, Type::INT8);
         let traces = match errors {
@@ -239,6 +245,8 @@ impl Database {
             (&step_seconds, Type::FLOAT8),
             (&limit, Type::INT8),
         ];
+        let buckets = self.buckets(filter.start, filter.end).await?;
+        let within = buckets.hold(&mut values, "t.bucket");
         let mut add = |value, kind| {
             values.push((value, kind));
             values.len()
@@ -261,7 +269,7 @@ impl Database {
             "WITH f AS MATERIALIZED (
                SELECT t.text_ids[1] AS shape, t.start_time, t.start_ns, t.trace_id, t.bucket, t.services
                FROM otel.otel_traces t
-               WHERE t.status = 'error' AND t.start_time >= $1 AND t.start_time < $2 AND {since} {of_service}
+               WHERE t.status = 'error' AND t.start_time >= $1 AND t.start_time < $2 AND {within} {of_service}
              ), g AS (
                SELECT shape, count(*) AS n, min(start_time) AS first, max(start_time) AS last
                FROM f WHERE shape IS NOT NULL GROUP BY shape
@@ -290,7 +298,6 @@ impl Database {
                                  WHERE t.trace_id = newest.trace_id AND t.bucket = newest.bucket OFFSET 0) t
              LEFT JOIN otel.otel_texts x ON x.text_id = page.shape
              ORDER BY page.n DESC, page.shape",
-            since = begins_not_before("t.bucket", 1),
             of_service = of_service.unwrap_or_default(),
             new = new.unwrap_or_default(),
             after = after.unwrap_or_default(),
@@ -333,9 +340,9 @@ pub(super) async fn note_errors(transaction: &Transaction<'_>, traces: &[NewTrac
 }
 
 /// A trace with an error that began between the first two parameters and, with a position, before that.
-fn within<'a>(values: &mut Values<'a>, position: Option<&'a ((Micros, i16), Uuid)>) -> String {
-    let since = begins_not_before("t.bucket", 1);
-    let mut condition = format!("{HAS_ERROR} AND t.start_time >= $1 AND t.start_time < $2 AND {since}");
+fn within<'a>(values: &mut Values<'a>, buckets: &'a Buckets, position: Option<&'a ((Micros, i16), Uuid)>) -> String {
+    let buckets = buckets.hold(values, "t.bucket");
+    let mut condition = format!("{HAS_ERROR} AND t.start_time >= $1 AND t.start_time < $2 AND {buckets}");
     if let Some(((start, remainder), id)) = position {
         let start = push(values, start, Type::TIMESTAMPTZ);
         let remainder = push(values, remainder, Type::INT2);

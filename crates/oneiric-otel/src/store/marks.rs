@@ -8,11 +8,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::attributes::Values;
 use super::copy::Micros;
 use super::database::Database;
 use super::error::StoreError;
 use super::partitions::PartitionIndex;
-use super::search::{RowFilter, begins_not_before};
+use super::search::RowFilter;
 
 /// Partitions with an index that are asked at most, the newest first.
 const PARTITIONS: i64 = 120;
@@ -135,9 +136,18 @@ impl Database {
         filter: &RowFilter,
         limit: usize,
     ) -> Result<Vec<FoundValue>, StoreError> {
-        let (since, until) = (filter.since(), filter.until());
+        let (since, until) = filter.times();
+        let buckets = self.buckets(since, until).await?;
         let (ids, names): (Vec<i64>, Vec<&str>) = resources.iter().map(|(id, name)| (*id, name.as_str())).unzip();
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut values: Values<'_> = vec![
+            (&since, Type::TIMESTAMPTZ),
+            (&until, Type::TIMESTAMPTZ),
+            (&value, Type::TEXT),
+            (&ids, Type::INT8_ARRAY),
+            (&names, Type::TEXT_ARRAY),
+            (&limit, Type::INT8),
+        ];
         let sql = format!(
             "SELECT t.trace_id, f.key
              FROM (SELECT t.trace_id, t.seen_from, t.seen_to, t.start_time FROM otel.otel_traces t
@@ -155,23 +165,9 @@ impl Database {
                WHERE e.key IS NOT NULL OR r.name IS NOT NULL
                LIMIT 1) f
              ORDER BY t.start_time DESC, t.trace_id DESC LIMIT $6",
-            begins_not_before("t.bucket", 1)
+            buckets.hold(&mut values, "t.bucket")
         );
-        let rows = self
-            .reader()
-            .await?
-            .query_typed(
-                &sql,
-                &[
-                    (&since, Type::TIMESTAMPTZ),
-                    (&until, Type::TIMESTAMPTZ),
-                    (&value, Type::TEXT),
-                    (&ids, Type::INT8_ARRAY),
-                    (&names, Type::TEXT_ARRAY),
-                    (&limit, Type::INT8),
-                ],
-            )
-            .await?;
+        let rows = self.reader().await?.query_typed(&sql, &values).await?;
         Ok(rows.iter().map(|row| FoundValue { trace_id: row.get(0), key: row.get(1) }).collect())
     }
 }

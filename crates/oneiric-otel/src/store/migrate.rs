@@ -87,6 +87,8 @@ const REQUIRED: &[Migration] = &[
     Migration::required(26, "spools", include_str!("../../migrations/required/0026_spools.sql")).works_with(12),
     Migration::required(27, "collection_state", include_str!("../../migrations/required/0027_collection_state.sql"))
         .works_with(12),
+    Migration::required(28, "early_traces", include_str!("../../migrations/required/0028_early_traces.sql"))
+        .works_with(12),
 ];
 
 const DEFERRED: &[Migration] = &[
@@ -132,6 +134,15 @@ const DEFERRED: &[Migration] = &[
         include_str!("../../migrations/deferred/0025_ledger_unrefreshed_index.sql"),
         COLLECTION_INDEXES[4],
     ),
+    Migration {
+        index: None,
+        ..Migration::deferred(
+            29,
+            "early_traces_of_before",
+            include_str!("../../migrations/deferred/0029_early_traces_of_before.sql"),
+            "",
+        )
+    },
 ];
 
 /// Nothing is collected without them: it would read whole tables again and again.

@@ -5,6 +5,7 @@
 
 pub(crate) mod attributes;
 mod batch;
+mod buckets;
 pub(crate) mod catalogue;
 mod census;
 pub(crate) mod context;

@@ -44,6 +44,7 @@ const WRITER_TABLES: &[(&str, &[&str])] = &[
         &[
             "otel_migrations",
             "otel_errors",
+            "otel_early_traces",
             "otel_partitioned_tables",
             "otel_partition_writes",
             "otel_dropped_partitions",

@@ -171,7 +171,8 @@ impl RowFilter {
         let mut sql = String::new();
         for attribute in &self.attributes {
             // No span of a trace begins before the trace, unless it has no start at all.
-            let (begins, matches) = (begins_not_before("s.start_time", since), attribute.on_span(values));
+            let begins = format!("(s.start_time >= ${since} OR s.start_time < timestamptz '2000-01-01 00:00:00+00')");
+            let matches = attribute.on_span(values);
             let fence = if one_by_one { "OFFSET 0" } else { "" };
             let condition = format!(
                 " AND EXISTS (SELECT FROM otel.otel_spans s
@@ -241,7 +242,8 @@ impl Database {
         limit: i64,
         of: Option<i64>,
     ) -> Result<Vec<TraceRow>, StoreError> {
-        let (since, until) = (filter.since(), filter.until());
+        let (since, until) = filter.times();
+        let buckets = self.buckets(since, until).await?;
         let mut values: Values<'_> =
             vec![(&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&limit, Type::INT8)];
         let mut conditions = filter.conditions(&mut values);
@@ -263,7 +265,7 @@ impl Database {
             conditions = format!("{conditions} AND ({}) {beyond} ({position})", order.columns());
         }
         let on_spans = filter.span_conditions(&mut values, 1, of.is_some());
-        let (begins, sort) = (begins_not_before("t.bucket", 1), order.sort());
+        let (begins, sort) = (buckets.hold(&mut values, "t.bucket"), order.sort());
         let rows =
             format!("otel.otel_traces t WHERE t.start_time >= $1 AND t.start_time < $2 AND {begins} {conditions}");
         let found = match of {
@@ -281,7 +283,8 @@ impl Database {
 
     /// The texts of all traces that pass the filter; none if these are more than `most` traces.
     pub(crate) async fn texts_of_traces(&self, filter: &RowFilter, most: i64) -> Result<Option<Vec<i64>>, StoreError> {
-        let (since, until, wanted) = (filter.since(), filter.until(), most + 1);
+        let ((since, until), wanted) = (filter.times(), most + 1);
+        let buckets = self.buckets(since, until).await?;
         let mut values: Values<'_> =
             vec![(&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ), (&wanted, Type::INT8)];
         let conditions = filter.conditions(&mut values);
@@ -289,7 +292,7 @@ impl Database {
         let sql = format!(
             "SELECT t.text_ids FROM otel.otel_traces t
              WHERE t.start_time >= $1 AND t.start_time < $2 AND {} {conditions} {on_spans} LIMIT $3",
-            begins_not_before("t.bucket", 1)
+            buckets.hold(&mut values, "t.bucket")
         );
         let rows = self.reader().await?.query_typed(&sql, &values).await?;
         if rows.len() as i64 > most {
@@ -311,8 +314,9 @@ impl Database {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
+        let (since, until) = filter.times();
+        let buckets = self.buckets(since, until).await?;
         let client = self.reader().await?;
-        let (since, until) = (filter.since(), filter.until());
         let mut values: Values<'_> =
             vec![(&texts, Type::INT8_ARRAY), (&since, Type::TIMESTAMPTZ), (&until, Type::TIMESTAMPTZ)];
         let mut conditions = filter.conditions(&mut values);
@@ -329,7 +333,7 @@ impl Database {
         let links = format!(
             "FROM otel.otel_trace_texts l
              WHERE l.text_id = u.text_id AND {} {conditions}",
-            begins_not_before("l.bucket", 2)
+            buckets.hold(&mut values, "l.bucket")
         );
         let rows = client
             .query_typed(
@@ -358,11 +362,4 @@ impl Database {
             })
             .collect()
     }
-}
-
-/// Leaves out partitions in which no trace can begin at or after parameter `since`. A trace never begins after its
-/// bucket, unless it was first derived from spans without a start. It can begin long before it: the first span of a long
-/// run may arrive last, so a bucket says nothing about `until`.
-pub(super) fn begins_not_before(bucket: &str, since: usize) -> String {
-    format!("({bucket} >= ${since} OR {bucket} < timestamptz '2000-01-01 00:00:00+00')")
 }

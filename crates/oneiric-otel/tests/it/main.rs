@@ -6,6 +6,7 @@ mod collecting;
 mod collection;
 mod collection_time;
 mod context;
+mod early_traces;
 mod embedding_fallback;
 mod endpoint;
 mod errors;

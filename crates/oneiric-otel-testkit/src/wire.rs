@@ -72,7 +72,9 @@ impl Change {
             None => self.kind.apply(&mut fields),
         }
         let mut out = Vec::new();
-        fields.iter().for_each(|field| field.encode(&mut out));
+        for field in fields {
+            field.encode(&mut out);
+        }
         Some(out)
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::batches::check;
 use super::worker::{ALL, Stand};
 use super::{Embedder, EmbeddingWorker};
 use crate::store::StoreError;
@@ -67,7 +68,8 @@ impl EmbeddingWorker {
             let is_served = self.former.get(&renewal.former).await.is_some();
             let ids = if is_served { ALL } else { 0..=renewal.up_to };
             let (_, claimed) = own.texts(&ids, RENEWED_AT_ONCE).await?;
-            if claimed > 0 {
+            // Fewer are all that there are. New ones that keep coming do not hold the rest up.
+            if claimed >= RENEWED_AT_ONCE {
                 return Ok(Some(began.elapsed()));
             }
             if let Some(former) = self.database.registered_model(&renewal.former).await?
@@ -97,10 +99,10 @@ impl EmbeddingWorker {
             return Ok(Standing::Complete);
         }
         match self.database.known_texts(model).await? {
-            KnownTexts::Embedded => {}
+            KnownTexts::Embedded if stand.renewal.is_none() => {}
             // Else a model that cannot be reached for long would answer for one that can.
-            KnownTexts::Tried if answers_now(&self.embedder).await => {}
-            KnownTexts::Tried | KnownTexts::Waiting => return Ok(Standing::Lacking),
+            KnownTexts::Embedded | KnownTexts::Tried if answers_now(&self.embedder).await => {}
+            KnownTexts::Embedded | KnownTexts::Tried | KnownTexts::Waiting => return Ok(Standing::Lacking),
         }
         if stand.renewal.is_some()
             && let Some(kind) = self.options.index
@@ -134,10 +136,14 @@ impl EmbeddingWorker {
     }
 }
 
-/// Whether the model embeds anything now.
+/// Whether the model gives a vector now that can be stored.
 async fn answers_now(embedder: &Arc<dyn Embedder>) -> bool {
     let embedder = Arc::clone(embedder);
-    matches!(tokio::task::spawn_blocking(move || embedder.embed(&["a trace"]).is_ok()).await, Ok(true))
+    let answers = move || {
+        let dimension = embedder.model().dimension;
+        embedder.embed(&["a trace"]).is_ok_and(|vectors| check(&vectors, 1, dimension).is_ok())
+    };
+    matches!(tokio::task::spawn_blocking(answers).await, Ok(true))
 }
 
 /// How long to pause so that what took so long takes this share of the time.

@@ -103,7 +103,9 @@ pub(super) fn walk_messages(request: &Request, limits: &Limits, visitor: &mut im
     let mut walk = Walk::new(limits, visitor);
     for otlp::Group { resource, scope, records } in decoded.groups {
         walk.begin_group(&resource, &scope);
-        records.into_iter().for_each(|span| walk.record(span));
+        for span in records {
+            walk.record(span);
+        }
     }
     walk.finish(&decoded.undecodable)
 }

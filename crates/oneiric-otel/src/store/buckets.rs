@@ -34,11 +34,11 @@ impl Buckets {
         let until = match &self.until {
             None => String::new(),
             Some((until, early)) => {
-                let mut ranges = format!("{bucket} < {}", time(until));
-                for (from, to) in early {
-                    ranges.push_str(&format!(" OR ({bucket} >= {} AND {bucket} < {})", time(from), time(to)));
-                }
-                format!(" AND ({ranges})")
+                let mut ranges = vec![format!("{bucket} < {}", time(until))];
+                ranges.extend(
+                    early.iter().map(|(from, to)| format!("({bucket} >= {} AND {bucket} < {})", time(from), time(to))),
+                );
+                format!(" AND ({})", ranges.join(" OR "))
             }
         };
         format!("(({bucket} >= {from}{until}) OR {bucket} < timestamptz '2000-01-01 00:00:00+00')")
@@ -54,11 +54,11 @@ impl Buckets {
         let until = match &self.until {
             None => String::new(),
             Some((until, early)) => {
-                let mut ranges = format!("{first} <= {}", day(until));
-                for (from, to) in early {
-                    ranges.push_str(&format!(" OR ({last} >= {} AND {first} < {})", day(from), day(to)));
-                }
-                format!(" AND ({ranges})")
+                let mut ranges = vec![format!("{first} <= {}", day(until))];
+                ranges.extend(
+                    early.iter().map(|(from, to)| format!("({last} >= {} AND {first} < {})", day(from), day(to))),
+                );
+                format!(" AND ({})", ranges.join(" OR "))
             }
         };
         format!("(({last} >= {from}{until}) OR {first} < date '2000-01-01')")

@@ -277,7 +277,12 @@ impl Dimensions {
                 // Not with the locks of a transaction in hand.
                 should_count = room.should_count && !has_counted;
                 if !should_count {
-                    let beyond = missing.split_off(room.fits);
+                    let mut beyond = missing.split_off(room.fits);
+                    if !beyond.is_empty() {
+                        // Others may have stored them, or brought them back, since they were looked for.
+                        found.extend(series::stored(&transaction, &beyond).await?);
+                        beyond.retain(|hash| !found.contains_key(hash));
+                    }
                     no_room = (!beyond.is_empty()).then(|| self.cap.refuse(beyond.len(), room.rows + room.fits as u64));
                     let new: Vec<_> = missing.drain(..).map(|hash| (hash, wanted[&hash])).collect();
                     if !new.is_empty() {

@@ -136,7 +136,11 @@ impl Database {
         if tries < HOPELESS_AFTER {
             return Ok(KnownTexts::Waiting);
         }
-        let texts: i64 = client.query_typed_one("SELECT count(*) FROM otel.otel_texts", &[]).await?.get(0);
+        // Of those that were there before it: newer ones would make those that wait look few.
+        let known =
+            "SELECT count(*) FROM otel.otel_texts t JOIN otel.otel_embedding_progress p ON t.text_id <= p.renews_to
+                     WHERE p.model_id = $1";
+        let texts: i64 = client.query_typed_one(known, &[(&model.id, Type::INT2)]).await?.get(0);
         let are_few = waiting < texts && waiting <= 1 + texts / TEXTS_OF_A_HOPELESS_ONE;
         let are_given_up = tries >= GIVEN_UP_AFTER && waiting < texts - waiting;
         Ok(if are_few || are_given_up { KnownTexts::Tried } else { KnownTexts::Waiting })

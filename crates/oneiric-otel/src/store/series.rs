@@ -12,6 +12,8 @@ use crate::otlp::canonical::Hash128;
 
 /// Rows of a statement.
 const AT_ONCE: usize = 5000;
+/// Bytes of a statement, about: a description of any length stands in each row.
+const BYTES_AT_ONCE: usize = 16 << 20;
 
 /// Says to a trigger that it need not look whether a series' resource and scope are in use.
 const OWNERS_ARE_CHECKED: &str = "SET LOCAL oneiric_otel.owners_are_checked = on";
@@ -29,6 +31,17 @@ const INSERT: &str = "INSERT INTO otel.otel_metric_series (content_hash, resourc
      ON CONFLICT (content_hash) DO UPDATE SET last_seen = current_date
      RETURNING content_hash, series_id";
 
+/// Those of these series that are stored. Takes no lock.
+pub(super) async fn stored(
+    transaction: &Transaction<'_>,
+    hashes: &[Hash128],
+) -> Result<HashMap<Hash128, i64>, StoreError> {
+    let uuids: Vec<Uuid> = hashes.iter().map(|hash| Uuid::from_bytes(hash.0)).collect();
+    let sql = "SELECT content_hash, series_id FROM otel.otel_metric_series WHERE content_hash = ANY($1)";
+    let rows = transaction.query_typed(sql, &[(&uuids, Type::UUID_ARRAY)]).await?;
+    Ok(rows.iter().map(|row| (Hash128(row.get::<_, Uuid>(0).into_bytes()), row.get(1))).collect())
+}
+
 /// Stores series that the table has not, in the order of their hashes, and adds their ids to `found`. That their resources
 /// and scopes are in use was checked in the transaction.
 pub(super) async fn insert(
@@ -41,7 +54,15 @@ pub(super) async fn insert(
     if !new.is_empty() {
         transaction.batch_execute(OWNERS_ARE_CHECKED).await?;
     }
-    for new in new.chunks(AT_ONCE) {
+    let mut left = new;
+    while !left.is_empty() {
+        let mut bytes = 0;
+        let fits = |(_, series): &&(Hash128, &Series)| {
+            bytes += series.row.bytes();
+            bytes <= BYTES_AT_ONCE
+        };
+        let (new, later) = left.split_at(left.iter().take(AT_ONCE).take_while(fits).count().max(1));
+        left = later;
         for row in Columns::new(new, resource_ids, scope_ids).insert(transaction).await? {
             found.insert(Hash128(row.get::<_, Uuid>(0).into_bytes()), row.get(1));
         }

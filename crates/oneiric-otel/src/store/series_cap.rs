@@ -115,9 +115,11 @@ impl SeriesCap {
     /// Counts the rows, unless that was done just now, on a connection of its own. What is not known after a while is not
     /// waited for.
     pub(super) async fn count(&self, database: &Database) {
-        let (known, counting, database) = (Arc::clone(&self.known), Arc::clone(&self.counting), database.clone());
+        // Who counts makes nobody else wait: the others go on with what is known.
+        let Ok(turn) = Arc::clone(&self.counting).try_lock_owned() else { return };
+        let (known, database) = (Arc::clone(&self.known), database.clone());
         let count = tokio::spawn(crate::self_trace::inherit(async move {
-            let _turn = counting.lock().await;
+            let _turn = turn;
             let began = Instant::now();
             if !lock(&known).is_due(began) {
                 return;

@@ -248,8 +248,12 @@ impl Resolved<'_> {
         for refused in &poison {
             written[refused.batch].refused.push(refused.record);
         }
-        for (batch, written) in written.iter_mut().enumerate().filter(|(_, written)| !written.duplicate) {
-            written.limited = self.bury_limited(transaction, batch, 0, dead_letter).await?;
+        // Pipelined: with one point of a new series a request there is a letter for each.
+        let limited = (0..fresh.len()).filter(|batch| fresh[*batch]).map(|batch| async move {
+            Ok::<_, StoreError>((batch, self.bury_limited(transaction, batch, 0, dead_letter).await?))
+        });
+        for (batch, points) in futures::future::try_join_all(limited).await? {
+            written[batch].limited = points;
         }
         self.touch(transaction, &fresh).await?;
         Ok(written)

@@ -105,7 +105,9 @@ pub(super) async fn maintain(database: Database, ingest: Ingest, upkeep: Upkeep,
                     } else {
                         Span::none()
                     };
-                    let work = Box::pin(maintain_once(&database, &ingest, upkeep.remember_requests)).instrument(span);
+                    // Not the first time: others that start now have yet to say what waits in their spools.
+                    let remember = (said.is_some() && !since.is_zero()).then_some(upkeep.remember_requests);
+                    let work = Box::pin(maintain_once(&database, &ingest, remember)).instrument(span);
                     if lease.hold(work).await {
                         since = upkeep.options.every;
                     }
@@ -127,8 +129,9 @@ async fn say_what_waits(
     remember: Duration,
 ) -> Result<(), StoreError> {
     let status = ingest.status();
-    if status.spool.is_none() {
-        return Ok(());
+    let Some(spool) = &status.spool else { return Ok(()) };
+    if spool.lanes.iter().any(|lane| lane.entries > 0 && lane.oldest.is_none()) {
+        return Err(StoreError::transient("the oldest request of the spool could not be read"));
     }
     let oldest = age_of_spool(ingest);
     if let Some(age) = oldest
@@ -225,14 +228,17 @@ async fn collect(database: &Database) {
     }
 }
 
-async fn maintain_once(database: &Database, ingest: &Ingest, remember: Duration) {
+/// Requests are forgotten when `remember` says after how long.
+async fn maintain_once(database: &Database, ingest: &Ingest, remember: Option<Duration>) {
     match database.make_partitions().await {
         Ok(made) => tracing::debug!(made, "made partitions ahead of time"),
         Err(error) => tracing::warn!(%error, "partitions could not be made ahead of time"),
     }
-    match database.forget_requests(remember).await {
-        Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
-        Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
+    if let Some(remember) = remember {
+        match database.forget_requests(remember).await {
+            Ok(forgotten) => tracing::debug!(forgotten, "forgot requests of long ago"),
+            Err(error) => tracing::warn!(%error, "requests of long ago could not be forgotten"),
+        }
     }
     match database.forget_dead_letters(KEEP_PROCESSED_LETTERS).await {
         Ok(forgotten) => tracing::debug!(forgotten, "forgot dead letters that were stored after all"),

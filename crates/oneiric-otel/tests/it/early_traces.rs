@@ -66,7 +66,7 @@ async fn found(scene: &Scene) -> Vec<Vec<String>> {
     let errors = ErrorTracesRequest { pattern: "refused".to_owned(), service: None, range, limit: 10, after: None };
     let errors = service.get_traces_by_error(&errors).await.unwrap();
     let filter = TraceFilter { since: Some(range.start()), until: Some(range.end()), ..TraceFilter::default() };
-    let listed = service.search_traces(&TracesRequest::new(filter, 10)).await.unwrap();
+    let listed = service.find_traces(&TracesRequest::new(filter, 10)).await.unwrap();
     let groups = ErrorGroupsRequest {
         range,
         service: None,
@@ -82,7 +82,9 @@ async fn found(scene: &Scene) -> Vec<Vec<String>> {
         sorted(errors.traces.into_iter().map(|trace| trace.root_name).collect()),
         sorted(listed.traces.into_iter().map(|trace| trace.root_name).collect()),
         sorted(groups.groups.into_iter().map(|group| group.example.root_name).collect()),
-        sorted(services.services.into_iter().map(|service| format!("{} {}", service.name, service.traces)).collect()),
+        sorted(
+            services.services.into_iter().map(|service| format!("{} {}", service.name, service.trace_count)).collect(),
+        ),
     ]
 }
 

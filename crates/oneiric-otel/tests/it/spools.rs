@@ -77,14 +77,20 @@ async fn a_server_says_what_waits_before_anybody_forgets() {
     };
     let system = start(Ack::Spooled(open(dir.path())));
     let said = "otel_spools WHERE reported_at > now() - interval '1 hour' AND oldest <= reported_at";
-    while bench.count(said).await != 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(async || bench.count(said).await == 1).await;
     let first = "SELECT reported_at::text FROM otel_spools";
     let at: String = client.query_one(first, &[]).await.unwrap().get(0);
     let again = format!("otel_spools WHERE reported_at > '{at}'");
-    while bench.count(&again).await != 1 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(async || bench.count(&again).await == 1).await;
     system.stop(Duration::from_secs(5)).await.unwrap();
+}
+
+/// Waits for it, and not for ever.
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("it never was so");
 }

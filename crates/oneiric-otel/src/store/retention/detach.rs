@@ -108,6 +108,9 @@ impl Database {
         if !self.users_end(&leaving.table, run.patience.min(AGAIN)).await? {
             return Ok(false);
         }
+        if !self.keep_mark(leaving).await? {
+            return Ok(false);
+        }
         let (table, partition) = (quoted(&leaving.table), quoted(&leaving.partition));
         let how = if self.is_pending(leaving).await? { "FINALIZE" } else { "CONCURRENTLY" };
         let statement = format!("ALTER TABLE otel.{table} DETACH PARTITION otel.{partition}");
@@ -118,6 +121,13 @@ impl Database {
             }
             done => done.map(|()| true),
         }
+    }
+
+    /// Makes the mark that of this run, so that nobody takes it for one of a run that was cut off; `false` when somebody has.
+    async fn keep_mark(&self, leaving: &Leaving) -> Result<bool, StoreError> {
+        let sql = "UPDATE otel.otel_dropped_partitions SET begun_at = clock_timestamp()
+                   WHERE id = $1 AND state = 'retired' RETURNING id";
+        Ok(!self.query(sql, &[(&leaving.id, Type::INT8)]).await?.is_empty())
     }
 
     /// Detaches with a lock that all others would wait for, so it is asked for a moment at a time.

@@ -96,6 +96,18 @@ pub(crate) struct SeriesRow {
 }
 
 impl SeriesRow {
+    /// Bytes of what has no fixed size.
+    pub(crate) fn bytes(&self) -> usize {
+        self.metric_name.len()
+            + self.temporality.len()
+            + self.unit.len()
+            + self.description.len()
+            + self.attributes.len()
+            + self.metadata.as_ref().map_or(0, String::len)
+            + self.explicit_bounds.as_ref().map_or(0, |bounds| size_of_val(bounds.as_slice()))
+            + self.residue.as_ref().map_or(0, Vec::len)
+    }
+
     pub(crate) fn new(descriptor: &MetricDescriptor, attributes: &[KeyValue], explicit_bounds: &[f64]) -> Self {
         let mut residue = Residue::default();
         let metric_name = residue.text(Column::Name, &descriptor.name).into_owned();

@@ -53,7 +53,7 @@ impl MiniLm {
     /// # Errors
     /// When a file is missing or damaged, or the model has another architecture or other sizes.
     pub fn load(dir: &Path, precision: Precision) -> Result<Self, LoadError> {
-        Self::load_exact(dir, arithmetic(precision, Instructions::detect())?)
+        Self::load_exact(dir, arithmetic(precision, Instructions::detect)?)
     }
 
     /// [`MiniLm::load`] in int8 with other instructions than the fastest: what a processor without those would take.
@@ -61,7 +61,7 @@ impl MiniLm {
     /// # Errors
     /// As [`MiniLm::load`], and when this processor does not have the instructions.
     pub fn load_with(dir: &Path, instructions: Instructions) -> Result<Self, LoadError> {
-        Self::load_exact(dir, arithmetic(Precision::Int8, instructions)?)
+        Self::load_exact(dir, arithmetic(Precision::Int8, || instructions)?)
     }
 
     fn load_exact(dir: &Path, arithmetic: Arithmetic) -> Result<Self, LoadError> {
@@ -81,7 +81,7 @@ impl MiniLm {
     /// # Errors
     /// When a file is missing or damaged, or the model has another architecture.
     pub fn load_as(dir: &Path, name: &str, precision: Precision) -> Result<Self, LoadError> {
-        let arithmetic = arithmetic(precision, Instructions::detect())?;
+        let arithmetic = arithmetic(precision, Instructions::detect)?;
         Self::load_shape(dir, name, &Config::load(&dir.join("config.json"))?, arithmetic)
     }
 
@@ -186,10 +186,11 @@ impl MiniLm {
 }
 
 /// The arithmetic of a precision.
-fn arithmetic(precision: Precision, instructions: Instructions) -> Result<Arithmetic, LoadError> {
+/// Without int8 nothing is asked of the processor and the system.
+fn arithmetic(precision: Precision, instructions: impl FnOnce() -> Instructions) -> Result<Arithmetic, LoadError> {
     Ok(match precision {
         Precision::F32 => Arithmetic::F32,
-        Precision::Int8 => Arithmetic::Int8(Int8::new(instructions)?),
+        Precision::Int8 => Arithmetic::Int8(Int8::new(instructions())?),
     })
 }
 

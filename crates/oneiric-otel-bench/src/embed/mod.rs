@@ -74,8 +74,8 @@ pub struct Machine {
     pub processor: String,
     /// Processors that this process may use.
     pub processors: usize,
-    /// The fastest instructions for int8.
-    pub instructions: &'static str,
+    /// The fastest instructions for int8, and faster ones that the system refuses.
+    pub instructions: String,
 }
 
 /// One arithmetic.
@@ -115,8 +115,12 @@ pub struct Rate {
 }
 
 /// The arithmetics: a name, and how to load.
-const ENGINES: [(&str, Option<Instructions>); 3] =
-    [("f32", None), ("int8", None), ("int8 with AVX2", Some(Instructions::Avx2))];
+const ENGINES: [(&str, Option<Instructions>); 4] = [
+    ("f32", None),
+    ("int8", None),
+    ("int8 with AVX-512 VNNI", Some(Instructions::Avx512Vnni)),
+    ("int8 with AVX2", Some(Instructions::Avx2)),
+];
 /// How many of them are a choice of users: the others show what other machines would take.
 const CHOICES: usize = 2;
 
@@ -134,7 +138,7 @@ pub fn run(scope: Scope<'_>, watcher: &impl Watcher) -> Result<Report> {
     }
     let models = ENGINES
         .into_iter()
-        .filter(|(_, instructions)| instructions.is_none_or(Instructions::is_available))
+        .filter(|(_, other)| other.is_none_or(|other| other.is_available() && other != Instructions::detect()))
         .map(|(name, instructions)| Ok((name, load(scope.model, name, instructions)?)))
         .collect::<Result<Vec<_>>>()?;
     let pieces: usize = texts.iter().map(|text| models[0].1.token_count(text)).sum();
@@ -331,7 +335,10 @@ fn machine() -> Machine {
     Machine {
         processor: name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.to_owned()),
         processors: thread::available_parallelism().map_or(1, usize::from),
-        instructions: Instructions::detect().as_str(),
+        instructions: Instructions::refused().map_or_else(
+            || Instructions::detect().as_str().to_owned(),
+            |refused| format!("{}, {} being refused by the system", Instructions::detect().as_str(), refused.as_str()),
+        ),
     }
 }
 

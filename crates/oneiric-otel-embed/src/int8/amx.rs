@@ -167,7 +167,7 @@ mod present {
                     "tilerelease",
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                    options(nostack, preserves_flags, nomem),
+                    options(nostack, preserves_flags),
                 );
             }
             CONFIGURED.set(false);

@@ -15,6 +15,8 @@ use super::error::StoreError;
 
 /// More than a day before its bucket is early.
 const DAY_MICROS: i64 = 24 * 3600 * 1_000_000;
+/// 2000-01-01 00:00:00 UTC.
+const BEGINNING: Micros = Micros(0);
 /// With more ranges of early traces, all buckets are looked at.
 const MOST_EARLY: usize = 50;
 
@@ -70,8 +72,8 @@ impl Database {
     pub(super) async fn buckets(&self, since: Micros, until: Micros) -> Result<Buckets, StoreError> {
         let end = Micros(until.0.saturating_add(DAY_MICROS));
         let now = u64::try_from(Timestamp::now().as_nanosecond()).unwrap_or_default();
-        if end >= Micros::from_unix_nanos(now).0 {
-            // Nothing, or little, comes after it.
+        if since < BEGINNING || end >= Micros::from_unix_nanos(now).0 {
+            // Nothing, or little, comes after it; or traces without a clock are asked for, which are not noted.
             return Ok(Buckets { from: since, until: None });
         }
         let sql = "SELECT CASE WHEN isfinite(bucket_from) THEN bucket_from END, bucket_to

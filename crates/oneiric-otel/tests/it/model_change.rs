@@ -349,7 +349,8 @@ async fn texts_are_embedded_again_the_newest_first() {
     scene.until_complete(2).await;
     running.stop().await;
     assert_eq!(scene.bench.count("otel_embeddings_2").await, TEXTS as i64);
-    let asked: Vec<String> = model.asked.lock().unwrap().concat();
+    let mut asked: Vec<String> = model.asked.lock().unwrap().concat();
+    assert_eq!(asked.pop().as_deref(), Some("a trace"), "whether it answers, before it does for all");
     let client = scene.bench.test.client().await;
     let rows = client.query("SELECT text FROM otel_texts ORDER BY text_id DESC", &[]).await.unwrap();
     let newest_first: Vec<String> = rows.iter().map(|row| row.get(0)).collect();

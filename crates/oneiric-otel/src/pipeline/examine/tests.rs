@@ -22,13 +22,15 @@ const FEW: Range<usize> = 0..4;
 
 type Envelope<T> = (Option<T>, String);
 
-fn groups<R: Record>(record: impl Strategy<Value = R>) -> impl Strategy<Value = Vec<Group<R>>> {
+/// Boxed, level by level: a test's thread has a small stack.
+fn groups<R: Record>(record: impl Strategy<Value = R> + 'static) -> impl Strategy<Value = Vec<Group<R>>> {
     let group = |(resource, scope, records): (Envelope<Resource>, Envelope<InstrumentationScope>, Vec<R>)| {
         let resource = ResourceEnvelope { resource: resource.0, schema_url: resource.1 };
         let scope = ScopeEnvelope { scope: scope.0, schema_url: scope.1 };
         Group { resource: Arc::new(resource), scope: Arc::new(scope), records }
     };
-    vec((arbitrary::resource_envelope(), arbitrary::scope_envelope(), vec(record, FEW)).prop_map(group), FEW)
+    let owners = (arbitrary::resource_envelope().boxed(), arbitrary::scope_envelope().boxed());
+    vec((owners.0, owners.1, vec(record.boxed(), FEW)).prop_map(group), FEW).boxed()
 }
 
 fn request<R: Record>(groups: &[Group<R>]) -> Request {
@@ -78,8 +80,8 @@ proptest! {
 
     #[test]
     fn rows_are_the_same_whether_spans_are_read_in_place_or_not(
-        groups in groups(prop_oneof![1 => arbitrary::span(), 3 => arbitrary::valid_span()]),
-        changes in wire::changes(),
+        groups in groups(prop_oneof![1 => arbitrary::span().boxed(), 3 => arbitrary::valid_span().boxed()]),
+        changes in wire::changes().boxed(),
         bytes in vec((any::<Index>(), any::<u8>()), 0..2),
         cut in proptest::option::weighted(0.1, any::<Index>()),
         limits in limits(),
@@ -91,7 +93,10 @@ proptest! {
 
     #[test]
     fn rows_are_the_same_whether_spans_came_as_json_or_not(groups in groups(arbitrary::valid_span())) {
-        let json = Request { encoding: Encoding::Json, body: json::encode(&groups).into(), ..request(&groups) };
+        // The payload of a NaN does not come back from JSON.
+        let body: Bytes = json::encode(&groups).into();
+        let groups = otlp::decode::<Span>(Encoding::Json, &body).unwrap().groups;
+        let json = Request { encoding: Encoding::Json, body, ..request(&groups) };
         let [in_place, read] = [request(&groups), json].map(|request| prepare(&request, &Limits::NONE).unwrap().batch);
         prop_assert_eq!(in_place.rows.bytes(0..in_place.rows.len()), read.rows.bytes(0..read.rows.len()));
         prop_assert_eq!(in_place.records, read.records);

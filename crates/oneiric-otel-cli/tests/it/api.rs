@@ -16,9 +16,13 @@ use crate::tour::blocks;
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
                       response_schema_conformance,unsupported_method,negative_data_rejection";
 
-/// What is too long for the listener is refused before it is understood.
-const REFUSALS: &str =
-    "[checks.negative_data_rejection]\nexpected-statuses = [400, 401, 404, 405, 413, 414, 415, 431]\n";
+/// What is too long for the listener is refused before it is understood. A question that is given a millisecond may be too slow,
+/// which the document says.
+const REFUSALS: &str = "[checks.negative_data_rejection]
+expected-statuses = [400, 401, 404, 405, 413, 414, 415, 431]
+[checks.not_a_server_error]
+expected-statuses = [\"2xx\", \"3xx\", \"4xx\", 504]
+";
 
 #[tokio::test]
 async fn the_api_answers_as_its_document_says() {

@@ -13,6 +13,9 @@ use crate::process;
 
 /// How long the number of rows may stay as it is.
 const PATIENCE: Duration = Duration::from_mins(3);
+/// The pause between two looks at what waits is twenty times as long as a look takes, within these bounds.
+const LOOK_LEAST: Duration = Duration::from_millis(20);
+const LOOK_MOST: Duration = Duration::from_millis(500);
 
 /// Settings that decide how fast a database writes.
 const TELLING_SETTINGS: [&str; 8] = [
@@ -147,30 +150,40 @@ pub async fn hold_derivation(url: &str) -> Result<Client> {
 
 /// Waits until every trace is derived and, `with_vectors`, every text has its vector. Returns how many traces there are.
 ///
+/// What waits is looked for, and not counted, as long as there is patience: counting a million touches every few
+/// milliseconds takes more of PostgreSQL than deriving them.
+///
 /// # Errors
 /// If nothing is left to wait for but a failure, or nothing moves for minutes.
 pub async fn wait_for_traces(client: &Client, with_vectors: bool) -> Result<u64> {
-    let sql = "SELECT (SELECT count(*) FROM otel.otel_trace_touches),
-                      (SELECT count(*) FROM otel.otel_embedding_work),
-                      (SELECT count(*) FROM otel.otel_traces),
-                      (SELECT string_agg(DISTINCT last_error, '; ') FROM otel.otel_embedding_work)";
-    let (mut last, mut since) = ((0, 0, 0), Instant::now());
+    let sql = "SELECT EXISTS (SELECT FROM otel.otel_trace_touches), EXISTS (SELECT FROM otel.otel_embedding_work),
+                      (SELECT last_error FROM otel.otel_embedding_work WHERE last_error IS NOT NULL LIMIT 1)";
+    let count =
+        "SELECT (SELECT count(*) FROM otel.otel_trace_touches), (SELECT count(*) FROM otel.otel_embedding_work)";
+    let (mut last, mut since) = (None, Instant::now());
     loop {
+        let asked = Instant::now();
         let row = client.query_one(sql, &[]).await?;
-        let now: (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-        if now.0 == 0 && (!with_vectors || now.1 == 0) {
-            return Ok(u64::try_from(now.2)?);
+        let (touches, texts): (bool, bool) = (row.get(0), row.get(1));
+        let is_waited_for = touches || (with_vectors && texts);
+        if !is_waited_for {
+            break;
         }
-        if let Some(error) = row.get::<_, Option<String>>(3).filter(|_| with_vectors) {
+        if let Some(error) = row.get::<_, Option<String>>(2).filter(|_| with_vectors) {
             bail!("texts cannot be embedded: {error}");
         }
-        if now != last {
-            (last, since) = (now, Instant::now());
-        } else if since.elapsed() > PATIENCE {
-            bail!("{} touches and {} texts wait, and nothing moved for {PATIENCE:?}", now.0, now.1);
+        if since.elapsed() > PATIENCE {
+            let row = client.query_one(count, &[]).await?;
+            let left: (i64, i64) = (row.get(0), row.get(1));
+            if last == Some(left) {
+                bail!("{} touches and {} texts wait, and nothing moved for {PATIENCE:?}", left.0, left.1);
+            }
+            (last, since) = (Some(left), Instant::now());
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep((asked.elapsed() * 20).clamp(LOOK_LEAST, LOOK_MOST)).await;
     }
+    let traces: i64 = client.query_one("SELECT count(*) FROM otel.otel_traces", &[]).await?.get(0);
+    Ok(u64::try_from(traces)?)
 }
 
 /// Bytes of write-ahead log that the server has written since it was made.

@@ -35,6 +35,8 @@ const GIVE_UP_AFTER: Duration = Duration::from_mins(2);
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
+    /// When the set begins, in nanoseconds since 1970.
+    pub start: u64,
     /// The number of the first trace. Two loads are different where their traces are.
     pub first_trace: u64,
     /// Spans in all, a multiple of `spans_per_request`.
@@ -87,7 +89,7 @@ impl Load {
     fn request(&self, number: u64) -> Bytes {
         let traces = self.spans_per_request / standard::SPANS_PER_TRACE;
         let first = self.first_trace + number * traces;
-        standard::request(first..first + traces).into()
+        standard::request(self.start, first..first + traces).into()
     }
 }
 

@@ -28,7 +28,8 @@ impl Sender {
     pub(crate) async fn start(program: &Path, server: SocketAddr, load: Load) -> Result<Self> {
         let mut child = Command::new(program)
             .args(["bench", "load", "--json", "--to", &server.to_string()])
-            .args(["--spans", &load.spans.to_string(), "--first-trace", &load.first_trace.to_string()])
+            .args(["--start", &load.start.to_string(), "--first-trace", &load.first_trace.to_string()])
+            .args(["--spans", &load.spans.to_string()])
             .args(["--spans-per-request", &load.spans_per_request.to_string()])
             .args(["--connections", &load.connections.to_string()])
             .stdin(Stdio::piped())

@@ -1,5 +1,8 @@
 //! The standard set: 10 spans a trace, 11 attributes a span, 500 texts, closed roots.
 
+use std::ops::Range;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
@@ -12,13 +15,19 @@ pub const SPANS_PER_TRACE: u64 = 10;
 /// Different kinds of traces, each of which has a text of its own.
 pub const TEXTS: u64 = 500;
 
-/// 2026-11-18T00:00:00Z.
-const START: u64 = 1_794_960_000 * 1_000_000_000;
+const DAY: Duration = Duration::from_hours(24);
 const MILLISECOND: u64 = 1_000_000;
 
-/// A request with these traces, which nobody else sends.
-pub fn request(traces: std::ops::Range<u64>) -> Vec<u8> {
-    let spans = traces.flat_map(|trace| (0..SPANS_PER_TRACE).map(move |place| span(trace, place))).collect();
+/// When the set of today begins, in nanoseconds since 1970: at midnight in UTC. Of another day it would come to partitions
+/// that have or get the indexes of those whose time has passed, as telemetry does that is late or imported.
+pub fn today() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.as_secs() - now.as_secs() % DAY.as_secs()) * 1_000_000_000
+}
+
+/// A request with these traces of the set that begins at `start`.
+pub fn request(start: u64, traces: Range<u64>) -> Vec<u8> {
+    let spans = traces.flat_map(|trace| (0..SPANS_PER_TRACE).map(move |place| span(start, trace, place))).collect();
     let resource = Resource { attributes: vec![text("service.name", "standard".to_owned())], ..Resource::default() };
     let scope = Some(InstrumentationScope { name: "standard".to_owned(), ..InstrumentationScope::default() });
     let scope_spans = vec![ScopeSpans { scope, spans, ..ScopeSpans::default() }];
@@ -33,9 +42,9 @@ pub fn trace_id(trace: u64) -> [u8; 16] {
 }
 
 /// The first span of a trace is its root; the others lie inside it.
-fn span(trace: u64, place: u64) -> Span {
+fn span(start: u64, trace: u64, place: u64) -> Span {
     let kind = trace % TEXTS;
-    let start = start_of(trace) + place * 10_000;
+    let start = start_of(start, trace) + place * 10_000;
     let span_id = |place: u64| (trace * SPANS_PER_TRACE + place + 1).to_be_bytes().to_vec();
     Span {
         trace_id: trace_id(trace).to_vec(),
@@ -51,9 +60,9 @@ fn span(trace: u64, place: u64) -> Span {
     }
 }
 
-/// When a trace begins, in nanoseconds since 1970.
-pub fn start_of(trace: u64) -> u64 {
-    START + trace * 10 * MILLISECOND
+/// When a trace of the set that begins at `start` begins, in nanoseconds since 1970: 10 ms after the one before.
+pub fn start_of(start: u64, trace: u64) -> u64 {
+    start + trace * 10 * MILLISECOND
 }
 
 /// What the root of a trace is called.
@@ -109,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_set_has_the_shape_that_it_is_described_by() {
-        let bytes = request(0..TEXTS);
+        let bytes = request(today(), 0..TEXTS);
         let request = ExportTraceServiceRequest::decode(bytes.as_slice()).unwrap();
         let spans = &request.resource_spans[0].scope_spans[0].spans;
         assert_eq!(spans.len() as u64, TEXTS * SPANS_PER_TRACE);

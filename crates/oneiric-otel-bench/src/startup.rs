@@ -97,8 +97,10 @@ async fn search(options: &Options, server: &Server, data: &Path, embedder: Arc<d
     let client = database::connect(&url).await?;
     let (sender, queued) = mpsc::channel(usize::try_from(options.traces.max(1))?);
     let per_request = SPANS_OF_A_REQUEST / standard::SPANS_PER_TRACE;
+    let start = standard::today();
+    let request = |first: u64| standard::request(start, first..(first + per_request).min(options.traces)).into();
     for first in (0..options.traces).step_by(usize::try_from(per_request)?) {
-        sender.send(standard::request(first..(first + per_request).min(options.traces)).into()).await?;
+        sender.send(request(first)).await?;
     }
     drop(sender);
 

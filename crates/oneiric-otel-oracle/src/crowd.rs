@@ -125,11 +125,11 @@ impl Sent {
 async fn send(server: Addresses, number: u64, clients: u64, until: Instant, pause: Duration) -> Result<Sent> {
     let mut sender = Sender::new(Protocol::Grpc, false)?;
     let mut sent = Sent::default();
-    let mut trace = number;
+    let (start, mut trace) = (standard::today(), number);
     // Not all in one moment, and then each in its own rhythm.
     tokio::time::sleep(pause.mul_f64(number as f64 / clients as f64)).await;
     while Instant::now() < until {
-        let request = Bytes::from(standard::request(trace..trace + 1));
+        let request = Bytes::from(standard::request(start, trace..trace + 1));
         let began = Instant::now();
         loop {
             match sender.deliver(server, Signal::Traces, &request).await {

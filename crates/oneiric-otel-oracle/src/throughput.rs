@@ -112,7 +112,9 @@ async fn round(bench: &Bench, serving: &Serving, url: &str, ack: &str, load: Loa
     // Made before the clock starts: the generator's own work does not count.
     let requests = load.spans / load.spans_per_request;
     let traces = load.spans_per_request / standard::SPANS_PER_TRACE;
-    let requests: Vec<Bytes> = (0..requests).map(|i| standard::request(i * traces..(i + 1) * traces).into()).collect();
+    let start = standard::today();
+    let requests: Vec<Bytes> =
+        (0..requests).map(|i| standard::request(start, i * traces..(i + 1) * traces).into()).collect();
     let spans = requests.len() as u64 * load.spans_per_request;
     let cpu = || process::cpu_time_of_tree(pid) + process::cpu_time_of_tree(bench.postgres.pid());
 

@@ -1,8 +1,9 @@
 //! What a span, a question and a start cost as a database grows, and what keeping the vector index clean costs.
 //!
-//! At each size the last spans are measured that came: as many as the first size has. So the first figure is that of an
-//! empty database, and the others are of one that has so much already. Traces are derived and embedded meanwhile, as a server
-//! does. Then questions are asked, of traces from all of the time; then the server and its PostgreSQL are started again.
+//! At each size all spans are measured that came since the size before, with everything that they cause: traces are derived
+//! and embedded meanwhile, as a server does, and what autovacuum has not come to is vacuumed and analysed in the end. A window
+//! over the last of them alone would be charged with the vacuuming of all, which comes when it comes. Then questions are
+//! asked, of traces from all of the time; then the server and its PostgreSQL are started again.
 
 pub mod chart;
 mod vectors;
@@ -46,7 +47,9 @@ pub struct Options {
     pub sender: PathBuf,
     /// An empty directory for the server's data.
     pub dir: PathBuf,
-    /// How many spans there are when it is measured: rising, multiples of the first.
+    /// When the telemetry begins, in nanoseconds since 1970.
+    pub start: u64,
+    /// How many spans there are when it is measured: rising multiples of `spans_per_request`.
     pub at: Vec<u64>,
     /// Spans of a request, a multiple of 10.
     pub spans_per_request: u64,
@@ -76,14 +79,16 @@ pub struct Report {
 pub struct Point {
     /// Spans that are stored.
     pub spans: u64,
-    /// Spans that were measured, the last that came.
+    /// Spans that were measured: all that came since the size before.
     pub measured: u64,
     /// Spans committed per second, of these.
     pub committed_per_second: f64,
     /// Seconds until the last of their traces was derived and embedded, from the first span on.
     pub seconds_until_derived: f64,
-    /// Processor seconds per million spans until then, deriving included.
+    /// Processor seconds per million spans until they were derived, embedded and vacuumed.
     pub cpu: Cpu,
+    /// Bytes of write-ahead log per span until then.
+    pub wal_bytes_per_span: f64,
     /// Bytes of the database.
     pub bytes: u64,
     /// Questions by kind.
@@ -109,19 +114,24 @@ impl Options {
     /// # Errors
     /// Says which does not, and what is accepted.
     pub fn check(&self) -> Result<()> {
-        let Some(first) = self.at.first().copied() else { bail!("sizes: expected at least one, found none") };
-        self.load(0, first).check()?;
-        for pair in self.at.windows(2) {
-            if pair[1] <= pair[0] || !pair[1].is_multiple_of(first) {
-                bail!("sizes: expected rising multiples of the first ({first}), found {} after {}", pair[1], pair[0]);
+        if self.at.is_empty() {
+            bail!("sizes: expected at least one, found none");
+        }
+        let mut there = 0;
+        for size in &self.at {
+            if *size <= there {
+                bail!("sizes: expected rising ones, found {size} after {there}");
             }
+            self.load(0, *size).check()?;
+            there = *size;
         }
         Ok(())
     }
 
     fn load(&self, from: u64, spans: u64) -> Load {
         let first_trace = from / standard::SPANS_PER_TRACE;
-        Load { first_trace, spans, spans_per_request: self.spans_per_request, connections: CONNECTIONS }
+        let Self { start, spans_per_request, .. } = *self;
+        Load { start, first_trace, spans, spans_per_request, connections: CONNECTIONS }
     }
 }
 
@@ -170,53 +180,49 @@ pub async fn run(options: &Options, tell: &impl Fn(&str)) -> Result<Report> {
 async fn grow(options: &Options, server: &Server, url: &str, there: u64, size: u64) -> Result<Point> {
     let client = database::connect(url).await?;
     let postgres = database::postmaster(&client).await?;
-    let measured = options.at[0];
-    let store = async |from: u64, until: u64| -> Result<(Meter, Meter, Meter)> {
-        let sender = Sender::start(&options.sender, server.addresses.grpc, options.load(from, until - from)).await?;
-        database::checkpoint(&client).await;
-        let before = Meter::read(&client, Some(server.pid), postgres).await?;
-        let sending = sender.go().await?;
-        let stored = database::wait_for_rows(&client, until, LOOK_EVERY, |_| {});
-        tokio::try_join!(sending.finish(), stored)?;
-        let committed = Meter::read(&client, Some(server.pid), postgres).await?;
-        database::wait_for_traces(&client, true).await?;
-        Ok((before, committed, Meter::read(&client, Some(server.pid), postgres).await?))
-    };
-    if size - measured > there {
-        store(there, size - measured).await?;
-    }
-    let (before, committed, derived) = store(size - measured, size).await?;
+    let measured = size - there;
+    let sender = Sender::start(&options.sender, server.addresses.grpc, options.load(there, measured)).await?;
+    database::checkpoint(&client).await;
+    let before = Meter::read(&client, Some(server.pid), postgres).await?;
+    let sending = sender.go().await?;
+    let stored = database::wait_for_rows(&client, size, LOOK_EVERY, |_| {});
+    tokio::try_join!(sending.finish(), stored)?;
+    let committed = before.at.elapsed();
+    database::wait_for_traces(&client, true).await?;
+    let derived = before.at.elapsed();
+    client.batch_execute("VACUUM (ANALYZE)").await?;
+    let used = Meter::read(&client, Some(server.pid), postgres).await?.since(&before);
     let stored = database::count_spans(&client).await?;
     if stored != size {
         bail!("{size} spans were acknowledged, and {stored} are stored");
     }
-    let all = derived.since(&before);
     let bytes = client.query_one("SELECT pg_database_size(current_database())", &[]).await?.get::<_, i64>(0);
     Ok(Point {
         spans: size,
         measured,
-        committed_per_second: measured as f64 / committed.since(&before).elapsed.as_secs_f64(),
-        seconds_until_derived: all.elapsed.as_secs_f64(),
-        cpu: all.cpu(measured),
+        committed_per_second: measured as f64 / committed.as_secs_f64(),
+        seconds_until_derived: derived.as_secs_f64(),
+        cpu: used.cpu(measured),
+        wal_bytes_per_span: used.wal as f64 / measured as f64,
         bytes: bytes.unsigned_abs(),
-        questions: ask(url, size / standard::SPANS_PER_TRACE, options.questions).await?,
+        questions: ask(options, url, size / standard::SPANS_PER_TRACE).await?,
         start: Quantiles::default(),
     })
 }
 
 /// Asks all kinds of question about so many traces, each in a round of its own.
-async fn ask(url: &str, traces: u64, questions: u32) -> Result<Vec<Asked>> {
+async fn ask(options: &Options, url: &str, traces: u64) -> Result<Vec<Asked>> {
     let service = QueryService::new(Database::new(url)?, None).bypassing_cache();
     let mut asked = Vec::new();
     for kind in KINDS {
         let (mut random, mut latencies, mut answers) = (StdRng::seed_from_u64(SEED), Latencies::default(), 0);
-        for _ in 0..questions {
+        for _ in 0..options.questions {
             let trace = random.random_range(0..traces);
             let began = Instant::now();
-            answers += answer(&service, kind, trace).await?;
+            answers += answer(&service, kind, trace, standard::start_of(options.start, trace)).await?;
             latencies.add(began.elapsed());
         }
-        let answers = answers as f64 / f64::from(questions.max(1));
+        let answers = answers as f64 / f64::from(options.questions.max(1));
         if answers == 0.0 {
             bail!("{kind}: no answer has anything in it");
         }
@@ -225,8 +231,8 @@ async fn ask(url: &str, traces: u64, questions: u32) -> Result<Vec<Asked>> {
     Ok(asked)
 }
 
-/// How many things are in the answer.
-async fn answer(service: &QueryService, kind: &str, trace: u64) -> Result<usize> {
+/// How many things are in the answer about a trace that began at `start`.
+async fn answer(service: &QueryService, kind: &str, trace: u64, start: u64) -> Result<usize> {
     let trace_id = TraceId(standard::trace_id(trace));
     match kind {
         "a trace by its id" => Ok(service.get_trace(trace_id, 10_000).await?.spans.len()),
@@ -235,7 +241,7 @@ async fn answer(service: &QueryService, kind: &str, trace: u64) -> Result<usize>
             Ok(context.spans.len() + context.logs.len() + context.metrics.len())
         }
         "failed traces of a minute" => {
-            let until = Timestamp::from_nanosecond(i128::from(standard::start_of(trace)))?;
+            let until = Timestamp::from_nanosecond(i128::from(start))?;
             let since = until.checked_sub(Duration::from_mins(1))?;
             let filter = TraceFilter {
                 status: Some("error".to_owned()),

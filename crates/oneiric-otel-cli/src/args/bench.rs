@@ -99,7 +99,7 @@ pub(crate) struct Retention {
 
 #[derive(Debug, Args)]
 pub(crate) struct Growth {
-    /// How many spans there are when it is measured, rising; each a multiple of the first
+    /// How many spans there are when it is measured: rising multiples of --spans-per-request
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1000000,3000000,10000000")]
     pub(crate) at: Vec<u64>,
     /// Questions of each kind
@@ -162,6 +162,9 @@ pub(crate) struct Load {
     /// Where to
     #[arg(long, value_name = "ADDR")]
     pub(crate) to: SocketAddr,
+    /// When the set begins, in nanoseconds since 1970 [default: midnight in UTC]
+    #[arg(long, value_name = "NS")]
+    pub(crate) start: Option<u64>,
     /// The number of the first trace
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) first_trace: u64,

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use oneiric_otel_bench::growth::{self, Options, Report, chart};
+use oneiric_otel_bench::standard;
 
 use super::{Ending, Place, Steps, without_url};
 use crate::args::Global;
@@ -17,6 +18,7 @@ pub(super) async fn run(global: &Global, arguments: &Growth) -> Result<Ending> {
         program: sender.clone(),
         sender,
         dir: place.0.clone(),
+        start: standard::today(),
         at: arguments.at.clone(),
         spans_per_request: arguments.spans_per_request,
         questions: arguments.questions,
@@ -83,6 +85,7 @@ fn of_points(report: &Report) -> String {
         "s until derived",
         "CPU s per million: server",
         "PostgreSQL",
+        "WAL bytes per span",
         "GB",
         "start p50 ms",
         "most",
@@ -96,6 +99,7 @@ fn of_points(report: &Report) -> String {
             format!("{:.1}", point.seconds_until_derived),
             seconds(point.cpu.server),
             seconds(point.cpu.postgres),
+            format!("{:.0}", point.wal_bytes_per_span),
             format!("{:.2}", point.bytes as f64 / 1e9),
             format!("{:.0}", point.start.p50_ms),
             format!("{:.0}", point.start.max_ms),

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use anyhow::{Context as _, Result};
 use oneiric_otel::settings::DatabaseUrl;
 use oneiric_otel_bench::ingest::{self, Cpu, Options, Report};
-use oneiric_otel_bench::load;
+use oneiric_otel_bench::{load, standard};
 
 use super::{Ending, Place, Steps};
 use crate::args::Global;
@@ -22,7 +22,7 @@ pub(super) async fn run(global: &Global, arguments: &Ingest) -> Result<Ending> {
         sender,
         dir: place.0.clone(),
         url: global.database_url().map(|url| DatabaseUrl::expose(url).to_owned()),
-        load: of(arguments.amount, 0),
+        load: of(arguments.amount, standard::today(), 0),
         ack: arguments.ack.clone(),
         arguments: arguments.server_setting.iter().map(|setting| format!("--set={setting}")).collect(),
         derive_meanwhile: arguments.derive_meanwhile,
@@ -52,14 +52,15 @@ pub(super) async fn send(arguments: &Load) -> Result<Ending> {
         tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
         Ok(())
     };
-    let sent = load::run(arguments.to, of(arguments.amount, arguments.first_trace), go).await?;
+    let start = arguments.start.unwrap_or_else(standard::today);
+    let sent = load::run(arguments.to, of(arguments.amount, start, arguments.first_trace), go).await?;
     screen::print_json(&sent)?;
     Ok(Ending::Good)
 }
 
-fn of(amount: Amount, first_trace: u64) -> load::Load {
+fn of(amount: Amount, start: u64, first_trace: u64) -> load::Load {
     let Amount { spans, spans_per_request, connections } = amount;
-    load::Load { first_trace, spans, spans_per_request, connections: usize::from(connections) }
+    load::Load { start, first_trace, spans, spans_per_request, connections: usize::from(connections) }
 }
 
 fn tell(report: &Report) -> String {

@@ -143,6 +143,12 @@ const DEFERRED: &[Migration] = &[
             "",
         )
     },
+    Migration::deferred(
+        30,
+        "dead_letters_due_index",
+        include_str!("../../migrations/deferred/0030_dead_letters_due_index.sql"),
+        "otel.otel_telemetry_dlq_due",
+    ),
 ];
 
 /// Nothing is collected without them: it would read whole tables again and again.

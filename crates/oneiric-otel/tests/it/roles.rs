@@ -141,7 +141,7 @@ async fn a_writer_does_all_that_a_server_does() {
     let database = cast.database(&cast.writer);
     assert!(database.migrate().await.unwrap().is_empty());
     assert!(database.migrate_deferred().await.unwrap().is_empty());
-    assert_eq!(database.migration_state().await.unwrap().pending_deferred.len(), 8, "that is the owner's work");
+    assert_eq!(database.migration_state().await.unwrap().pending_deferred.len(), 9, "that is the owner's work");
 
     // Spans of all times, one of them twice and one that is refused, logs, points.
     let ingest = Ingest::start(database.clone(), IngestOptions::default());

@@ -1,6 +1,7 @@
 //! The cap on metric series: what is there goes on, what is new is kept until there is room, and nothing is stored twice.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 use oneiric_otel::otlp::{Encoding, Signal, protobuf};
@@ -139,6 +140,31 @@ async fn letters_are_stored_once_when_there_is_room() {
     assert_eq!(counts(&bench).await, (5, 5, 0));
     let distinct = "(SELECT DISTINCT series_id FROM otel_metrics) m";
     assert_eq!(bench.count(distinct).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_room_is_not_looked_through_for_what_else_is_due() {
+    let bench = bench(1).await;
+    bench.store.migrate_deferred().await.unwrap();
+    send(&bench.ingest, gauges(&["a", "b"])).await;
+    sql(
+        &bench,
+        "INSERT INTO otel_telemetry_dlq
+         SELECT (jsonb_populate_record(d, jsonb_build_object('id', gen_random_uuid()))).*
+         FROM otel_telemetry_dlq d, generate_series(1, 20000)",
+    )
+    .await;
+    wait_for_retry(&bench).await;
+    sql(&bench, "ANALYZE otel_telemetry_dlq").await;
+    assert_eq!(replayer(&bench, 1).replay_due().await.unwrap(), ReplayCounts::default());
+    // A server process tells what it did some seconds later.
+    let through_index = "SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_user_indexes WHERE indexrelname = 'otel_telemetry_dlq_due'";
+    let told = async {
+        while bench.test.count(through_index).await == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), told).await.expect("letters are found through the index");
 }
 
 #[tokio::test(flavor = "multi_thread")]

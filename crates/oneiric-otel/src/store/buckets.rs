@@ -29,8 +29,16 @@ pub(super) struct Buckets {
 }
 
 impl Buckets {
+    /// All of them: a condition that says so in other words would be planned for in each partition and looked at in each row.
+    fn are_all(&self) -> bool {
+        self.from <= BEGINNING && self.until.is_none()
+    }
+
     /// A condition on a bucket, with its values appended to `values`.
     pub(super) fn hold<'a>(&'a self, values: &mut Values<'a>, bucket: &str) -> String {
+        if self.are_all() {
+            return "true".to_owned();
+        }
         let mut time = |micros: &'a Micros| push(values, micros as &(dyn ToSql + Sync), Type::TIMESTAMPTZ);
         let from = time(&self.from);
         let until = match &self.until {
@@ -48,6 +56,9 @@ impl Buckets {
 
     /// The same of two days, the first and the last of some buckets.
     pub(super) fn overlap<'a>(&'a self, values: &mut Values<'a>, first: &str, last: &str) -> String {
+        if self.are_all() {
+            return "true".to_owned();
+        }
         let mut day = |micros: &'a Micros| {
             let place = push(values, micros as &(dyn ToSql + Sync), Type::TIMESTAMPTZ);
             format!("({place} AT TIME ZONE 'UTC')::date")
@@ -115,5 +126,16 @@ mod tests {
             "((b >= $2 AND (b < $3 OR (b >= $4 AND b < $5))) OR b < timestamptz '2000-01-01 00:00:00+00')"
         );
         assert_eq!(values.len(), 5);
+    }
+
+    #[test]
+    fn all_buckets_need_no_condition() {
+        let all = Buckets { from: Micros(i64::MIN), until: None };
+        let mut values: Values<'_> = Vec::new();
+        assert_eq!(
+            (all.hold(&mut values, "b"), all.overlap(&mut values, "f", "l")),
+            ("true".to_owned(), "true".to_owned())
+        );
+        assert!(values.is_empty());
     }
 }

@@ -14,12 +14,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use oneiric_otel_bench::fill;
+use serde::Serialize;
 
 use super::Ending;
 use crate::args::Global;
 use crate::args::bench::Bench;
 use crate::progress::Progress;
-use crate::{data_dir, failure};
+use crate::{data_dir, failure, screen};
 
 pub(crate) async fn run(global: &Global, bench: &Bench) -> Result<Ending> {
     match bench {
@@ -45,6 +46,16 @@ fn without_url(global: &Global) -> Result<()> {
         "this is measured with the embedded PostgreSQL",
         "leave --database-url out, also OTEL_STORAGE_CONNECTION_STRING",
     ))
+}
+
+/// Prints a report, for people or for programs.
+fn show<R: Serialize>(global: &Global, report: &R, tell: impl FnOnce(&R) -> String) -> Result<Ending> {
+    if global.json {
+        screen::print_json(report)?;
+    } else {
+        screen::print(&tell(report))?;
+    }
+    Ok(Ending::Good)
 }
 
 /// A new directory among those of benchmarks, removed afterwards.

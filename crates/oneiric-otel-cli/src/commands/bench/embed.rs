@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use oneiric_otel_bench::embed::{self, Report, Scope};
 use oneiric_otel_parts::Parts;
 
-use super::{Ending, Steps};
+use super::{Ending, Steps, show};
 use crate::args::Global;
 use crate::args::bench::Embed;
 use crate::progress::Progress;
@@ -29,12 +29,7 @@ pub(super) async fn run(global: &Global, embed: &Embed) -> Result<Ending> {
     .context("the measurement was cut off");
     progress.end();
     let report = measured??;
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report))?;
-    }
-    Ok(Ending::Good)
+    show(global, &report, tell)
 }
 
 fn tell(report: &Report) -> String {

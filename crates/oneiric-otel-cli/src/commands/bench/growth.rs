@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use oneiric_otel_bench::growth::{self, Options, Report, chart};
 use oneiric_otel_bench::standard;
 
-use super::{Ending, Place, Steps, without_url};
+use super::{Ending, Place, Steps, show, without_url};
 use crate::args::Global;
 use crate::args::bench::Growth;
 use crate::progress::Progress;
@@ -33,12 +33,7 @@ pub(super) async fn run(global: &Global, arguments: &Growth) -> Result<Ending> {
     if let Some(file) = &arguments.chart {
         std::fs::write(file, chart::svg(&report)).with_context(|| format!("write {}", file.display()))?;
     }
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report))?;
-    }
-    Ok(Ending::Good)
+    show(global, &report, tell)
 }
 
 fn tell(report: &Report) -> String {

@@ -8,7 +8,7 @@ use oneiric_otel::settings::DatabaseUrl;
 use oneiric_otel_bench::ingest::{self, Cpu, Options, Report};
 use oneiric_otel_bench::{load, standard};
 
-use super::{Ending, Place, Steps};
+use super::{Ending, Place, Steps, show};
 use crate::args::Global;
 use crate::args::bench::{Amount, Ingest, Load};
 use crate::progress::Progress;
@@ -34,12 +34,7 @@ pub(super) async fn run(global: &Global, arguments: &Ingest) -> Result<Ending> {
     let report = ingest::run(&options, &|what| steps.tell(what)).await;
     progress.end();
     let report = report?;
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report))?;
-    }
-    Ok(Ending::Good)
+    show(global, &report, tell)
 }
 
 /// Sends when a line comes on stdin, and says in JSON what came of it.

@@ -12,7 +12,7 @@ use oneiric_otel_bench::generate::{Generator, Scenario};
 use oneiric_otel_bench::questions::{self, Measured, Rounds};
 use serde::Serialize;
 
-use super::{Ending, Steps};
+use super::{Ending, Steps, show};
 use crate::args::Global;
 use crate::args::bench::Query;
 use crate::backend::Backend;
@@ -41,12 +41,7 @@ pub(crate) async fn run(global: &Global, query: &Query) -> Result<Ending> {
     let output = measure(global.settings(), &backend, query, generator, &progress).await;
     backend.release().await?;
     let output = output?;
-    if global.json {
-        screen::print_json(&output)?;
-    } else {
-        screen::print(&tell(&output))?;
-    }
-    Ok(Ending::Good)
+    show(&global, &output, tell)
 }
 
 fn scenario(query: &Query) -> Result<Scenario> {

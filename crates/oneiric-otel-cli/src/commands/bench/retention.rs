@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use oneiric_otel_bench::retention::{self, Grown, Options, Report};
 
-use super::{Ending, Place, Steps, without_url};
+use super::{Ending, Place, Steps, show, without_url};
 use crate::args::Global;
 use crate::args::bench::Retention;
 use crate::progress::Progress;
@@ -34,12 +34,7 @@ pub(super) async fn run(global: &Global, arguments: &Retention) -> Result<Ending
     let report = retention::run(&options, &|what| steps.tell(what)).await;
     progress.end();
     let report = report?;
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report))?;
-    }
-    Ok(Ending::Good)
+    show(global, &report, tell)
 }
 
 fn tell(report: &Report) -> String {

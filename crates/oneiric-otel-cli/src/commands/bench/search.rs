@@ -7,7 +7,7 @@ use anyhow::Result;
 use oneiric_otel_bench::search::recall::{self, RecallReport};
 use oneiric_otel_bench::search::{self, Measured, Report, Scope, SetReport};
 
-use super::{Ending, Steps};
+use super::{Ending, Steps, show};
 use crate::args::Global;
 use crate::args::bench::Search;
 use crate::backend::Backend;
@@ -31,23 +31,13 @@ pub(super) async fn run(global: &Global, search: &Search) -> Result<Ending> {
         progress.end();
         backend.release().await?;
         let report = report?;
-        if global.json {
-            screen::print_json(&report)?;
-        } else {
-            screen::print(&tell_recall(&report))?;
-        }
-        return Ok(Ending::Good);
+        return show(&global, &report, tell_recall);
     }
     let report = search::run(backend.database(), embedder, scope, &Steps(&progress)).await;
     progress.end();
     backend.release().await?;
     let report = report?;
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report, search.each))?;
-    }
-    Ok(Ending::Good)
+    show(&global, &report, |report| tell(report, search.each))
 }
 
 fn tell(report: &Report, each: bool) -> String {

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use oneiric_otel_bench::series::{self, Options, Rate, Report, Size};
 
-use super::{Ending, Place, Steps, without_url};
+use super::{Ending, Place, Steps, show, without_url};
 use crate::args::Global;
 use crate::args::bench::Series;
 use crate::progress::Progress;
@@ -24,12 +24,7 @@ pub(super) async fn run(global: &Global, arguments: &Series) -> Result<Ending> {
     let report = series::run(&options, &|what| steps.tell(what)).await;
     progress.end();
     let report = report?;
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report))?;
-    }
-    Ok(Ending::Good)
+    show(global, &report, tell)
 }
 
 fn tell(report: &Report) -> String {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use oneiric_otel::settings::DatabaseUrl;
 use oneiric_otel_bench::size::{self, Cost, Measured, Report};
 
-use super::{Ending, Steps};
+use super::{Ending, Steps, show};
 use crate::args::Global;
 use crate::args::bench::Size;
 use crate::backend::Backend;
@@ -27,12 +27,7 @@ pub(super) async fn run(global: &Global, size: &Size) -> Result<Ending> {
             "fill one with `oneiric-otel bench query --fill-only`, or name one with --database-url",
         ));
     }
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report))?;
-    }
-    Ok(Ending::Good)
+    show(global, &report, tell)
 }
 
 async fn of_embedded(global: &Global, size: &Size, progress: &Arc<Progress>) -> Result<Report> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use oneiric_otel_bench::startup::{self, Options, Report};
 
-use super::{Ending, Place, Steps, without_url};
+use super::{Ending, Place, Steps, show, without_url};
 use crate::args::Global;
 use crate::args::bench::Startup;
 use crate::progress::Progress;
@@ -26,12 +26,7 @@ pub(super) async fn run(global: &Global, arguments: &Startup) -> Result<Ending> 
     let report = startup::run(&options, embedder, &|what| steps.tell(what)).await;
     progress.end();
     let report = report?;
-    if global.json {
-        screen::print_json(&report)?;
-    } else {
-        screen::print(&tell(&report))?;
-    }
-    Ok(Ending::Good)
+    show(global, &report, tell)
 }
 
 fn tell(report: &Report) -> String {

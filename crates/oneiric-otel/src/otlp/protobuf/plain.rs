@@ -216,7 +216,8 @@ pub(super) enum Value<'a> {
 }
 
 /// Takes the next field off a message. None if it is cut off, or a group.
-#[inline]
+#[expect(clippy::inline_always, reason = "fifty fields a span, and a call takes longer than what it does")]
+#[inline(always)]
 pub(super) fn next_field<'a>(message: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
     // Most fields are texts and messages, and their numbers and lengths a byte each.
     if let [key @ 0x08..0x80, length @ 0..0x80, rest @ ..] = *message
